@@ -1,0 +1,152 @@
+//! A decision over one or several aggregates: states in, events out, all or nothing. Pure.
+//!
+//! The executor fills a [`Decision`] with the states of the keys it was given and runs the commands that wait for
+//! these keys one after the other; each sees what the ones before it decided.
+
+use crate::{
+    Aggregate, Refusal,
+    aggregate::{AnyState, Codec, typed},
+};
+use events::{DomainEvent, FactType, Subject};
+use std::{fmt, marker::PhantomData, sync::Arc};
+
+/// Names one aggregate of type `A`.
+pub struct Key<A> {
+    subject: Subject,
+    kind: PhantomData<fn() -> A>,
+}
+
+impl<A: Aggregate> Key<A> {
+    /// The aggregate with this id: a UUID or a SKU.
+    pub fn new(id: impl fmt::Display) -> Self {
+        Self { subject: A::KIND.subject(id), kind: PhantomData }
+    }
+
+    /// Its subject.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The key for the executor, which loads the aggregate first where it is not cached.
+    pub fn load(&self) -> AnyKey {
+        AnyKey { subject: self.subject.clone(), codec: Codec::of::<A>(), likely_new: false }
+    }
+
+    /// The key for the executor, which supposes that the aggregate does not exist where it is not cached: the append
+    /// says whether that is true. Saves a round trip for what is nearly always new.
+    pub fn likely_new(&self) -> AnyKey {
+        AnyKey { likely_new: true, ..self.load() }
+    }
+}
+
+/// A key whose type only its codec knows.
+#[derive(Clone)]
+pub struct AnyKey {
+    pub(crate) subject: Subject,
+    pub(crate) codec: Codec,
+    pub(crate) likely_new: bool,
+}
+
+/// One aggregate inside a decision.
+#[derive(Clone)]
+pub(crate) struct Slot {
+    pub(crate) subject: Subject,
+    pub(crate) state: AnyState,
+    /// Version of the aggregate, counting what this decision adds.
+    pub(crate) version: u64,
+}
+
+/// An event decided but not yet recorded.
+pub(crate) struct Decided {
+    pub(crate) subject: Subject,
+    pub(crate) fact: &'static FactType,
+    pub(crate) version: u64,
+    pub(crate) body: Vec<u8>,
+}
+
+/// States in, events out. See the module's text.
+#[derive(Default)]
+pub struct Decision {
+    slots: Vec<Slot>,
+    pub(crate) decided: Vec<Decided>,
+    undo: Vec<(usize, Slot)>,
+}
+
+impl Decision {
+    pub(crate) fn new(slots: Vec<Slot>) -> Self {
+        Self { slots, ..Self::default() }
+    }
+
+    /// The state of an aggregate, with what this decision has added. `None` when its key was not given.
+    pub fn state<A: Aggregate>(&self, key: &Key<A>) -> Option<&A::State> {
+        self.slot(&key.subject).map(|index| typed::<A>(&self.slots[index].state))
+    }
+
+    /// Asks one aggregate; its events are part of this decision.
+    pub fn apply<A: Aggregate>(&mut self, key: &Key<A>, command: A::Command) -> Result<(), Refusal> {
+        let Some(index) = self.slot(&key.subject) else {
+            return Err(Refusal::conflict("key-not-loaded", format!("{} was not loaded", key.subject)));
+        };
+        let events = A::decide(typed::<A>(&self.slots[index].state), command).map_err(Into::into)?;
+        for event in events {
+            let slot = &mut self.slots[index];
+            self.undo.push((index, slot.clone()));
+            slot.state = Arc::new(A::evolve(typed::<A>(&slot.state).clone(), &event));
+            slot.version += 1;
+            self.decided.push(Decided {
+                subject: slot.subject.clone(),
+                fact: event.fact_type(),
+                version: slot.version,
+                body: event.to_json(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Runs one command inside this decision: its events are kept if it succeeds, and only then.
+    pub(crate) fn attempt<T>(
+        &mut self,
+        command: impl FnOnce(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let mark = self.decided.len();
+        let outcome = command(self);
+        if outcome.is_err() {
+            self.decided.truncate(mark);
+            while self.undo.len() > mark {
+                let Some((index, slot)) = self.undo.pop() else { break };
+                self.slots[index] = slot;
+            }
+        }
+        outcome
+    }
+
+    pub(crate) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    fn slot(&self, subject: &Subject) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.subject == *subject)
+    }
+}
+
+/// Given/when/then for decisions over several aggregates.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    impl Decision {
+        /// A decision in which `key` has this history.
+        pub(crate) fn given<A: Aggregate>(mut self, key: &Key<A>, history: &[A::Event]) -> Self {
+            let state = history.iter().fold(A::State::default(), A::evolve);
+            let version = history.len() as u64;
+            self.slots.push(Slot { subject: key.subject.clone(), state: Arc::new(state), version });
+            self
+        }
+
+        /// The events of `key` decided so far.
+        pub(crate) fn then<A: Aggregate>(&self, key: &Key<A>) -> Vec<A::Event> {
+            let of_key = self.decided.iter().filter(|decided| decided.subject == key.subject);
+            of_key.map(|d| A::Event::from_json(d.fact.name, d.fact.version, &d.body).unwrap()).collect()
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The catalogue of facts: which types exist, at which version, and how they are written and read.
+
+use crate::{
+    fraud::AssessmentEvent,
+    inventory::{ItemEvent, ProductEvent, ReservationEvent},
+    orders::OrderEvent,
+    payments::{AccountEvent, PaymentEvent},
+    shipping::ShipmentEvent,
+    upcast,
+};
+use schemars::Schema;
+use std::borrow::Cow;
+
+/// A type of fact at its newest version.
+#[derive(Debug)]
+pub struct FactType {
+    /// `ce-type`, such as `order.created`.
+    pub name: &'static str,
+    /// Newest version of its schema, from 1. Older ones are read through [`upcast`].
+    pub version: u32,
+    /// JSON Schema of the newest version.
+    pub schema: fn() -> Schema,
+}
+
+impl FactType {
+    /// Every type of fact.
+    pub fn all() -> impl Iterator<Item = &'static FactType> {
+        [
+            OrderEvent::TYPES,
+            ProductEvent::TYPES,
+            ItemEvent::TYPES,
+            ReservationEvent::TYPES,
+            AccountEvent::TYPES,
+            PaymentEvent::TYPES,
+            AssessmentEvent::TYPES,
+            ShipmentEvent::TYPES,
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// A type's name without an allocation where the type is known.
+    pub(crate) fn interned(name: &str) -> Cow<'static, str> {
+        let known = Self::all().find(|fact| fact.name == name);
+        known.map_or_else(|| Cow::Owned(name.to_owned()), |fact| Cow::Borrowed(fact.name))
+    }
+}
+
+/// Why a recorded event cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// A header is missing or not of its form.
+    #[error("header {0} is missing or malformed")]
+    Header(&'static str),
+    /// No such type is known.
+    #[error("unknown event type {0}")]
+    Type(String),
+    /// Recorded by newer code, or a version without an upcaster.
+    #[error("{kind} has no version {version}")]
+    Version {
+        /// Type of the event.
+        kind: &'static str,
+        /// Recorded version.
+        version: u32,
+    },
+    /// The body is not of the type's shape.
+    #[error("the body is no {kind}")]
+    Body {
+        /// Type of the event.
+        kind: &'static str,
+        /// What serde says.
+        source: serde_json::Error,
+    },
+}
+
+/// The facts of one aggregate.
+pub trait DomainEvent: Sized + Clone + Send + Sync + 'static {
+    /// Their types.
+    const TYPES: &'static [FactType];
+
+    /// This fact's type.
+    fn fact_type(&self) -> &'static FactType;
+
+    /// The body: the fact's data as JSON.
+    fn to_json(&self) -> Vec<u8>;
+
+    /// Reads a body of any version ever recorded.
+    fn from_json(kind: &str, version: u32, body: &[u8]) -> Result<Self, DecodeError>;
+}
+
+/// Reads one body as `T`, through the upcasters where it is an older version.
+pub(crate) fn read<T: serde::de::DeserializeOwned>(
+    kind: &'static str,
+    newest: u32,
+    version: u32,
+    body: &[u8],
+) -> Result<T, DecodeError> {
+    let malformed = |source| DecodeError::Body { kind, source };
+    if version == newest {
+        return serde_json::from_slice(body).map_err(malformed);
+    }
+    if version == 0 || version > newest {
+        return Err(DecodeError::Version { kind, version });
+    }
+    let old = serde_json::from_slice(body).map_err(malformed)?;
+    let new = upcast::upcast(kind, version, newest, old)?;
+    serde_json::from_value(new).map_err(malformed)
+}
+
+/// Declares the facts of one aggregate: an enum, its types, and how each is written and read.
+macro_rules! facts {
+    ($(#[$doc:meta])* $name:ident { $($(#[$fact_doc:meta])* $fact:ident($data:ident) = $kind:literal $version:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub enum $name {
+            $($(#[$fact_doc])* $fact($data)),+
+        }
+
+        impl crate::DomainEvent for $name {
+            const TYPES: &'static [crate::FactType] = &[
+                $(crate::FactType { name: $kind, version: $version, schema: || schemars::schema_for!($data) }),+
+            ];
+
+            fn fact_type(&self) -> &'static crate::FactType {
+                let kind = match self { $(Self::$fact(_) => $kind),+ };
+                // Unwrap safety: TYPES above lists every variant's type.
+                #[expect(clippy::unwrap_used, reason = "TYPES lists every variant's type")]
+                Self::TYPES.iter().find(|fact| fact.name == kind).unwrap()
+            }
+
+            fn to_json(&self) -> Vec<u8> {
+                let written = match self { $(Self::$fact(data) => serde_json::to_vec(data)),+ };
+                // Unwrap safety: facts are structs of strings, integers and lists, which JSON can always hold.
+                #[expect(clippy::unwrap_used, reason = "facts have string keys only, which JSON can always hold")]
+                written.unwrap()
+            }
+
+            fn from_json(kind: &str, version: u32, body: &[u8]) -> Result<Self, crate::DecodeError> {
+                match kind {
+                    $($kind => crate::fact::read($kind, $version, version, body).map(Self::$fact),)+
+                    other => Err(crate::DecodeError::Type(other.to_owned())),
+                }
+            }
+        }
+
+        $(impl From<$data> for $name {
+            fn from(data: $data) -> Self {
+                Self::$fact(data)
+            }
+        })+
+    };
+}
+pub(crate) use facts;
+
+/// Any fact of any context: what consumers of whole streams read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// Of an order.
+    Order(OrderEvent),
+    /// Of a product.
+    Product(ProductEvent),
+    /// Of the stock of a SKU.
+    Item(ItemEvent),
+    /// Of a reservation.
+    Reservation(ReservationEvent),
+    /// Of an account.
+    Account(AccountEvent),
+    /// Of a payment.
+    Payment(PaymentEvent),
+    /// Of a fraud assessment.
+    Assessment(AssessmentEvent),
+    /// Of a shipment.
+    Shipment(ShipmentEvent),
+}
+
+impl Fact {
+    /// Reads a body of any type and version ever recorded.
+    pub fn from_json(
+        aggregate: crate::Aggregate,
+        kind: &str,
+        version: u32,
+        body: &[u8],
+    ) -> Result<Self, DecodeError> {
+        use crate::Aggregate;
+        Ok(match aggregate {
+            Aggregate::Order => Self::Order(OrderEvent::from_json(kind, version, body)?),
+            Aggregate::Product => Self::Product(ProductEvent::from_json(kind, version, body)?),
+            Aggregate::Item => Self::Item(ItemEvent::from_json(kind, version, body)?),
+            Aggregate::Reservation => Self::Reservation(ReservationEvent::from_json(kind, version, body)?),
+            Aggregate::Account => Self::Account(AccountEvent::from_json(kind, version, body)?),
+            Aggregate::Payment => Self::Payment(PaymentEvent::from_json(kind, version, body)?),
+            Aggregate::Assessment => Self::Assessment(AssessmentEvent::from_json(kind, version, body)?),
+            Aggregate::Shipment => Self::Shipment(ShipmentEvent::from_json(kind, version, body)?),
+        })
+    }
+}

@@ -1,0 +1,31 @@
+//! # events: what happened
+//!
+//! The vocabulary every other crate speaks. Pure: no I/O, no clock, no async runtime.
+//!
+//! - [`ids`], [`sku`], [`money`], [`personal`]: values that cannot be built wrong
+//! - [`subject`]: contexts, streams and subjects, spelled once
+//! - [`envelope`]: CloudEvents 1.0 attributes carried in message headers
+//! - [`fact`]: the catalogue of every fact, encoding, decoding; [`upcast`]: old versions made new
+//! - one file of facts per context: [`orders`], [`inventory`], [`payments`], [`fraud`], [`shipping`]
+
+pub mod envelope;
+pub mod fact;
+pub mod fraud;
+pub mod ids;
+pub mod inventory;
+pub mod money;
+pub mod orders;
+pub mod payments;
+pub mod personal;
+pub mod shipping;
+pub mod sku;
+pub mod subject;
+pub mod upcast;
+
+pub use envelope::{Actor, CorrelationId, Envelope, Metadata};
+pub use fact::{DecodeError, DomainEvent, Fact, FactType};
+pub use ids::{AccountId, CommandId, EventId, OrderId, UserId};
+pub use money::{Currency, Money, MoneyError};
+pub use personal::{Address, Personal};
+pub use sku::{Sku, SkuError};
+pub use subject::{Aggregate, Context, Position, Subject};

@@ -1,0 +1,32 @@
+//! Upcasters: one small step per version, so that every event ever recorded stays readable.
+//!
+//! A step takes the body of version `n` and gives the body of version `n + 1`. Old events are never rewritten.
+
+use crate::DecodeError;
+use serde_json::{Value, json};
+
+/// The step from `version` of `kind` to the next one, if there is one.
+pub fn step(kind: &str, version: u32) -> Option<fn(Value) -> Value> {
+    match (kind, version) {
+        ("product.added", 1) => Some(product_added_1),
+        _ => None,
+    }
+}
+
+/// Brings a body from version `from` to version `to`.
+pub(crate) fn upcast(kind: &'static str, from: u32, to: u32, body: Value) -> Result<Value, DecodeError> {
+    (from..to).try_fold(body, |body, version| {
+        let step = step(kind, version).ok_or(DecodeError::Version { kind, version })?;
+        Ok(step(body))
+    })
+}
+
+/// Version 1 held the price as `amount` and `currency` beside the name; version 2 holds it as money.
+fn product_added_1(mut body: Value) -> Value {
+    if let Some(fields) = body.as_object_mut() {
+        let amount = fields.remove("amount").unwrap_or_default();
+        let currency = fields.remove("currency").unwrap_or_default();
+        fields.insert("price".to_owned(), json!({ "amount": amount, "currency": currency }));
+    }
+    body
+}
