@@ -81,8 +81,8 @@ impl Clock {
                 Err(newer) => last = newer,
             }
         };
-        let high = (tick >> 12) << 16 | 0x7000 | (tick & 0xfff);
-        let low = 0b10 << 62 | fastrand::u64(..) >> 2;
+        let high = ((tick >> 12) << 16) | 0x7000 | (tick & 0xfff);
+        let low = (0b10 << 62) | (fastrand::u64(..) >> 2);
         Uuid::from_u64_pair(high, low)
     }
 }
@@ -90,7 +90,7 @@ impl Clock {
 /// Milliseconds since 1970 in the upper 48 of 60 bits, 4096ths of a millisecond in the lower 12.
 fn tick(time: Timestamp) -> u64 {
     let microseconds = u64::try_from(time.as_microsecond()).unwrap_or_default();
-    (microseconds / 1000) << 12 | (microseconds % 1000) * 4096 / 1000
+    ((microseconds / 1000) << 12) | ((microseconds % 1000) * 4096 / 1000)
 }
 
 #[cfg(test)]
@@ -108,7 +108,7 @@ mod tests {
             assert!(next > last);
             last = next;
         }
-        clock.advance(Duration::from_secs(60));
+        clock.advance(Duration::from_mins(1));
         let later = clock.uuid();
         assert!(later > last);
         assert_eq!(later.get_version_num(), 7);
@@ -116,7 +116,7 @@ mod tests {
         let (seconds, nanoseconds) = later.get_timestamp().unwrap().to_unix();
         assert_eq!(
             Timestamp::new(seconds.try_into().unwrap(), nanoseconds.try_into().unwrap()).unwrap(),
-            start + Duration::from_secs(60)
+            start + Duration::from_mins(1)
         );
     }
 

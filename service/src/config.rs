@@ -25,6 +25,8 @@ impl fmt::Display for Faults {
 
 impl Error for Faults {}
 
+type Lookup = Box<dyn Fn(&str) -> Option<OsString> + Send>;
+
 /// Reads typed settings and collects what is wrong with them.
 ///
 /// ```
@@ -38,7 +40,7 @@ impl Error for Faults {}
 /// }
 /// ```
 pub struct Settings {
-    lookup: Box<dyn Fn(&str) -> Option<OsString> + Send>,
+    lookup: Lookup,
     faults: Faults,
 }
 

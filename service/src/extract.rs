@@ -141,8 +141,11 @@ fn reason(error: &serde_json::Error) -> String {
 
 fn invalid_body(path: &str, reason: &str) -> Problem {
     let field = locate(path, reason);
-    let problem =
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-body", format!("The body has a {reason}."));
+    let problem = Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "invalid-body",
+        format!("The body cannot be accepted: {reason}."),
+    );
     if field.is_empty() { problem } else { problem.with_field(field) }
 }
 
@@ -156,7 +159,7 @@ fn locate(path: &str, reason: &str) -> String {
         .and_then(|rest| rest.split('`').next());
     match named {
         Some(name) if path.is_empty() => name.to_owned(),
-        Some(name) if !path.rsplit('.').next().is_some_and(|last| last == name) => format!("{path}.{name}"),
+        Some(name) if path.rsplit('.').next() != Some(name) => format!("{path}.{name}"),
         _ => path.to_owned(),
     }
 }
@@ -206,4 +209,171 @@ fn query_problem(rejection: &QueryRejection) -> Problem {
         cause = error.source();
     }
     Problem::bad_request("invalid-query", "The query cannot be read.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{
+        Router,
+        body::Body as RawBody,
+        response::Response,
+        routing::{get, post},
+    };
+    use serde::Deserialize;
+    use serde_json::Value;
+    use tower::ServiceExt;
+    use uuid::Uuid;
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Order {
+        items: Vec<Item>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Item {
+        sku: String,
+        quantity: u32,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Page {
+        limit: Option<u32>,
+    }
+
+    fn app() -> Router {
+        Router::new()
+            .route(
+                "/orders",
+                post(async |Body(order): Body<Order>| {
+                    order
+                        .items
+                        .into_iter()
+                        .map(|item| format!("{}x{}", item.quantity, item.sku))
+                        .collect::<Vec<_>>()
+                        .concat()
+                })
+                .get(async |Query(page): Query<Page>| page.limit.unwrap_or(20).to_string()),
+            )
+            .route("/orders/{id}", get(async |Path(id): Path<Uuid>| id.to_string()))
+            .route("/pages/{order}/{page}", get(async |Path((_, page)): Path<(String, u8)>| page.to_string()))
+    }
+
+    async fn send(request: Request) -> (u16, String) {
+        let response: Response = app().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn post_body(kind: &str, body: impl Into<RawBody>) -> (u16, String) {
+        send(Request::post("/orders").header("content-type", kind).body(body.into()).unwrap()).await
+    }
+
+    /// Status, slug, field and detail of the problem that `body` gets.
+    async fn refuse(kind: &str, body: impl Into<RawBody>) -> (u16, String, String, String) {
+        problem(post_body(kind, body).await)
+    }
+
+    fn problem((status, body): (u16, String)) -> (u16, String, String, String) {
+        let body: Value =
+            serde_json::from_str(&body).unwrap_or_else(|_| panic!("no problem but {status} {body}"));
+        let text = |key: &str| body[key].as_str().unwrap_or_default().to_owned();
+        assert_eq!(body["status"], status);
+        (status, text("type").replace("/problems/", ""), text("field"), text("detail"))
+    }
+
+    #[tokio::test]
+    async fn reads_json_however_it_is_declared_and_cut() {
+        let json = r#"{"items":[{"sku":"TEA","quantity":2}]}"#;
+        for kind in ["application/json", "Application/JSON; charset=utf-8", "application/vnd.order+json"] {
+            assert_eq!(post_body(kind, json).await, (200, "2xTEA".to_owned()), "{kind}");
+        }
+        let pieces = json.as_bytes().chunks(7).map(|piece| Ok::<_, std::io::Error>(piece.to_vec()));
+        let pieces = RawBody::from_stream(futures::stream::iter(pieces.collect::<Vec<_>>()));
+        assert_eq!(post_body("application/json", pieces).await, (200, "2xTEA".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn names_the_field_at_fault() {
+        for (body, field, reason) in [
+            (r#"{"items":[{"sku":"A","quantity":-1}]}"#, "items[0].quantity", "invalid value: integer `-1`"),
+            (r#"{"items":[{"sku":"A","quantity":1.5}]}"#, "items[0].quantity", "floating point `1.5`"),
+            (
+                r#"{"items":[{"sku":"A","quantity":99999999999}]}"#,
+                "items[0].quantity",
+                "integer `99999999999`",
+            ),
+            (r#"{"items":[{"sku":"A","quantity":1},{"sku":7}]}"#, "items[1].sku", "expected a string"),
+            (r#"{"items":[{"sku":"A"}]}"#, "items[0].quantity", "missing field"),
+            (r#"{"items":[{"sku":"A","price":3}]}"#, "items[0].price", "unknown field"),
+            (r#"{"items":[{"sku":"A","sku":"B"}]}"#, "items[0].sku", "duplicate field"),
+            (r#"{"items":[],"coupon":"X"}"#, "coupon", "unknown field"),
+            ("{}", "items", "missing field"),
+            ("[1]", "[0]", "invalid type"),
+            ("7", "", "invalid type"),
+        ] {
+            let (status, slug, named, detail) = refuse("application/json", body).await;
+            assert_eq!((status, &*slug, &*named), (422, "invalid-body", field), "{body}: {detail}");
+            assert!(detail.contains(reason) && !detail.contains("column"), "{body}: {detail}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_what_is_not_json_with_its_place() {
+        for body in ["", "{", r#"{"items":[}"#, r#"{"items":[]}{}"#, r#"{"items": nul}"#] {
+            let (status, slug, _, detail) = refuse("application/json", body).await;
+            assert_eq!((status, &*slug), (400, "malformed-json"), "{body}");
+            assert!(detail.contains("line 1 column"), "{body}: {detail}");
+        }
+        let deep = "[".repeat(100_000);
+        assert_eq!(refuse("application/json", deep).await.0, 422, "the type is wrong before the depth is");
+        let (status, slug, _, detail) = refuse("application/json", &b"{\"items\":\"\xff\"}"[..]).await;
+        assert_eq!((status, &*slug), (400, "not-utf-8"));
+        assert!(detail.contains("byte 10"), "{detail}");
+        for kind in ["text/plain", "text/json", "application/jsonp", "multipart/form-data+jso", ""] {
+            assert_eq!(refuse(kind, "{}").await.0, 415, "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn refuses_a_body_above_the_limit_whole_or_in_pieces() {
+        let accepted = format!("{}{{\"items\":[]}}", " ".repeat(MAX_BODY - 12));
+        assert_eq!(accepted.len(), MAX_BODY);
+        assert_eq!(post_body("application/json", accepted.clone()).await.0, 200);
+        assert_eq!(refuse("application/json", format!("{accepted} ")).await.0, 413);
+        let pieces = (0..33).map(|_| Ok::<_, std::io::Error>(vec![b' '; 65_536]));
+        let (status, slug, ..) =
+            refuse("application/json", RawBody::from_stream(futures::stream::iter(pieces))).await;
+        assert_eq!((status, &*slug), (413, "body-too-large"));
+        let broken = [Ok(vec![b'{']), Err(std::io::Error::other("reset"))];
+        let broken = RawBody::from_stream(futures::stream::iter(broken));
+        assert_eq!(refuse("application/json", broken).await.1, "incomplete-body");
+    }
+
+    #[tokio::test]
+    async fn names_the_parameter_at_fault() {
+        let ask = async |path: &str| send(Request::get(path).body(RawBody::empty()).unwrap()).await;
+        let id = "0198c2f0-0000-7000-8000-000000000001";
+        assert_eq!(ask(&format!("/orders/{id}")).await, (200, id.to_owned()));
+        assert_eq!(ask("/pages/x/7").await, (200, "7".to_owned()));
+        assert_eq!(ask("/orders?limit=5").await, (200, "5".to_owned()));
+        assert_eq!(ask("/orders").await, (200, "20".to_owned()));
+        for (path, slug, field) in [
+            ("/orders/seven", "invalid-path", "id"),
+            ("/orders/%ff", "invalid-path", "id"),
+            ("/pages/x/700", "invalid-path", "page"),
+            ("/pages/%ff/7", "invalid-path", "order"),
+            ("/orders?limit=many", "invalid-query", "limit"),
+            ("/orders?limit=-1", "invalid-query", "limit"),
+            ("/orders?limit=1&limit=2", "invalid-query", "limit"),
+            ("/orders?colour=red", "invalid-query", "colour"),
+        ] {
+            let (status, found, named, detail) = problem(ask(path).await);
+            assert_eq!((status, &*found, &*named), (400, slug, field), "{path}: {detail}");
+        }
+    }
 }

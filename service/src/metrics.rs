@@ -28,7 +28,7 @@ impl Metrics {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All metrics as OpenMetrics text.
+    /// All metrics in the `OpenMetrics` text format.
     pub fn render(&self) -> String {
         let mut page = String::new();
         if text::encode(&mut page, &self.registry()).is_err() {
