@@ -4,6 +4,7 @@ mod aggregate;
 mod decision;
 #[cfg(test)]
 mod fixtures;
+pub mod inventory;
 pub mod orders;
 mod refusal;
 
