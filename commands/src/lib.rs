@@ -1,13 +1,17 @@
 //! commands
 
 mod aggregate;
+mod behaviour;
 mod decision;
 #[cfg(test)]
 mod fixtures;
+pub mod fraud;
 pub mod inventory;
 pub mod orders;
+pub mod payments;
 mod refusal;
 
 pub use aggregate::Aggregate;
+pub use behaviour::ParseError;
 pub use decision::{AnyKey, Decision, Key, Stop};
 pub use refusal::Refusal;
