@@ -10,6 +10,7 @@ pub mod inventory;
 pub mod orders;
 pub mod payments;
 mod refusal;
+pub mod shipping;
 
 pub use aggregate::Aggregate;
 pub use behaviour::ParseError;
