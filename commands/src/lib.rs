@@ -2,6 +2,8 @@
 
 mod aggregate;
 mod behaviour;
+#[cfg(test)]
+mod choreography;
 mod decision;
 #[cfg(test)]
 mod fixtures;

@@ -28,6 +28,18 @@ pub enum Parcel {
     Unwanted,
 }
 
+/// What was decided about the parcel of an order; `None` where the carrier is still to be asked. Look before every
+/// booking: a booking made again after the shipment was called off would belong to nobody.
+pub fn parcel(decision: &Decision, order_id: OrderId) -> Result<Option<Parcel>, Stop> {
+    Ok(match decision.state(&Key::<Shipment>::new(order_id))? {
+        ShipmentState::Undecided => None,
+        ShipmentState::Scheduled | ShipmentState::Dispatched | ShipmentState::Delivered => {
+            Some(Parcel::Wanted)
+        }
+        ShipmentState::Failed | ShipmentState::Cancelled => Some(Parcel::Unwanted),
+    })
+}
+
 /// Records the carrier's answer for a paid order. Nothing happens where that was decided before.
 pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer) -> Result<Parcel, Stop> {
     let shipment = Key::<Shipment>::new(order.order_id);
@@ -54,10 +66,7 @@ pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer
         }),
     };
     decision.apply(&shipment, command)?;
-    Ok(match decision.state(&shipment)? {
-        ShipmentState::Scheduled | ShipmentState::Dispatched | ShipmentState::Delivered => Parcel::Wanted,
-        ShipmentState::Undecided | ShipmentState::Failed | ShipmentState::Cancelled => Parcel::Unwanted,
-    })
+    Ok(parcel(decision, order_id)?.unwrap_or(Parcel::Unwanted))
 }
 
 /// Calls a shipment off. Where nothing was decided yet it is decided now that nothing will be shipped, so that a
@@ -108,6 +117,7 @@ mod tests {
     #[test]
     fn the_answer_of_the_carrier_is_recorded_once() {
         let mut decision = Decision::default().given(&shipment(), &[]);
+        assert_eq!(parcel(&decision, order(1)).unwrap(), None);
         assert_eq!(schedule(&mut decision, &paid(), &booked()).unwrap(), Parcel::Wanted);
         let refused = Answer::Refused("no".to_owned());
         assert_eq!(schedule(&mut decision, &paid(), &refused).unwrap(), Parcel::Wanted);
