@@ -5,6 +5,7 @@ mod behaviour;
 #[cfg(test)]
 mod choreography;
 mod decision;
+mod executor;
 #[cfg(test)]
 mod fixtures;
 pub mod fraud;
@@ -17,4 +18,5 @@ pub mod shipping;
 pub use aggregate::Aggregate;
 pub use behaviour::ParseError;
 pub use decision::{AnyKey, Decision, Key, Stop};
+pub use executor::{ExecuteError, Executor, ExecutorMetrics, Receipt};
 pub use refusal::Refusal;
