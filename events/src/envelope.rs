@@ -4,9 +4,10 @@
 //! extensions correlation, causation, command, actor and sequence, and W3C `traceparent`.
 
 use crate::{CommandId, DecodeError, EventId, FactType};
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::Serialize;
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
+use uuid::Uuid;
 
 /// Header names, spelled once.
 pub mod header {
@@ -71,8 +72,8 @@ impl FromStr for CorrelationId {
     }
 }
 
-impl From<uuid::Uuid> for CorrelationId {
-    fn from(id: uuid::Uuid) -> Self {
+impl From<Uuid> for CorrelationId {
+    fn from(id: Uuid) -> Self {
         Self(id.to_string().into())
     }
 }
@@ -124,7 +125,7 @@ pub struct Metadata {
     /// One id for everything that follows from one request.
     pub correlation: CorrelationId,
     /// The event that caused the command; the command itself where a client did.
-    pub causation: uuid::Uuid,
+    pub causation: Uuid,
     /// Who asked for it.
     pub actor: Actor,
     /// W3C trace context of the request, passed on.
@@ -162,7 +163,7 @@ pub struct Envelope {
     /// One id for everything that follows from one request.
     pub correlation: CorrelationId,
     /// The event or command that caused it.
-    pub causation: uuid::Uuid,
+    pub causation: Uuid,
     /// The command that recorded it.
     pub command: CommandId,
     /// Who asked for it.
@@ -201,19 +202,19 @@ impl Envelope {
 
     /// Gives every header to `put`; `context` names the source.
     pub fn write_headers(&self, context: crate::Context, mut put: impl FnMut(&'static str, String)) {
-        let id = self.id.to_string();
+        let id = hyphenated(self.id.uuid());
         put(header::MSG_ID, id.clone());
         put(header::SPEC_VERSION, "1.0".to_owned());
         put(header::ID, id);
         put(header::TYPE, self.kind.as_ref().to_owned());
         put(header::SOURCE, ["/waybill/", context.token()].concat());
         put(header::SUBJECT, self.subject.as_ref().to_owned());
-        put(header::TIME, format!("{:.6}", self.time));
-        put(header::DATA_SCHEMA, format!("/schemas/{}/{}", self.kind, self.schema));
+        put(header::TIME, microseconds(self.time));
+        put(header::DATA_SCHEMA, ["/schemas/", &self.kind, "/", &self.schema.to_string()].concat());
         put(header::CONTENT_TYPE, "application/json".to_owned());
         put(header::CORRELATION, self.correlation.as_str().to_owned());
-        put(header::CAUSATION, self.causation.to_string());
-        put(header::COMMAND, self.command.to_string());
+        put(header::CAUSATION, hyphenated(self.causation));
+        put(header::COMMAND, hyphenated(self.command.uuid()));
         put(header::ACTOR, self.actor.as_str().to_owned());
         put(header::SEQUENCE, self.version.to_string());
         if let Some(traceparent) = &self.traceparent {
@@ -224,9 +225,6 @@ impl Envelope {
     /// Reads the envelope from headers; the error names the header at fault.
     pub fn read_headers<'a>(get: impl Fn(&'static str) -> Option<&'a str>) -> Result<Self, DecodeError> {
         let need = |name| get(name).ok_or(DecodeError::Header(name));
-        fn parsed<T: FromStr>(name: &'static str, text: &str) -> Result<T, DecodeError> {
-            text.parse().map_err(|_| DecodeError::Header(name))
-        }
         let schema = need(header::DATA_SCHEMA)?.rsplit('/').next().unwrap_or_default();
         Ok(Self {
             id: parsed(header::ID, need(header::ID)?)?,
@@ -244,12 +242,30 @@ impl Envelope {
     }
 }
 
+fn parsed<T: FromStr>(name: &'static str, text: &str) -> Result<T, DecodeError> {
+    text.parse().map_err(|_| DecodeError::Header(name))
+}
+
+// Headers are written for every event, and the `Display` of these two costs several times the text: so they are written
+// straight into a buffer.
+
+fn hyphenated(id: Uuid) -> String {
+    id.hyphenated().encode_lower(&mut Uuid::encode_buffer()).to_owned()
+}
+
+fn microseconds(time: Timestamp) -> String {
+    const RFC3339: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+    let mut text = String::with_capacity("1970-01-01T00:00:00.000000Z".len());
+    // Writing into a string cannot fail; were it to, the reader would name the empty header.
+    let _ = RFC3339.print_timestamp(&time, &mut text);
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{Aggregate, Context, DomainEvent, orders::OrderEvent};
     use std::collections::HashMap;
-    use uuid::Uuid;
 
     fn headers() -> HashMap<&'static str, String> {
         let from = Metadata {

@@ -1,6 +1,7 @@
 //! The catalogue of facts: which types exist, at which version, and how they are written and read.
 
 use crate::{
+    Aggregate,
     fraud::AssessmentEvent,
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
     orders::OrderEvent,
@@ -25,18 +26,21 @@ pub struct FactType {
 impl FactType {
     /// Every type of fact.
     pub fn all() -> impl Iterator<Item = &'static FactType> {
-        [
-            OrderEvent::TYPES,
-            ProductEvent::TYPES,
-            ItemEvent::TYPES,
-            ReservationEvent::TYPES,
-            AccountEvent::TYPES,
-            PaymentEvent::TYPES,
-            AssessmentEvent::TYPES,
-            ShipmentEvent::TYPES,
-        ]
-        .into_iter()
-        .flatten()
+        Aggregate::ALL.into_iter().flat_map(Self::of)
+    }
+
+    /// The types of fact that happen to a kind of aggregate.
+    pub const fn of(aggregate: Aggregate) -> &'static [FactType] {
+        match aggregate {
+            Aggregate::Order => OrderEvent::TYPES,
+            Aggregate::Product => ProductEvent::TYPES,
+            Aggregate::Item => ItemEvent::TYPES,
+            Aggregate::Reservation => ReservationEvent::TYPES,
+            Aggregate::Account => AccountEvent::TYPES,
+            Aggregate::Payment => PaymentEvent::TYPES,
+            Aggregate::Assessment => AssessmentEvent::TYPES,
+            Aggregate::Shipment => ShipmentEvent::TYPES,
+        }
     }
 
     /// A type's name without an allocation where the type is known.
@@ -88,6 +92,15 @@ pub trait DomainEvent: Sized + Clone + Send + Sync + 'static {
     fn from_json(kind: &str, version: u32, body: &[u8]) -> Result<Self, DecodeError>;
 }
 
+/// Writes one body.
+#[expect(
+    clippy::expect_used,
+    reason = "facts are structs of texts, integers and lists, which JSON can always hold"
+)]
+pub(crate) fn write(data: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(data).expect("a fact is always JSON")
+}
+
 /// Reads one body as `T`, through the upcasters where it is an older version.
 pub(crate) fn read<T: serde::de::DeserializeOwned>(
     kind: &'static str,
@@ -122,17 +135,14 @@ macro_rules! facts {
             ];
 
             fn fact_type(&self) -> &'static crate::FactType {
-                let kind = match self { $(Self::$fact(_) => $kind),+ };
-                // Unwrap safety: TYPES above lists every variant's type.
-                #[expect(clippy::unwrap_used, reason = "TYPES lists every variant's type")]
-                Self::TYPES.iter().find(|fact| fact.name == kind).unwrap()
+                // The variants again, without data: their order is that of TYPES, so each one's number is its index.
+                enum Index { $($fact),+ }
+                let index = match self { $(Self::$fact(_) => Index::$fact),+ };
+                &Self::TYPES[index as usize]
             }
 
             fn to_json(&self) -> Vec<u8> {
-                let written = match self { $(Self::$fact(data) => serde_json::to_vec(data)),+ };
-                // Unwrap safety: facts are structs of strings, integers and lists, which JSON can always hold.
-                #[expect(clippy::unwrap_used, reason = "facts have string keys only, which JSON can always hold")]
-                written.unwrap()
+                match self { $(Self::$fact(data) => crate::fact::write(data)),+ }
             }
 
             fn from_json(kind: &str, version: u32, body: &[u8]) -> Result<Self, crate::DecodeError> {
@@ -176,12 +186,11 @@ pub enum Fact {
 impl Fact {
     /// Reads a body of any type and version ever recorded.
     pub fn from_json(
-        aggregate: crate::Aggregate,
+        aggregate: Aggregate,
         kind: &str,
         version: u32,
         body: &[u8],
     ) -> Result<Self, DecodeError> {
-        use crate::Aggregate;
         Ok(match aggregate {
             Aggregate::Order => Self::Order(OrderEvent::from_json(kind, version, body)?),
             Aggregate::Product => Self::Product(ProductEvent::from_json(kind, version, body)?),

@@ -20,6 +20,7 @@ pub mod personal;
 pub mod shipping;
 pub mod sku;
 pub mod subject;
+mod text;
 pub mod upcast;
 
 pub use envelope::{Actor, CorrelationId, Envelope, Metadata};

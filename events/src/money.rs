@@ -1,5 +1,6 @@
 //! Money: integer minor units of an ISO 4217 currency, with checked arithmetic. Never a float.
 
+use crate::text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{borrow::Cow, fmt, str::FromStr};
@@ -129,8 +130,7 @@ impl Serialize for Currency {
 
 impl<'de> Deserialize<'de> for Currency {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let code = Cow::<str>::deserialize(deserializer)?;
-        code.parse().map_err(serde::de::Error::custom)
+        text::parsed(deserializer, "an ISO 4217 currency code")
     }
 }
 

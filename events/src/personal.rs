@@ -7,6 +7,7 @@ use std::fmt;
 /// Personal data. Written and read like the value itself; never printed by `Debug`.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
+#[schemars(rename = "Personal{T}", description = "Personal data.", extend("x-personal" = true))]
 pub struct Personal<T>(T);
 
 impl<T> Personal<T> {

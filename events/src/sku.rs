@@ -1,5 +1,6 @@
 //! Stock keeping units: the name of a product, which is also a token of its subjects.
 
+use crate::text;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
@@ -55,8 +56,7 @@ impl Serialize for Sku {
 
 impl<'de> Deserialize<'de> for Sku {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = Cow::<str>::deserialize(deserializer)?;
-        Self::new(&text).map_err(serde::de::Error::custom)
+        text::parsed(deserializer, "a SKU")
     }
 }
 

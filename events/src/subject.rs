@@ -127,10 +127,8 @@ impl Aggregate {
 
     /// The one literal subject of an aggregate. `id` is a UUID or a [`crate::Sku`]: one token.
     pub fn subject(self, id: impl fmt::Display) -> Subject {
-        Subject {
-            aggregate: self,
-            text: format!("evt.{}.{}.{id}", self.context().token(), self.token()).into(),
-        }
+        let (context, aggregate) = (self.context().token(), self.token());
+        Subject { aggregate: self, text: format!("evt.{context}.{aggregate}.{id}").into() }
     }
 }
 
