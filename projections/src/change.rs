@@ -189,7 +189,9 @@ mod tests {
             let mut coalesced = BTreeMap::new();
             for ops in [before, batch] {
                 let mut changes = Changes::default();
-                ops.iter().for_each(|op| apply(&mut changes, op));
+                for op in &ops {
+                    apply(&mut changes, op);
+                }
                 write(&mut coalesced, changes);
             }
             prop_assert_eq!(singly, coalesced);

@@ -14,7 +14,7 @@ use std::time::Duration;
 use utoipa::IntoParams;
 
 /// Header with positions: in a request what the answer has to contain, in an answer what it does contain.
-pub const POSITION: &str = "Waybill-Position";
+const POSITION: &str = "Waybill-Position";
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);

@@ -13,7 +13,7 @@ use events::{
 use nats::Recorded;
 
 /// The read model of the inventory service.
-pub static VIEW: View = View {
+pub(crate) static VIEW: View = View {
     name: "inventory",
     version: 1,
     tables: &[&PRODUCTS, &STOCK],

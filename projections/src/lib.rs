@@ -23,10 +23,12 @@ mod progress;
 mod projections;
 mod projector;
 mod shipping;
+mod verify;
 mod view;
 
 pub use change::Changes;
 pub use metrics::ProjectionMetrics;
 pub use progress::{Progress, StreamProgress};
 pub use projections::Projections;
+pub use verify::{RebuildError, Rebuilt, rebuild, verify};
 pub use view::View;

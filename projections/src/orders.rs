@@ -21,7 +21,7 @@ use events::{
 use nats::Recorded;
 
 /// The read model of the orders service.
-pub static VIEW: View = View {
+pub(crate) static VIEW: View = View {
     name: "orders",
     version: 1,
     tables: &[&ORDERS, &PROGRESS, &ORDER_EVENTS],
@@ -121,7 +121,7 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
 fn order(recorded: &Recorded, event: &OrderEvent, changes: &mut Changes) -> OrderId {
     let (updated_at, version) = (recorded.envelope.time, recorded.envelope.version);
     match event {
-        OrderEvent::Created(it) => return created(recorded, it, changes),
+        OrderEvent::Created(it) => created(recorded, it, changes),
         OrderEvent::Completed(it) => {
             let row = row!(ORDERS { status: "completed", updated_at: updated_at, version: version });
             changes.patch(&ORDERS, it.order_id, row);

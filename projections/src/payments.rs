@@ -13,7 +13,7 @@ use events::{
 use nats::Recorded;
 
 /// The read model of the payments service.
-pub static VIEW: View = View {
+pub(crate) static VIEW: View = View {
     name: "payments",
     version: 1,
     tables: &[&ACCOUNTS, &ENTRIES, &PAYMENTS],

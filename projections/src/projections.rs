@@ -42,7 +42,7 @@ impl Projections {
             connection: connection.clone(),
             database: database.clone(),
             progress: sender,
-            clock: clock.clone(),
+            bound: None,
             metrics: counters,
         };
         shutdown.spawn(projector.run(shutdown.clone()));

@@ -13,9 +13,12 @@ use crate::{
     sqlite::{Commit, Database, DatabaseError, Move, Writer},
 };
 use events::Position;
-use service::{Clock, Shutdown};
+use service::Shutdown;
 use source::{Chunk, Source};
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -35,13 +38,14 @@ pub(crate) struct Projector {
     pub(crate) connection: nats::Connection,
     pub(crate) database: Database,
     pub(crate) progress: watch::Sender<Progress>,
-    pub(crate) clock: Clock,
+    /// How far to go in each stream; without a bound it follows for ever.
+    pub(crate) bound: Option<Arc<[Position]>>,
     pub(crate) metrics: ProjectionMetrics,
 }
 
 /// Why a projector has to start again.
 #[derive(Debug, thiserror::Error)]
-enum Interruption {
+pub(crate) enum Interruption {
     #[error(transparent)]
     Database(#[from] DatabaseError),
     /// The tables were emptied under us.
@@ -72,13 +76,13 @@ impl Projector {
         }
     }
 
-    /// From the checkpoints on, until the shutdown or a failure.
-    async fn session(&self, token: &CancellationToken) -> Result<(), Interruption> {
+    /// From the checkpoints on, until the shutdown, the bound or a failure.
+    pub(crate) async fn session(&self, token: &CancellationToken) -> Result<(), Interruption> {
         let mut writer = self.database.writer().await?;
         let checkpoints = writer.checkpoints().await?;
         self.publish(&checkpoints);
         let (sender, mut chunks) = mpsc::channel(AHEAD);
-        // Readers end with this session.
+        // Readers end with this session, and a session whose readers have all reached their bound ends with them.
         let _readers: Vec<_> = checkpoints
             .iter()
             .map(|&from| {
@@ -86,6 +90,7 @@ impl Projector {
                 AbortOnDropHandle::new(tokio::spawn(source.run()))
             })
             .collect();
+        drop(sender);
         while let Some(Some(first)) = token.run_until_cancelled(chunks.recv()).await {
             let mut batch = vec![first];
             let mut events = batch[0].events.len();
@@ -105,7 +110,7 @@ impl Projector {
         let projection = Projection { projection: self.view.name };
         loop {
             let started = Instant::now();
-            let (changes, moves) = self.project(&batch);
+            let (changes, moves) = self.project(&mut batch);
             if moves.is_empty() {
                 return Ok(());
             }
@@ -120,24 +125,24 @@ impl Projector {
             }
             self.metrics.failed(self.view.name, "lost");
             let checkpoints = writer.checkpoints().await?;
-            let went_back = |now: &Position| self.progress.borrow().has(*now) == Some(true);
-            if checkpoints.iter().all(went_back) {
+            let known = |now: &Position| self.progress.borrow().has(*now) == Some(true);
+            if checkpoints.iter().all(known) {
                 return Err(Interruption::WentBack);
             }
             self.publish(&checkpoints);
-            batch.iter_mut().for_each(|chunk| chunk.skip_to(&checkpoints));
         }
     }
 
     /// What a batch changes, and how far it moves the checkpoints.
-    fn project(&self, batch: &[Chunk]) -> (Changes, Vec<Move>) {
+    fn project(&self, batch: &mut [Chunk]) -> (Changes, Vec<Move>) {
         let mut changes = Changes::default();
         let mut moves: Vec<Move> = Vec::new();
         let progress = self.progress.borrow();
         for chunk in batch {
+            let Position { context, sequence: to } = chunk.last;
+            let at = progress.stream(context).map_or(0, |stream| stream.position.sequence);
+            chunk.skip_to(at);
             chunk.events.iter().for_each(|recorded| (self.view.project)(recorded, &mut changes));
-            let at = progress.stream(chunk.last.context).map_or(0, |stream| stream.position.sequence);
-            let (context, to) = (chunk.last.context, chunk.last.sequence);
             match moves.iter_mut().find(|step| step.context == context) {
                 Some(step) => step.to = to,
                 None if to > at => moves.push(Move { context, from: at, to }),
@@ -151,7 +156,7 @@ impl Projector {
         self.progress.send_modify(|progress| {
             for chunk in batch {
                 let Some(stream) = progress.stream_mut(chunk.last.context) else { continue };
-                stream.position = chunk.last;
+                stream.position = stream.position.max(chunk.last);
                 let behind = stream.end.is_some_and(|end| end > chunk.last.sequence);
                 stream.behind_since = behind.then_some(chunk.stored);
             }

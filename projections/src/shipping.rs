@@ -10,7 +10,7 @@ use events::{Aggregate, Fact, shipping::ShipmentEvent};
 use nats::Recorded;
 
 /// The read model of the shipping service.
-pub static VIEW: View = View {
+pub(crate) static VIEW: View = View {
     name: "shipping",
     version: 1,
     tables: &[&SHIPMENTS],

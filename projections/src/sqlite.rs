@@ -4,10 +4,12 @@
 //! The journal is a write-ahead log without a sync per commit: after a power cut the last commits may be missing, never
 //! half there. The checkpoint is part of each commit, so the projector just does the missing ones again.
 
+mod moment;
 mod row;
 mod schema;
 mod statement;
 
+pub use moment::{Difference, Disagreement, Moment};
 pub use row::{Row, Stored};
 
 use crate::{change::Changes, table::Value, view::View};
@@ -144,7 +146,7 @@ impl Writer {
         for step in moves {
             let sql = "UPDATE waybill_checkpoint SET sequence = $1 \
                        WHERE projection = $2 AND stream = $3 AND sequence = $4";
-            let moved = query(sql)
+            let outcome = query(sql)
                 .bind(step.to.cast_signed())
                 .bind(self.view.name)
                 .bind(step.context.stream())
@@ -152,7 +154,7 @@ impl Writer {
                 .execute(&mut *transaction)
                 .await
                 .map_err(failed)?;
-            if moved.rows_affected() == 0 {
+            if outcome.rows_affected() == 0 {
                 transaction.rollback().await.map_err(failed)?;
                 return Ok(Commit::Lost);
             }

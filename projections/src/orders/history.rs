@@ -80,13 +80,13 @@ pub(super) async fn history(
     if rows.is_empty() {
         return Err(unknown(id));
     }
-    let events = rows.iter().map(Entry::of).collect::<Result<_, _>>()?;
-    Ok(Json(History { events: in_order(events) }))
+    let events = rows.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
+    Ok(Json(History { events: in_order(&events) }))
 }
 
 /// Sorts by time and then by the chain of causes. Clocks of different machines may disagree: an event counts as no
 /// earlier than what caused it.
-fn in_order(entries: Vec<Entry>) -> Vec<Entry> {
+fn in_order(entries: &[Entry]) -> Vec<Entry> {
     let by_id: HashMap<Uuid, &Entry> = entries.iter().map(|entry| (entry.id, entry)).collect();
     let rank = |entry: &Entry| {
         let (mut time, mut depth, mut at) = (entry.time, 0, entry);
@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn order(entries: Vec<Entry>) -> Vec<u128> {
-        in_order(entries).iter().map(|entry| entry.id.as_u128()).collect()
+        in_order(&entries).iter().map(|entry| entry.id.as_u128()).collect()
     }
 
     #[test]

@@ -19,11 +19,10 @@ pub(super) struct Chunk {
 }
 
 impl Chunk {
-    /// Leaves out what is before the checkpoints.
-    pub(super) fn skip_to(&mut self, checkpoints: &[Position]) {
-        let of_stream = |one: &&Position| one.context == self.last.context;
-        if let Some(done) = checkpoints.iter().find(of_stream) {
-            self.events.retain(|recorded| recorded.position.sequence > done.sequence);
+    /// Leaves out what is in the tables already.
+    pub(super) fn skip_to(&mut self, sequence: u64) {
+        if self.events.first().is_some_and(|first| first.position.sequence <= sequence) {
+            self.events.retain(|recorded| recorded.position.sequence > sequence);
         }
     }
 }
@@ -33,6 +32,8 @@ pub(super) struct Source {
     projector: Projector,
     /// Everything up to here was handed over.
     at: Position,
+    /// Where to stop.
+    bound: Option<u64>,
     out: mpsc::Sender<Chunk>,
 }
 
@@ -50,10 +51,15 @@ enum Stop {
 
 impl Source {
     pub(super) fn new(projector: Projector, at: Position, out: mpsc::Sender<Chunk>) -> Self {
-        Self { projector, at, out }
+        let bound = projector
+            .bound
+            .as_ref()
+            .map(|bound| bound.iter().find(|end| end.context == at.context).map_or(0, |end| end.sequence));
+        Self { projector, at, bound, out }
     }
 
-    /// Hands over chunks for ever. What cannot be read is tried again: this stream waits there, the others go on.
+    /// Hands over chunks for ever. What cannot be read is tried again: this stream waits there, the others go on. With a
+    /// bound nothing is tried again.
     pub(super) async fn run(mut self) {
         let mut retry = FIRST_RETRY;
         loop {
@@ -68,6 +74,9 @@ impl Source {
             let kind = if matches!(stop, Stop::Decode { .. }) { "decode" } else { "read" };
             self.projector.metrics.failed(projection, kind);
             self.note(|stream| stream.fault = Some(format!("{stop}: {cause}")));
+            if self.bound.is_some() {
+                return;
+            }
             retry = if self.at == before { retry } else { FIRST_RETRY };
             tokio::time::sleep(retry).await;
             retry = (retry * 2).min(LAST_RETRY);
@@ -75,11 +84,19 @@ impl Source {
     }
 
     async fn read(&mut self) -> Result<(), Stop> {
+        if self.bound.is_some_and(|bound| self.at.sequence >= bound) {
+            return Ok(());
+        }
         let (connection, context) = (&self.projector.connection, self.at.context);
         let end = Reader::open(connection, context, From::Now, Until::End, Filter::default()).await?.end();
         let from = From::Sequence(self.at.sequence + 1);
         let mut reader = Reader::open(connection, context, from, Until::Forever, Filter::default()).await?;
-        self.note(|stream| stream.end = end.max(stream.end));
+        let at = self.at.sequence;
+        self.note(|stream| {
+            stream.end = end.max(stream.end);
+            // With nothing left to read there is nothing wrong either.
+            stream.fault.take_if(|_| stream.end <= Some(at));
+        });
         loop {
             let messages = reader.next_batch(CHUNK).await?;
             let Some(newest) = messages.last() else { return Ok(()) };
@@ -89,6 +106,9 @@ impl Source {
                 stream.behind_since = stream.behind_since.or(Some(oldest));
             });
             self.hand_over(&messages).await?;
+            if self.bound.is_some_and(|bound| self.at.sequence >= bound) {
+                return Ok(());
+            }
         }
     }
 
@@ -97,7 +117,8 @@ impl Source {
         let mut events = Vec::with_capacity(messages.len());
         let mut read = None;
         let mut stop = None;
-        for message in messages {
+        let within = |message: &&Message| self.bound.is_none_or(|bound| message.position.sequence <= bound);
+        for message in messages.iter().take_while(within) {
             if self.projector.view.aggregates.contains(&message.subject.aggregate()) {
                 match message.record() {
                     Ok(recorded) => events.push(recorded),
