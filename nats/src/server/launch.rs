@@ -19,7 +19,7 @@ const LOG: &str = "nats-server.log";
 /// Each process tells here where it listens.
 const PORTS: &str = "nats-ports";
 /// Relative to the data folder, where the process runs: its path then needs no quoting.
-const STORE: &str = "./nats-data";
+const STORE: &str = "nats-data";
 
 /// Everything needed to start the process, and to start it again.
 pub(super) struct Launch {
