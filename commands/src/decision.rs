@@ -98,8 +98,19 @@ pub struct Decision {
 }
 
 impl Decision {
-    pub(crate) fn new(slots: Vec<Slot>) -> Self {
-        Self { slots, ..Self::default() }
+    /// Gives it the state of an aggregate.
+    pub(crate) fn seat(&mut self, slot: Slot) {
+        self.slots.push(slot);
+    }
+
+    /// Whether it was given the state of this aggregate.
+    pub(crate) fn has(&self, subject: &Subject) -> bool {
+        self.slot(subject).is_some()
+    }
+
+    /// The states after the decision, and its events.
+    pub(crate) fn into_parts(self) -> (Vec<Slot>, Vec<Decided>) {
+        (self.slots, self.decided)
     }
 
     /// Stops unless all these keys were given.
@@ -148,10 +159,6 @@ impl Decision {
             }
         }
         outcome
-    }
-
-    pub(crate) fn slots(&self) -> &[Slot] {
-        &self.slots
     }
 
     fn slot(&self, subject: &Subject) -> Option<usize> {

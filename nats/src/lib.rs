@@ -10,6 +10,8 @@
 
 mod committer;
 mod connection;
+mod consumer;
+mod ledger;
 mod load;
 mod message;
 mod metrics;
@@ -21,6 +23,8 @@ mod store;
 pub mod topology;
 
 pub use connection::{ConnectError, Connection};
+pub use consumer::{Consumer, ConsumerMetrics, Handler, Retry};
+pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
 pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};
 pub use metrics::StoreMetrics;
