@@ -5,7 +5,7 @@ use crate::Durability;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     process::Stdio,
 };
 use tokio::process::{Child, Command};
@@ -45,7 +45,9 @@ impl Launch {
             fs::remove_dir_all(&ports)?;
         }
         fs::create_dir(&ports)?;
-        Ok(Self { binary: config.binary.path.clone(), dir: dir.to_owned(), environment })
+        // It runs in the data folder, where a relative path would lead elsewhere.
+        let binary = path::absolute(&config.binary.path)?;
+        Ok(Self { binary, dir: dir.to_owned(), environment })
     }
 
     /// Starts the process on `port`, or on a free one. [`port_of`](Self::port_of) tells when it listens.
