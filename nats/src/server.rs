@@ -20,6 +20,7 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 use tokio::{
@@ -257,6 +258,10 @@ impl Supervisor {
     }
 }
 
+fn describe(status: io::Result<ExitStatus>) -> String {
+    status.map_or_else(|error| error.to_string(), |status| status.to_string())
+}
+
 async fn end(child: &mut Child) {
     if let Some(pid) = child.id() {
         ask_to_end(pid);
@@ -292,8 +297,7 @@ async fn await_ready(launch: &Launch, child: &mut Child) -> Result<u16, StartErr
     };
     tokio::select! {
         status = child.wait() => {
-            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            Err(StartError::Exited { status, log: launch.last_words() })
+            Err(StartError::Exited { status: describe(status), log: launch.last_words() })
         }
         port = timeout(READY_WITHIN, ready) => {
             port.map_err(|_| StartError::NotReady { log: launch.last_words() })
@@ -372,10 +376,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stays_dead_when_told_so() {
+    async fn runs_as_configured_and_stays_dead_when_told_so() {
         let dir = tempfile::tempdir().unwrap();
-        let interval = Durability::Interval;
-        let config = Config { restart: false, durability: interval, ..config(dir.path()).await };
+        let mut config =
+            Config { restart: false, durability: Durability::Interval, ..config(dir.path()).await };
+        let up = "../".repeat(std::env::current_dir().unwrap().components().count() - 1);
+        config.binary.path = Path::new(&up).join(config.binary.path.strip_prefix("/").unwrap());
         let server = Server::start(config).await.unwrap();
         server.kill().await;
         eventually("the supervisor ends", async || server.supervisor.is_finished()).await;

