@@ -86,7 +86,7 @@ impl Command {
     /// Those that run until they are stopped tell what they do; those that print results do not.
     fn default_log(&self) -> &'static str {
         match self {
-            Self::Dev(_) | Self::Serve(_) => "info",
+            Self::Dev(_) | Self::Serve(_) => "info,async_nats=warn",
             Self::Demo(_) | Self::Replay(_) => "warn",
         }
     }

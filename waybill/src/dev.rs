@@ -18,7 +18,6 @@ use nats::{
     Durability,
     server::{self, Binary, Server},
 };
-use service::Clock;
 pub(crate) use state::find_nats;
 use state::DevFile;
 use std::{net::IpAddr, path::PathBuf, time::Duration};

@@ -6,16 +6,16 @@
 //!   the tests all start services with it
 //! - [`outside`]: the simulated world outside, by flags
 //! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`: one file per subcommand
-//! - [`audit`]: folds the log and says whether what must hold does
+//! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
+pub mod api;
 pub mod audit;
 pub mod cli;
 pub mod failure;
 pub mod outside;
 pub mod system;
 
-mod api;
 mod demo;
 mod dev;
 mod replay;

@@ -4,7 +4,7 @@ use super::lock::Lock;
 use crate::failure::{Failure, because};
 use nats::Durability;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io, path::Path};
 
 const NAME: &str = "dev.json";
 
@@ -58,10 +58,12 @@ pub(crate) fn find_nats(given: Option<String>, dir: &Path) -> Result<String, Fai
 
 /// Writes a file as a whole.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Failure> {
-    let failed = || because(format!("cannot write {}", path.display()));
     let draft = path.with_extension("json.new");
-    let text = serde_json::to_vec_pretty(value).map_err(failed())?;
-    fs::write(&draft, text).and_then(|()| fs::rename(&draft, path)).map_err(failed())
+    let written = serde_json::to_vec_pretty(value)
+        .map_err(io::Error::from)
+        .and_then(|text| fs::write(&draft, text))
+        .and_then(|()| fs::rename(&draft, path));
+    written.map_err(because(format!("cannot write {}", path.display())))
 }
 
 #[cfg(test)]
