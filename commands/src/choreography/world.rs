@@ -176,8 +176,8 @@ impl World {
         }
     }
 
-    /// Lets everything come to rest, in an order that the seed gives.
-    pub(super) fn rest(&mut self, seed: u64) {
+    /// Lets everything come to rest, in an order that the seed gives; somebody watches and may interfere.
+    pub(super) fn rest(&mut self, seed: u64, mut watch: impl FnMut(&mut Self)) {
         let mut dice = fastrand::Rng::with_seed(seed);
         for _ in 0..10_000 {
             if self.todo.is_empty() && self.flights.is_empty() {
@@ -188,6 +188,7 @@ impl World {
             } else {
                 self.finish(dice.usize(..), false);
             }
+            watch(self);
         }
         panic!("it never comes to rest");
     }

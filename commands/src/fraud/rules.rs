@@ -31,9 +31,9 @@ pub struct Rules {
 /// How often one customer may pay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Velocity {
-    /// This many times
+    /// Payments that are let through.
     pub max: usize,
-    /// in this time.
+    /// The time in which they are counted, until now.
     pub window: Duration,
 }
 
