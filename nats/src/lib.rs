@@ -19,6 +19,7 @@ mod message;
 mod metrics;
 mod publish;
 mod replay;
+pub mod server;
 mod snapshot;
 mod store;
 pub mod topology;
