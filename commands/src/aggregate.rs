@@ -67,3 +67,57 @@ impl Codec {
 pub(crate) fn typed<A: Aggregate>(state: &AnyState) -> &A::State {
     state.downcast_ref().expect("a subject is read through one aggregate type")
 }
+
+/// Given/when/then for one aggregate.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use std::fmt::Debug;
+
+    /// A history.
+    pub(crate) struct Given<A: Aggregate>(AnyState, std::marker::PhantomData<fn() -> A>);
+
+    /// What came of a command.
+    pub(crate) struct When<A: Aggregate>(Result<Vec<A::Event>, Refusal>);
+
+    /// An aggregate with this history, read as it is from the log: event by event, and again from a snapshot.
+    pub(crate) fn given<A: Aggregate>(history: impl IntoIterator<Item = A::Event>) -> Given<A> {
+        let codec = Codec::of::<A>();
+        let fold = |state: AnyState, event: A::Event| {
+            let fact = event.fact_type();
+            (codec.fold)(&state, fact.name, fact.version, &event.to_json()).unwrap()
+        };
+        let state = history.into_iter().fold((codec.fresh)(), fold);
+        let thawed = (codec.thaw)(&(codec.freeze)(&state).unwrap()).unwrap();
+        Given(thawed, std::marker::PhantomData)
+    }
+
+    impl<A: Aggregate> Given<A> {
+        /// Asks it.
+        pub(crate) fn when(&self, command: A::Command) -> When<A> {
+            When(A::decide(typed::<A>(&self.0), command).map_err(Into::into))
+        }
+    }
+
+    impl<A: Aggregate<Event: PartialEq + Debug>> When<A> {
+        /// These events, in this order.
+        #[track_caller]
+        pub(crate) fn then(self, events: impl IntoIterator<Item = A::Event>) {
+            assert_eq!(self.0, Ok(events.into_iter().collect()));
+        }
+
+        /// No event, because nothing needs to change.
+        #[track_caller]
+        pub(crate) fn then_nothing(self) {
+            self.then([]);
+        }
+
+        /// A refusal with this slug; gives it for a closer look.
+        #[track_caller]
+        pub(crate) fn then_refused(self, slug: &str) -> Refusal {
+            let refusal = self.0.unwrap_err();
+            assert_eq!(refusal.slug, slug, "{refusal:?}");
+            refusal
+        }
+    }
+}

@@ -1,7 +1,11 @@
 //! A decision over one or several aggregates: states in, events out, all or nothing. Pure.
 //!
 //! The executor fills a [`Decision`] with the states of the keys it was given and runs the commands that wait for
-//! these keys one after the other; each sees what the ones before it decided.
+//! these keys one after the other; each sees what the ones before it decided. A command says itself which keys it
+//! needs ([`Decision::need`]): asked with none, it stops and names them; it is then run again, and may name more once
+//! it has seen the first states. So it must be a function of the states alone.
+//!
+//! The append guards the keys that got events. A key that was only read is not guarded.
 
 use crate::{
     Aggregate, Refusal,
@@ -39,12 +43,33 @@ impl<A: Aggregate> Key<A> {
     }
 }
 
+/// Why a decision ends without an outcome.
+#[derive(Debug)]
+pub enum Stop {
+    /// It is refused: the answer to who asked.
+    Refused(Refusal),
+    /// It cannot be made without these states: load them and run it again.
+    Needs(Vec<AnyKey>),
+}
+
+impl<R: Into<Refusal>> From<R> for Stop {
+    fn from(rejection: R) -> Self {
+        Self::Refused(rejection.into())
+    }
+}
+
 /// A key whose type only its codec knows.
 #[derive(Clone)]
 pub struct AnyKey {
     pub(crate) subject: Subject,
     pub(crate) codec: Codec,
     pub(crate) likely_new: bool,
+}
+
+impl fmt::Debug for AnyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.subject.fmt(f)
+    }
 }
 
 /// One aggregate inside a decision.
@@ -73,21 +98,37 @@ pub struct Decision {
 }
 
 impl Decision {
-    pub(crate) fn new(slots: Vec<Slot>) -> Self {
-        Self { slots, ..Self::default() }
+    /// Gives it the state of an aggregate.
+    pub(crate) fn seat(&mut self, slot: Slot) {
+        self.slots.push(slot);
     }
 
-    /// The state of an aggregate, with what this decision has added. `None` when its key was not given.
-    pub fn state<A: Aggregate>(&self, key: &Key<A>) -> Option<&A::State> {
-        self.slot(&key.subject).map(|index| typed::<A>(&self.slots[index].state))
+    /// Whether it was given the state of this aggregate.
+    pub(crate) fn has(&self, subject: &Subject) -> bool {
+        self.slot(subject).is_some()
     }
 
-    /// Asks one aggregate; its events are part of this decision.
-    pub fn apply<A: Aggregate>(&mut self, key: &Key<A>, command: A::Command) -> Result<(), Refusal> {
-        let Some(index) = self.slot(&key.subject) else {
-            return Err(Refusal::conflict("key-not-loaded", format!("{} was not loaded", key.subject)));
-        };
-        let events = A::decide(typed::<A>(&self.slots[index].state), command).map_err(Into::into)?;
+    /// The states after the decision, and its events.
+    pub(crate) fn into_parts(self) -> (Vec<Slot>, Vec<Decided>) {
+        (self.slots, self.decided)
+    }
+
+    /// Stops unless all these keys were given.
+    pub fn need(&self, keys: impl IntoIterator<Item = AnyKey>) -> Result<(), Stop> {
+        let missing: Vec<_> = keys.into_iter().filter(|key| self.slot(&key.subject).is_none()).collect();
+        if missing.is_empty() { Ok(()) } else { Err(Stop::Needs(missing)) }
+    }
+
+    /// The state of an aggregate, with what this decision has added. Stops when its key was not given.
+    pub fn state<A: Aggregate>(&self, key: &Key<A>) -> Result<&A::State, Stop> {
+        let index = self.slot(&key.subject).ok_or_else(|| Stop::Needs(vec![key.load()]))?;
+        Ok(typed::<A>(&self.slots[index].state))
+    }
+
+    /// Asks one aggregate; its events are part of this decision. Stops when its key was not given.
+    pub fn apply<A: Aggregate>(&mut self, key: &Key<A>, command: A::Command) -> Result<(), Stop> {
+        let index = self.slot(&key.subject).ok_or_else(|| Stop::Needs(vec![key.load()]))?;
+        let events = A::decide(typed::<A>(&self.slots[index].state), command)?;
         for event in events {
             let slot = &mut self.slots[index];
             self.undo.push((index, slot.clone()));
@@ -106,8 +147,8 @@ impl Decision {
     /// Runs one command inside this decision: its events are kept if it succeeds, and only then.
     pub(crate) fn attempt<T>(
         &mut self,
-        command: impl FnOnce(&mut Self) -> Result<T, Refusal>,
-    ) -> Result<T, Refusal> {
+        command: impl FnOnce(&mut Self) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
         let mark = self.decided.len();
         let outcome = command(self);
         if outcome.is_err() {
@@ -118,10 +159,6 @@ impl Decision {
             }
         }
         outcome
-    }
-
-    pub(crate) fn slots(&self) -> &[Slot] {
-        &self.slots
     }
 
     fn slot(&self, subject: &Subject) -> Option<usize> {

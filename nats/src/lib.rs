@@ -1,1 +1,33 @@
-//! nats
+//! # nats: how it is kept
+//!
+//! The only crate that knows NATS. Steps 3 (append), 4 (stream) and the delivery of 5 (react) and 6 (project).
+//!
+//! - [`server`]: finds, fetches, starts and supervises a nats-server
+//! - [`Connection`], [`topology`]: a connection; streams and buckets as data, ensured at start
+//! - [`EventStore`]: append and load, every outcome told apart; `committer` shares one fsync among many appends
+//! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
+//! - [`Ledger`]: what became of a client's idempotency key
+
+mod committer;
+mod connection;
+mod consumer;
+mod ledger;
+mod load;
+mod message;
+mod metrics;
+mod publish;
+mod replay;
+mod snapshot;
+mod store;
+pub mod topology;
+
+pub use connection::{ConnectError, Connection};
+pub use consumer::{Consumer, ConsumerMetrics, Handler, Retry};
+pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
+pub use load::{History, LoadError, Tail};
+pub use message::{Message, MessageError, Recorded};
+pub use metrics::StoreMetrics;
+pub use publish::{AppendError, Appended, Write};
+pub use replay::{Filter, From, Reader, ReplayError, Until};
+pub use snapshot::Snapshot;
+pub use store::{Durability, EventStore, StoreOptions};

@@ -1,1 +1,27 @@
-//! service
+//! # service: what makes a process
+//!
+//! What every Waybill process needs whatever it does: it knows neither events nor NATS.
+//!
+//! - [`Clock`]: the only source of time and of new identifiers
+//! - [`Problem`]: every error of every API, as problem+json; [`extract`]: request parts, read strictly
+//! - [`http`]: the layers around every route, and serving with a drain
+//! - [`Metrics`], [`Probes`]: `/metrics`, `/health`, `/ready`
+//! - [`Shutdown`], [`signal`]: stopping in two phases; [`telemetry`]: logs; [`config`]: settings and their faults
+
+pub mod config;
+pub mod extract;
+pub mod http;
+pub mod telemetry;
+
+mod clock;
+mod metrics;
+mod probes;
+mod problem;
+mod shutdown;
+
+pub use self::http::{Correlation, TraceParent};
+pub use clock::Clock;
+pub use metrics::Metrics;
+pub use probes::{Check, Probes};
+pub use problem::{FieldError, Problem};
+pub use shutdown::{Shutdown, signal};

@@ -1,0 +1,381 @@
+//! One flight: jobs that share aggregates, decided one after the other and appended as one.
+
+use super::{ExecuteError, Inner, Job, Receipt, entry::Entry, lanes::Lanes};
+use crate::{
+    AnyKey, Decision, Refusal, Stop,
+    decision::{Decided, Slot},
+};
+use events::{Envelope, Position, Subject};
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use nats::{AppendError, Appended, Snapshot, Tail, Write};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Conflicts after which a command gives up; with the pauses between them about a second.
+const ATTEMPTS: u32 = 12;
+/// Longest pause after a conflict.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+/// Events of one flight. What is decided beyond goes into the next one.
+const EVENTS: usize = 256;
+/// Events since the last snapshot after which the next one is written: the longest normal load.
+const SNAPSHOT_EVERY: usize = 32;
+
+pub(super) struct Flight {
+    inner: Arc<Inner>,
+    jobs: Vec<Job>,
+    held: HashSet<Subject>,
+    landed: bool,
+}
+
+/// What one pass over the jobs decided.
+#[derive(Default)]
+struct Plan {
+    /// Aggregates that must be read (again) before anything is decided for good.
+    read: Vec<AnyKey>,
+    /// What each job did, in the order of the jobs.
+    outcomes: Vec<Outcome>,
+    decided: Vec<Decided>,
+    slots: Vec<Slot>,
+    /// Sequence and tail of each slot before the decision.
+    baselines: HashMap<Subject, (u64, Tail)>,
+    time: Timestamp,
+}
+
+enum Outcome {
+    /// These of the decided events; none where nothing needed to change.
+    Decided(Range<usize>),
+    /// Carried out before; its last event stands here.
+    Replayed(u64),
+    Refused(Refusal),
+}
+
+impl Flight {
+    /// A flight of jobs whose keys the lanes hold for it.
+    pub(super) fn new(inner: Arc<Inner>, jobs: Vec<Job>) -> Self {
+        let held = jobs.iter().flat_map(|job| &job.keys).map(|key| key.subject.clone()).collect();
+        Self { inner, jobs, held, landed: false }
+    }
+
+    /// Decides and appends until it stands, answers every job and lets the next ones start.
+    pub(super) async fn run(mut self) {
+        if let Err(error) = self.fly().await {
+            if matches!(error, ExecuteError::Append(AppendError::Unknown)) {
+                self.forget();
+            }
+            for job in self.jobs.drain(..) {
+                // Whoever asked may have gone away.
+                let _ = job.reply.send(Err(error.clone()));
+            }
+        }
+        self.land();
+    }
+
+    async fn fly(&mut self) -> Result<(), ExecuteError> {
+        let mut conflicts = 0;
+        while !self.jobs.is_empty() {
+            let mut plan = self.decide();
+            if !plan.read.is_empty() {
+                self.read(std::mem::take(&mut plan.read)).await?;
+                continue;
+            }
+            if plan.decided.is_empty() {
+                self.answer(&plan, 0);
+                break;
+            }
+            match self.inner.store.append(self.writes(&mut plan)).await {
+                Ok(appended) => {
+                    self.record(&plan, appended);
+                    self.answer(&plan, appended.first);
+                }
+                Err(AppendError::Conflict) if conflicts < ATTEMPTS => {
+                    conflicts += 1;
+                    self.inner.metrics.conflict();
+                    tokio::time::sleep(pause(conflicts)).await;
+                    self.read(self.jobs.iter().flat_map(|job| job.keys.clone()).collect()).await?;
+                }
+                Err(AppendError::Conflict) => return Err(ExecuteError::Contended),
+                Err(AppendError::TooLarge { .. } | AppendError::Refused { .. }) if self.jobs.len() > 1 => {
+                    // One of them is at fault, and nobody says which: each for itself.
+                    let alone = self.jobs.drain(..).map(|job| Job { alone: true, ..job }).collect();
+                    self.inner.lock().put_back(alone);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs every job once against the cached states, each seeing what the ones before it decided.
+    fn decide(&mut self) -> Plan {
+        let inner = Arc::clone(&self.inner);
+        let mut lanes = inner.lock();
+        let mut decision = Decision::default();
+        let mut plan = Plan { time: inner.clock.now(), ..Plan::default() };
+        let mut jobs = std::mem::take(&mut self.jobs).into_iter();
+        while let Some(mut job) = jobs.next() {
+            if decision.decided.len() >= EVENTS {
+                lanes.put_back(std::iter::once(job).chain(jobs).collect());
+                break;
+            }
+            match self.decide_one(&mut job, &mut lanes, &mut decision, &mut plan.read) {
+                Some(outcome) => {
+                    plan.outcomes.push(outcome);
+                    self.jobs.push(job);
+                }
+                None => lanes.wait(job),
+            }
+        }
+        self.doubt(&mut lanes, &decision, &mut plan.read);
+        (plan.slots, plan.decided) = decision.into_parts();
+        for slot in &plan.slots {
+            if let Some(entry) = lanes.cache.peek(&slot.subject) {
+                plan.baselines.insert(slot.subject.clone(), (entry.sequence, entry.tail.clone()));
+            }
+        }
+        plan
+    }
+
+    /// `None`: the job needs an aggregate that another flight holds, and has to wait.
+    fn decide_one(
+        &mut self,
+        job: &mut Job,
+        lanes: &mut Lanes,
+        decision: &mut Decision,
+        read: &mut Vec<AnyKey>,
+    ) -> Option<Outcome> {
+        loop {
+            let unknown = job.keys.iter().filter(|key| !seat(key, lanes, decision)).cloned();
+            read.extend(unknown);
+            if !read.is_empty() {
+                // Everything is decided again once it is read.
+                return Some(Outcome::Decided(0..0));
+            }
+            let done = |key: &AnyKey| lanes.cache.peek(&key.subject)?.outcome_of(job.metadata.command);
+            if let Some(sequence) = job.keys.iter().filter_map(done).max() {
+                return Some(Outcome::Replayed(sequence));
+            }
+            let start = decision.decided.len();
+            let needs = match decision.attempt(|decision| (job.run)(decision)) {
+                Ok(()) => return Some(Outcome::Decided(start..decision.decided.len())),
+                Err(Stop::Refused(refusal)) => return Some(Outcome::Refused(refusal)),
+                Err(Stop::Needs(keys)) => keys,
+            };
+            let mut free = true;
+            for key in &needs {
+                let held = self.held.contains(&key.subject) || lanes.hold(&key.subject);
+                if held {
+                    self.held.insert(key.subject.clone());
+                }
+                free &= held;
+            }
+            job.keys.extend(needs);
+            if !free {
+                return None;
+            }
+        }
+    }
+
+    /// What a decision only read is not guarded by the append. It must have been looked at since the command was
+    /// asked, or somebody who was told of a change could see it ignored.
+    fn doubt(&self, lanes: &mut Lanes, decision: &Decision, read: &mut Vec<AnyKey>) {
+        let Some(newest) = self.jobs.iter().map(|job| job.asked).max() else { return };
+        if !read.is_empty() {
+            return;
+        }
+        let written: HashSet<&Subject> = decision.decided.iter().map(|decided| &decided.subject).collect();
+        let mut doubted = HashSet::new();
+        for key in self.jobs.iter().flat_map(|job| &job.keys) {
+            let trusted = |entry: &Entry| entry.verified.is_some_and(|verified| verified >= newest);
+            let fresh = lanes.cache.peek(&key.subject).is_some_and(trusted);
+            if !fresh && !written.contains(&key.subject) && doubted.insert(&key.subject) {
+                read.push(key.clone());
+            }
+        }
+    }
+
+    /// Brings these aggregates up to date.
+    async fn read(&self, keys: Vec<AnyKey>) -> Result<(), ExecuteError> {
+        if !self.inner.store.is_connected() {
+            return Err(AppendError::Unavailable("not connected".to_owned()).into());
+        }
+        try_join_all(keys.iter().map(|key| self.read_one(key))).await?;
+        Ok(())
+    }
+
+    async fn read_one(&self, key: &AnyKey) -> Result<(), ExecuteError> {
+        let asked = Instant::now();
+        let cached = self.inner.lock().cache.peek(&key.subject).map(|entry| entry.sequence);
+        if let Some(cached) = cached {
+            let last = self.inner.store.last(&key.subject).await.map_err(Arc::new)?;
+            if last.map_or(0, |message| message.position.sequence) == cached {
+                if let Some(entry) = self.inner.lock().cache.get_mut(&key.subject) {
+                    entry.verified = Some(asked);
+                }
+                return Ok(());
+            }
+        }
+        let history = self.inner.store.load(&key.subject, key.codec.schema).await.map_err(Arc::new)?;
+        let entry = Entry::loaded(key.codec, history, asked).map_err(|source| ExecuteError::Unreadable {
+            subject: key.subject.to_string(),
+            source: Arc::new(source),
+        })?;
+        self.inner.lock().cache.put(key.subject.clone(), entry);
+        Ok(())
+    }
+
+    /// The decided events as messages: the first one of every aggregate carries its guard.
+    fn writes(&self, plan: &mut Plan) -> Vec<Write> {
+        let mut standing: HashMap<Subject, Vec<usize>> = HashMap::new();
+        let mut bodies = std::mem::take(&mut plan.decided);
+        let mut writes = Vec::with_capacity(bodies.len());
+        let empty = (0, Tail::default());
+        for (job, outcome) in self.jobs.iter().zip(&plan.outcomes) {
+            let Outcome::Decided(range) = outcome else { continue };
+            for (index, at) in range.clone().enumerate() {
+                let decided = &mut bodies[at];
+                let (sequence, tail) = plan.baselines.get(&decided.subject).unwrap_or(&empty);
+                let before = standing.entry(decided.subject.clone()).or_default();
+                let distances: Vec<usize> = before.iter().map(|earlier| at - earlier).collect();
+                let expect = before.is_empty().then_some(*sequence);
+                before.push(at);
+                let envelope = Envelope::new(
+                    decided.fact,
+                    &decided.subject,
+                    decided.version,
+                    index,
+                    plan.time,
+                    &job.metadata,
+                );
+                let body = std::mem::take(&mut decided.body);
+                writes.push(Write::new(&decided.subject, expect, &envelope, tail.header(&distances), body));
+            }
+        }
+        plan.decided = bodies;
+        writes
+    }
+
+    /// Takes what was appended into the cache.
+    fn record(&self, plan: &Plan, appended: Appended) {
+        if appended.duplicate {
+            // An earlier attempt stands, perhaps decided on another state: read it when it is needed.
+            self.forget();
+            return;
+        }
+        let mut freeze = Vec::new();
+        let mut lanes = self.inner.lock();
+        for slot in &plan.slots {
+            if let Some(entry) = lanes.cache.get_mut(&slot.subject) {
+                entry.state = slot.state.clone();
+                entry.version = slot.version;
+            }
+        }
+        for (job, outcome) in self.jobs.iter().zip(&plan.outcomes) {
+            let Outcome::Decided(range) = outcome else { continue };
+            for at in range.clone() {
+                let Some(entry) = lanes.cache.get_mut(&plan.decided[at].subject) else { continue };
+                entry.sequence = appended.first + at as u64;
+                entry.tail.push(entry.sequence);
+                entry.remember(job.metadata.command, entry.sequence);
+                entry.verified = Some(Instant::now());
+                if entry.tail.since.len() >= SNAPSHOT_EVERY && !entry.freezing {
+                    entry.freezing = true;
+                    freeze.push(plan.decided[at].subject.clone());
+                }
+            }
+        }
+        drop(lanes);
+        for subject in freeze {
+            tokio::spawn(freeze_state(Arc::clone(&self.inner), subject));
+        }
+    }
+
+    fn answer(&mut self, plan: &Plan, first: u64) {
+        let context = self.inner.context;
+        for (job, outcome) in self.jobs.drain(..).zip(&plan.outcomes) {
+            let receipt = |sequence, events, replayed| {
+                Ok(Receipt { position: Position { context, sequence }, events, replayed })
+            };
+            let result = match outcome {
+                Outcome::Decided(range) if range.is_empty() => {
+                    let known =
+                        |key: &AnyKey| plan.baselines.get(&key.subject).map(|(sequence, _)| *sequence);
+                    receipt(job.keys.iter().filter_map(known).max().unwrap_or(0), 0, false)
+                }
+                Outcome::Decided(range) => receipt(first + range.end as u64 - 1, range.len(), false),
+                Outcome::Replayed(sequence) => receipt(*sequence, 0, true),
+                Outcome::Refused(refusal) => Err(refusal.clone().into()),
+            };
+            // Whoever asked may have gone away.
+            let _ = job.reply.send(result);
+        }
+    }
+
+    /// Drops the cached states of everything it holds.
+    fn forget(&self) {
+        let mut lanes = self.inner.lock();
+        for subject in &self.held {
+            lanes.cache.pop(subject);
+        }
+    }
+
+    fn land(&mut self) {
+        self.landed = true;
+        let next = self.inner.lock().land(&self.held);
+        self.inner.depart(next);
+    }
+}
+
+impl Drop for Flight {
+    /// Whoever asked went away in the middle (a closed HTTP connection): nobody knows what the append did.
+    fn drop(&mut self) {
+        if !self.landed {
+            self.forget();
+            self.land();
+        }
+    }
+}
+
+/// Puts an aggregate into the decision; whether its state is known.
+fn seat(key: &AnyKey, lanes: &mut Lanes, decision: &mut Decision) -> bool {
+    if decision.has(&key.subject) {
+        return true;
+    }
+    if key.likely_new && !lanes.cache.contains(&key.subject) {
+        lanes.cache.put(key.subject.clone(), Entry::absent(key.codec, None));
+    }
+    let Some(entry) = lanes.cache.get(&key.subject) else { return false };
+    decision.seat(Slot { subject: key.subject.clone(), state: entry.state.clone(), version: entry.version });
+    true
+}
+
+/// Exponential, with full jitter, so that two processes do not meet again and again.
+fn pause(conflicts: u32) -> Duration {
+    let ceiling = Duration::from_millis(1 << conflicts.min(8)).min(LONGEST_PAUSE);
+    ceiling.mul_f64(fastrand::f64())
+}
+
+/// Writes a snapshot of an aggregate, so that its tail stays short.
+async fn freeze_state(inner: Arc<Inner>, subject: Subject) {
+    let taken = inner.lock().cache.peek(&subject).and_then(|entry| {
+        let state = String::from_utf8((entry.codec.freeze)(&entry.state)?).ok()?;
+        Some(Snapshot {
+            schema: entry.codec.schema.to_owned(),
+            sequence: entry.sequence,
+            version: entry.version,
+            state: serde_json::value::RawValue::from_string(state).ok()?,
+        })
+    });
+    let Some(snapshot) = taken else { return };
+    let kept = inner.store.save_snapshot(&subject, &snapshot).await;
+    if let Some(entry) = inner.lock().cache.peek_mut(&subject) {
+        entry.freezing = false;
+        if kept {
+            entry.tail.rebase(snapshot.sequence);
+        }
+    }
+}

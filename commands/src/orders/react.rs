@@ -1,0 +1,76 @@
+//! How orders answer the facts of others: what ends an order.
+
+use super::{Order, OrderCommand};
+use crate::{Decision, Key, Stop};
+use events::{
+    Context, Fact, OrderId,
+    inventory::{ReservationEvent, Shortage},
+    orders::{Reason, Workflow},
+    payments::PaymentEvent,
+    shipping::ShipmentEvent,
+};
+
+/// The types of facts that orders answer, by the context that records them.
+pub const INTERESTS: &[(Context, &[&str])] = &[
+    (Context::Inventory, &["inventory.reservation.failed"]),
+    (Context::Payments, &["payment.failed"]),
+    (Context::Shipping, &["shipping.scheduled", "shipping.failed"]),
+];
+
+/// What a fact asks of an order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Complete it.
+    Complete(OrderId),
+    /// Fail it.
+    Fail {
+        /// Which.
+        order_id: OrderId,
+        /// Why.
+        reason: Reason,
+        /// In words.
+        detail: String,
+    },
+}
+
+/// What orders do about a fact.
+pub fn react(fact: &Fact) -> Option<Effect> {
+    let (effect, workflow) = match fact {
+        Fact::Shipment(ShipmentEvent::Scheduled(fact)) => (Effect::Complete(fact.order_id), fact.workflow),
+        Fact::Reservation(ReservationEvent::Failed(fact)) => {
+            (fail(fact.order_id, fact.reason, missing(&fact.shortages)), fact.workflow)
+        }
+        Fact::Payment(PaymentEvent::Failed(fact)) => {
+            (fail(fact.order_id, fact.reason, fact.detail.clone()), fact.workflow)
+        }
+        Fact::Shipment(ShipmentEvent::Failed(fact)) => {
+            (fail(fact.order_id, fact.reason, fact.detail.clone()), fact.workflow)
+        }
+        _ => return None,
+    };
+    (workflow == Workflow::Choreography).then_some(effect)
+}
+
+fn fail(order_id: OrderId, reason: Reason, detail: String) -> Effect {
+    Effect::Fail { order_id, reason, detail }
+}
+
+fn missing(shortages: &[Shortage]) -> String {
+    let each = shortages.iter().map(|Shortage { sku, requested, available }| {
+        format!("{sku}: {requested} ordered, {available} available")
+    });
+    each.collect::<Vec<_>>().join("; ")
+}
+
+impl Effect {
+    /// The decision that carries it out; nothing where the order has ended.
+    pub fn decide(&self, decision: &mut Decision) -> Result<(), Stop> {
+        match self {
+            Self::Complete(order_id) => decision.apply(&Key::<Order>::new(order_id), OrderCommand::Complete),
+            Self::Fail { order_id, reason, detail } => {
+                let command = OrderCommand::Fail { reason: *reason, detail: detail.clone() };
+                decision.apply(&Key::<Order>::new(order_id), command)
+            }
+        }
+    }
+}

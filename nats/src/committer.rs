@@ -1,0 +1,234 @@
+//! Group commit: one committer per stream.
+//!
+//! With `sync_interval: always` nats-server syncs the disk once per message. Appends that wait at the same moment can
+//! share one sync as one atomic batch, but a batch has a price of its own (a staging directory on R1). So the
+//! committer publishes singly while few appends wait and groups what waits when many do; appends of several messages
+//! need a batch anyway and take along whatever waits beside them. It never waits for more to come.
+//!
+//! Invariant: every append has the outcome it would have had alone. A batch that is rejected is taken apart; appends
+//! that touch the same aggregate never share a batch, for the second would be checked against the state before the
+//! first.
+
+use crate::{
+    Connection, StoreMetrics,
+    publish::{self, Answer, Write},
+};
+use events::Subject;
+use futures::future::join_all;
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::oneshot;
+
+/// Messages in one batch. The server takes 1000; beyond a few hundred the rate no longer grows, the latency does.
+pub(crate) const MAX_BATCH: usize = 512;
+
+/// When to group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Policy {
+    /// Single publishes in flight from which on further ones are grouped.
+    pub(crate) singles: usize,
+    /// Batches in flight at the same time.
+    pub(crate) batches: usize,
+}
+
+/// Shares batches among the appends of one stream. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    connection: Connection,
+    policy: Policy,
+    timeout: Duration,
+    metrics: StoreMetrics,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Waiting>,
+    /// Tasks that empty the queue.
+    drivers: usize,
+    /// Single publishes in flight.
+    singles: usize,
+    /// The last group was worth a batch, so the next one probably is.
+    grouping: bool,
+}
+
+struct Waiting {
+    writes: Vec<Write>,
+    reply: oneshot::Sender<Answer>,
+}
+
+enum Route {
+    Direct(Vec<Write>),
+    Queued(oneshot::Receiver<Answer>),
+}
+
+impl Committer {
+    pub(crate) fn new(
+        connection: &Connection,
+        policy: Policy,
+        timeout: Duration,
+        metrics: &StoreMetrics,
+    ) -> Self {
+        let shared = Shared {
+            connection: connection.clone(),
+            policy,
+            timeout,
+            metrics: metrics.clone(),
+            state: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Appends all of `writes` or none of them.
+    pub(crate) async fn append(&self, writes: Vec<Write>) -> Answer {
+        match self.route(writes) {
+            Route::Direct(writes) => {
+                let _in_flight = Single(&self.shared);
+                let Some(write) = writes.first() else { return Answer::Stored { last: 0, duplicate: false } };
+                publish::single(&self.shared.connection, write, self.shared.timeout).await
+            }
+            // The driver answers every append it took; only a runtime that shuts down drops one.
+            Route::Queued(answer) => answer.await.unwrap_or(Answer::Silence),
+        }
+    }
+
+    fn route(&self, writes: Vec<Write>) -> Route {
+        let mut state = self.shared.lock();
+        let calm = !state.grouping && state.queue.is_empty() && state.singles < self.shared.policy.singles;
+        if writes.len() == 1 && (calm || self.shared.policy.singles == usize::MAX) {
+            state.singles += 1;
+            return Route::Direct(writes);
+        }
+        let (reply, answer) = oneshot::channel();
+        state.queue.push_back(Waiting { writes, reply });
+        if state.drivers < self.shared.policy.batches {
+            state.drivers += 1;
+            tokio::spawn(Arc::clone(&self.shared).drive());
+        }
+        Route::Queued(answer)
+    }
+}
+
+/// Counts a single publish as in flight, also when its caller goes away.
+struct Single<'a>(&'a Shared);
+
+impl Drop for Single<'_> {
+    fn drop(&mut self) {
+        self.0.lock().singles -= 1;
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Counters and a queue: valid after every statement, so a panic elsewhere cannot have broken them.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Empties the queue, group by group.
+    async fn drive(self: Arc<Self>) {
+        while let Some(group) = self.next_group() {
+            if self.worth_a_batch(&group) {
+                self.commit(group).await;
+                // Lets those whom the batch answered ask again, so that they share the next one.
+                tokio::task::yield_now().await;
+            } else {
+                self.each_alone(group).await;
+            }
+        }
+    }
+
+    /// What waits, up to a batch full, without two appends of one aggregate. `None`: nothing waits, the driver ends.
+    fn next_group(&self) -> Option<Vec<Waiting>> {
+        let mut state = self.lock();
+        let mut subjects: HashSet<Subject> = HashSet::new();
+        let (mut group, mut later, mut count) = (Vec::new(), VecDeque::new(), 0);
+        while let Some(waiting) = state.queue.pop_front() {
+            let full = !group.is_empty() && count + waiting.writes.len() > MAX_BATCH;
+            let clash = waiting.writes.iter().any(|write| subjects.contains(write.subject()));
+            // A later append of the same aggregate must not overtake one that is put back.
+            subjects.extend(waiting.writes.iter().map(|write| write.subject().clone()));
+            if full || clash {
+                later.push_back(waiting);
+                if full {
+                    break;
+                }
+            } else {
+                count += waiting.writes.len();
+                group.push(waiting);
+            }
+        }
+        while let Some(waiting) = later.pop_back() {
+            state.queue.push_front(waiting);
+        }
+        if group.is_empty() {
+            state.drivers -= 1;
+            state.grouping = false;
+            return None;
+        }
+        state.grouping = group.len() >= self.policy.singles;
+        Some(group)
+    }
+
+    fn worth_a_batch(&self, group: &[Waiting]) -> bool {
+        group.len() >= self.policy.singles || group.iter().any(|waiting| waiting.writes.len() > 1)
+    }
+
+    async fn each_alone(&self, group: Vec<Waiting>) {
+        join_all(group.into_iter().map(|waiting| async move {
+            let answer = match waiting.writes.as_slice() {
+                [write] => publish::single(&self.connection, write, self.timeout).await,
+                writes => publish::batch(&self.connection, writes.iter(), self.timeout).await,
+            };
+            // The caller may have gone away; its append stands all the same.
+            let _ = waiting.reply.send(answer);
+        }))
+        .await;
+    }
+
+    /// One batch for the whole group; taken apart while it is rejected.
+    async fn commit(&self, group: Vec<Waiting>) {
+        let mut groups = vec![group];
+        while let Some(mut group) = groups.pop() {
+            if group.len() < 2 {
+                self.each_alone(group).await;
+                continue;
+            }
+            let writes: Vec<&Write> = group.iter().flat_map(|waiting| &waiting.writes).collect();
+            let count = writes.len();
+            #[expect(clippy::cast_precision_loss, reason = "a batch has a few hundred messages")]
+            self.metrics.batch_events.observe(count as f64);
+            match publish::batch(&self.connection, writes.into_iter(), self.timeout).await {
+                Answer::Stored { last, .. } => answer_stored(group, last, count),
+                Answer::Conflict | Answer::Repeated => {
+                    // Nobody says whose guard failed. Single messages are cheap alone; the others are halved.
+                    let (singles, mut others): (Vec<_>, Vec<_>) =
+                        group.drain(..).partition(|waiting| waiting.writes.len() == 1);
+                    let second = others.split_off(others.len() / 2);
+                    groups.extend([second, others].into_iter().filter(|half| !half.is_empty()));
+                    self.each_alone(singles).await;
+                }
+                other => {
+                    for waiting in group {
+                        let _ = waiting.reply.send(other.clone());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A batch's sequences are contiguous and end with `last`.
+fn answer_stored(group: Vec<Waiting>, last: u64, count: usize) {
+    let mut stored = last.saturating_sub(count as u64);
+    for waiting in group {
+        stored += waiting.writes.len() as u64;
+        let _ = waiting.reply.send(Answer::Stored { last: stored, duplicate: false });
+    }
+}

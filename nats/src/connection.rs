@@ -1,0 +1,110 @@
+//! A connection to NATS with the settings Waybill relies on.
+
+use async_nats::{Client, ConnectOptions, connection::State, jetstream};
+use std::time::Duration;
+
+/// Oldest server whose atomic batches are right: earlier ones reject valid batches (nats-server #8376).
+pub(crate) const MIN_SERVER: [u64; 3] = [2, 14, 4];
+
+/// A connection to NATS. Cheap to clone; reconnects for ever.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub(crate) client: Client,
+    pub(crate) jetstream: jetstream::Context,
+}
+
+/// Why no connection could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The server does not answer.
+    #[error("cannot connect to NATS at {url}")]
+    Unreachable {
+        /// Where it was looked for.
+        url: String,
+        /// What the client says.
+        source: async_nats::ConnectError,
+    },
+    /// The server is too old.
+    #[error(
+        "nats-server {found} at {url} is too old: Waybill needs 2.14.4 or newer, for atomic batches that are right"
+    )]
+    TooOld {
+        /// Where.
+        url: String,
+        /// Its version.
+        found: String,
+    },
+    /// The server runs without JetStream.
+    #[error(
+        "nats-server at {url} runs without JetStream: start it with -js or a jetstream block in its configuration"
+    )]
+    NoJetStream {
+        /// Where.
+        url: String,
+    },
+}
+
+impl Connection {
+    /// Connects, and refuses a server that is too old or has no JetStream. `name` shows up in the server's
+    /// connection list.
+    pub async fn connect(url: &str, name: &str) -> Result<Self, ConnectError> {
+        let options = ConnectOptions::new()
+            .name(name)
+            // The default is to notice a dead peer after minutes.
+            .ping_interval(Duration::from_secs(10))
+            .connection_timeout(Duration::from_secs(5))
+            .client_capacity(8192)
+            // Subjects are built from checked tokens only.
+            .skip_subject_validation(true)
+            .reconnect_delay_callback(|attempts| {
+                let exponent = u32::try_from(attempts.min(6)).unwrap_or(6);
+                let ceiling = 25_u64 << exponent;
+                Duration::from_millis(ceiling / 2 + fastrand::u64(..=ceiling / 2))
+            })
+            .event_callback(|event| async move {
+                tracing::info!(%event, "nats connection");
+            });
+        let unreachable = |source| ConnectError::Unreachable { url: url.to_owned(), source };
+        let client = options.connect(url).await.map_err(unreachable)?;
+        let info = client.server_info();
+        if parse_version(&info.version) < MIN_SERVER {
+            return Err(ConnectError::TooOld { url: url.to_owned(), found: info.version });
+        }
+        if !info.jetstream {
+            return Err(ConnectError::NoJetStream { url: url.to_owned() });
+        }
+        let jetstream = jetstream::new(client.clone());
+        Ok(Self { client, jetstream })
+    }
+
+    /// Whether the server can be reached at this moment.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Version of the server last connected to.
+    pub fn server_version(&self) -> String {
+        self.client.server_info().version
+    }
+}
+
+/// Major, minor and patch; what cannot be read counts as 0, and so as too old.
+pub(crate) fn parse_version(text: &str) -> [u64; 3] {
+    let mut numbers =
+        text.trim_start_matches('v').split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0));
+    std::array::from_fn(|_| numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(parse_version("2.15.1") > MIN_SERVER);
+        assert!(parse_version("2.14.4") >= MIN_SERVER);
+        assert!(parse_version("v2.14.4-RC.1") >= MIN_SERVER);
+        assert!(parse_version("2.9.25") < MIN_SERVER);
+        assert!(parse_version("nonsense") < MIN_SERVER);
+    }
+}

@@ -1,0 +1,61 @@
+//! What consumers count.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+use std::time::Duration;
+
+/// Counters of consumers, by durable name. Cheap to clone; clones count together.
+#[derive(Clone, Debug)]
+pub struct ConsumerMetrics {
+    lag: Family<Durable, Gauge>,
+    failures: Family<Durable, Counter>,
+    seconds: Family<Durable, Histogram>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Durable {
+    durable: String,
+}
+
+impl Default for ConsumerMetrics {
+    fn default() -> Self {
+        Self {
+            lag: Family::default(),
+            failures: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_5, 2.0, 16))),
+        }
+    }
+}
+
+impl ConsumerMetrics {
+    /// Makes the counters visible.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("waybill_consumer_lag", "Messages still before a consumer", self.lag.clone());
+        let failures = self.failures.clone();
+        registry.register("waybill_reaction_failures", "Reactions that had to be tried again", failures);
+        let seconds = self.seconds.clone();
+        registry.register("waybill_reaction_seconds", "From delivery to acknowledgement", seconds);
+    }
+
+    pub(super) fn lag(&self, durable: &str, pending: u64) {
+        let label = Durable { durable: durable.to_owned() };
+        self.lag.get_or_create(&label).set(i64::try_from(pending).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn failed(&self, durable: &str) {
+        self.failures.get_or_create(&Durable { durable: durable.to_owned() }).inc();
+    }
+
+    pub(super) fn handled(&self, durable: &str, took: Duration) {
+        let label = Durable { durable: durable.to_owned() };
+        self.seconds.get_or_create(&label).observe(took.as_secs_f64());
+    }
+}

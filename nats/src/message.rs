@@ -1,0 +1,132 @@
+//! One recorded event as it comes from a stream, decoded only as far as it is asked to be.
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use events::{DecodeError, Envelope, Fact, Position, Subject, envelope::header};
+use jiff::Timestamp;
+use std::fmt;
+
+/// A message of a stream.
+#[derive(Clone)]
+pub struct Message {
+    /// Where it stands.
+    pub position: Position,
+    /// The aggregate it belongs to.
+    pub subject: Subject,
+    /// When the server stored it.
+    pub stored: Timestamp,
+    /// How many messages the consumer has still before it; 0 at the end of the stream.
+    pub pending: u64,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+/// An event with everything that is known of it.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Where it stands.
+    pub position: Position,
+    /// The aggregate it belongs to.
+    pub subject: Subject,
+    /// When the server stored it.
+    pub stored: Timestamp,
+    /// Its attributes.
+    pub envelope: Envelope,
+    /// Its data.
+    pub fact: Fact,
+}
+
+/// Why a message is no event of ours.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct MessageError(&'static str);
+
+impl Message {
+    /// From a consumer's delivery.
+    pub(crate) fn delivered(message: &async_nats::jetstream::Message) -> Result<Self, MessageError> {
+        let info =
+            message.info().map_err(|_| MessageError("no delivery information in the reply subject"))?;
+        let subject = Subject::parse(&message.subject).ok_or(MessageError("not an event subject"))?;
+        let stored = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
+        Ok(Self {
+            position: Position { context: subject.context(), sequence: info.stream_sequence },
+            subject,
+            stored: stored.map_err(|_| MessageError("the stored time is out of range"))?,
+            pending: info.pending,
+            headers: message.headers.clone().unwrap_or_default(),
+            body: message.payload.clone(),
+        })
+    }
+
+    /// From the answer to a direct get.
+    pub(crate) fn direct(message: async_nats::Message) -> Result<Self, MessageError> {
+        let headers = message.headers.ok_or(MessageError("no headers in the answer"))?;
+        let get = |name: &str| headers.get(name).map(|value| value.as_str());
+        let subject =
+            get("Nats-Subject").and_then(Subject::parse).ok_or(MessageError("not an event subject"))?;
+        let sequence = get("Nats-Sequence").and_then(|text| text.parse().ok());
+        let stored = get("Nats-Time-Stamp").and_then(|text| text.parse().ok());
+        Ok(Self {
+            position: Position {
+                context: subject.context(),
+                sequence: sequence.ok_or(MessageError("no sequence in the answer"))?,
+            },
+            subject,
+            stored: stored.ok_or(MessageError("no time in the answer"))?,
+            pending: 0,
+            headers,
+            body: message.payload,
+        })
+    }
+
+    /// A header, if it is there.
+    pub fn header(&self, name: &'static str) -> Option<&str> {
+        // A static name is looked up without a copy.
+        let name = async_nats::HeaderName::from_static(name);
+        self.headers.get(name).map(|value| value.as_str())
+    }
+
+    /// The event's type, such as `order.created`; empty when the header is missing.
+    pub fn kind(&self) -> &str {
+        self.header(header::TYPE).unwrap_or_default()
+    }
+
+    /// The event's data as it was recorded.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// The event's attributes.
+    pub fn envelope(&self) -> Result<Envelope, DecodeError> {
+        Envelope::read_headers(|name| self.header(name))
+    }
+
+    /// The event's data, through the upcasters where it is old.
+    pub fn fact(&self) -> Result<Fact, DecodeError> {
+        Fact::from_json(self.subject.aggregate(), self.kind(), self.schema()?, &self.body)
+    }
+
+    /// Version of the body's schema.
+    pub fn schema(&self) -> Result<u32, DecodeError> {
+        let schema = self.header(header::DATA_SCHEMA).and_then(|text| text.rsplit('/').next()?.parse().ok());
+        schema.ok_or(DecodeError::Header(header::DATA_SCHEMA))
+    }
+
+    /// Attributes and data.
+    pub fn record(&self) -> Result<Recorded, DecodeError> {
+        Ok(Recorded {
+            position: self.position,
+            subject: self.subject.clone(),
+            stored: self.stored,
+            envelope: self.envelope()?,
+            fact: self.fact()?,
+        })
+    }
+}
+
+impl fmt::Debug for Message {
+    // The body may hold personal data.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} at {}", self.kind(), self.subject, self.position)
+    }
+}

@@ -1,0 +1,236 @@
+//! What goes over the wire to append: a plain publish, or an atomic batch (ADR-50 of NATS). Every outcome told apart.
+
+use crate::Connection;
+use async_nats::{HeaderMap, HeaderName, HeaderValue, RequestErrorKind, header};
+use bytes::Bytes;
+use events::{Envelope, Subject};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// One message to append.
+#[derive(Clone, Debug)]
+pub struct Write {
+    subject: Subject,
+    headers: HeaderMap,
+    body: Bytes,
+    /// Bytes of headers and body, for the server's limit.
+    size: usize,
+    /// Whether the server checks the subject's last sequence for it.
+    guarded: bool,
+}
+
+impl Write {
+    /// An event of the aggregate at `subject`. `expect` is the sequence of the aggregate's last message, 0 where there
+    /// is none; `None` only behind another message of the same subject in the same append, for the server checks a
+    /// subject once per batch. `tail` says where the aggregate's earlier events stand.
+    pub fn new(
+        subject: &Subject,
+        expect: Option<u64>,
+        envelope: &Envelope,
+        tail: Option<String>,
+        body: Vec<u8>,
+    ) -> Self {
+        let mut headers = HeaderMap::new();
+        let mut size = HEADER_OVERHEAD + BATCH_HEADERS + body.len();
+        let mut put = |name: &'static str, value: String| {
+            size += name.len() + value.len() + 4;
+            headers.insert(HeaderName::from_static(name), value);
+        };
+        envelope.write_headers(subject.context(), &mut put);
+        if let Some(tail) = tail {
+            put(TAIL, tail);
+        }
+        if let Some(expect) = expect {
+            put("Nats-Expected-Last-Subject-Sequence", expect.to_string());
+        }
+        Self { subject: subject.clone(), headers, body: body.into(), size, guarded: expect.is_some() }
+    }
+
+    /// The aggregate.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Whether the server checks the subject's last sequence for it.
+    pub(crate) fn guarded(&self) -> bool {
+        self.guarded
+    }
+
+    pub(crate) fn header(&self, name: &'static str) -> &str {
+        self.headers.get(HeaderName::from_static(name)).map(|value| value.as_str()).unwrap_or_default()
+    }
+}
+
+/// Where the aggregate's earlier events stand; see [`crate::Tail`].
+pub(crate) const TAIL: &str = "Waybill-Tail";
+
+/// What an append did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Sequence of the first message; the others follow without a gap.
+    pub first: u64,
+    /// Whether it had been appended before, by an attempt whose answer was lost.
+    pub duplicate: bool,
+}
+
+/// Why nothing was appended, or nobody knows.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// An aggregate has changed since it was loaded: load, decide and append again. Nothing was appended.
+    #[error("an aggregate has changed since it was loaded")]
+    Conflict,
+    /// The stream cannot be reached. Nothing was appended.
+    #[error("the stream cannot be reached: {0}")]
+    Unavailable(String),
+    /// The answer was lost and the stream cannot be asked: it may have been appended. The same command again gives
+    /// the same events, so trying again is safe.
+    #[error("the answer was lost and the stream cannot be asked whether it was appended")]
+    Unknown,
+    /// The message is larger than the server takes. Nothing was appended.
+    #[error("{size} bytes are more than the {max} bytes the server takes")]
+    TooLarge {
+        /// Bytes of the message with its headers.
+        size: usize,
+        /// Bytes the server takes.
+        max: usize,
+    },
+    /// The server refuses for another reason. Nothing was appended.
+    #[error("the server refuses: {description} ({code})")]
+    Refused {
+        /// JetStream's error code.
+        code: u64,
+        /// JetStream's words.
+        description: String,
+    },
+}
+
+/// What the server said, or that it said nothing.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    /// Stored; the sequence of the last message.
+    Stored { last: u64, duplicate: bool },
+    /// A guard does not hold.
+    Conflict,
+    /// A message with this id was seen before, which rejects the batch: look whether it is ours.
+    Repeated,
+    /// No answer: stored or not.
+    Silence,
+    /// Not stored.
+    Failed(AppendError),
+}
+
+#[derive(Deserialize)]
+struct Ack {
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    duplicate: bool,
+    error: Option<AckError>,
+}
+
+#[derive(Deserialize)]
+struct AckError {
+    /// Kind of failure, as in HTTP.
+    #[serde(default)]
+    code: u16,
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+const WRONG_LAST_SEQUENCE: u64 = 10071;
+const WRITE_IN_FLIGHT: u64 = 10164;
+const DUPLICATE_IN_FLIGHT: u64 = 10158;
+const DUPLICATE_IN_BATCH: u64 = 10201;
+const TOO_MANY_BATCHES: u64 = 10210;
+const TOO_LARGE: [u64; 2] = [10054, 10097];
+
+/// Head of the header block and per-header separators, for the size check.
+const HEADER_OVERHEAD: usize = 12;
+/// Room for the batch headers.
+const BATCH_HEADERS: usize = 128;
+
+/// Checks sizes before anything is sent: the server would close the connection.
+pub(crate) fn check_sizes(connection: &Connection, writes: &[Write]) -> Result<(), AppendError> {
+    let max = connection.client.max_payload();
+    match writes.iter().map(|write| write.size).max() {
+        Some(size) if size > max => Err(AppendError::TooLarge { size, max }),
+        _ => Ok(()),
+    }
+}
+
+/// One message, one answer.
+pub(crate) async fn single(connection: &Connection, write: &Write, timeout: Duration) -> Answer {
+    let request = async_nats::Request::new()
+        .headers(write.headers.clone())
+        .payload(write.body.clone())
+        .timeout(Some(timeout));
+    answer(connection.client.send_request(to_subject(&write.subject), request).await)
+}
+
+/// Several messages, all or none, one answer. The guards are checked against the stream before the batch.
+pub(crate) async fn batch<'a>(
+    connection: &Connection,
+    writes: impl ExactSizeIterator<Item = &'a Write>,
+    timeout: Duration,
+) -> Answer {
+    let id = connection.client.new_inbox();
+    let count = writes.len();
+    for (index, write) in writes.enumerate() {
+        let mut headers = write.headers.clone();
+        headers.insert(header::NATS_BATCH_ID, id.as_str());
+        headers.insert(header::NATS_BATCH_SEQUENCE, HeaderValue::from(index + 1));
+        let (subject, body) = (to_subject(&write.subject), write.body.clone());
+        if index + 1 < count {
+            // Without a reply subject: the answer to the last message speaks for all.
+            if let Err(error) = connection.client.publish_with_headers(subject, headers, body).await {
+                return Answer::Failed(AppendError::Unavailable(error.to_string()));
+            }
+            continue;
+        }
+        headers.insert(header::NATS_BATCH_COMMIT, "1");
+        let request = async_nats::Request::new().headers(headers).payload(body).timeout(Some(timeout));
+        return answer(connection.client.send_request(subject, request).await);
+    }
+    Answer::Stored { last: 0, duplicate: false }
+}
+
+fn to_subject(subject: &Subject) -> async_nats::Subject {
+    async_nats::Subject::from(subject.as_str())
+}
+
+fn answer(reply: Result<async_nats::Message, async_nats::RequestError>) -> Answer {
+    let message = match reply {
+        Ok(message) => message,
+        Err(error) => {
+            return match error.kind() {
+                // Nobody listens on the subject: no such stream, or no leader at this moment.
+                RequestErrorKind::NoResponders => {
+                    Answer::Failed(AppendError::Unavailable("no stream answers".to_owned()))
+                }
+                RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::Silence,
+                kind => Answer::Failed(AppendError::Refused { code: 0, description: kind.to_string() }),
+            };
+        }
+    };
+    let Ok(ack) = serde_json::from_slice::<Ack>(&message.payload) else {
+        return Answer::Silence;
+    };
+    match ack.error {
+        None => Answer::Stored { last: ack.seq, duplicate: ack.duplicate },
+        Some(error) => classify(error, message.payload.len()),
+    }
+}
+
+fn classify(error: AckError, size: usize) -> Answer {
+    match error.err_code {
+        WRONG_LAST_SEQUENCE | WRITE_IN_FLIGHT => Answer::Conflict,
+        DUPLICATE_IN_FLIGHT | DUPLICATE_IN_BATCH => Answer::Repeated,
+        TOO_MANY_BATCHES => Answer::Failed(AppendError::Unavailable(error.description)),
+        code if TOO_LARGE.contains(&code) => Answer::Failed(AppendError::TooLarge { size, max: 0 }),
+        // No quorum, a full disk, a stream that is just being moved: may pass.
+        _ if error.code >= 500 => Answer::Failed(AppendError::Unavailable(error.description)),
+        code => Answer::Failed(AppendError::Refused { code, description: error.description }),
+    }
+}

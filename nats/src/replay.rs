@@ -1,0 +1,253 @@
+//! Reading a stream in order: from a sequence or a time, filtered, to its end or for ever.
+//!
+//! The reader keeps no state on the server. A consumer without acknowledgements delivers as fast as it can; when it
+//! is lost (server restart, missed heartbeat, a gap), the next one starts right behind the last message seen.
+
+use crate::{Connection, Message, message::MessageError};
+use async_nats::{
+    datetime::DateTime,
+    jetstream::{
+        self,
+        consumer::{AckPolicy, DeliverPolicy, pull},
+    },
+};
+use events::{CorrelationId, Position, envelope::header};
+use futures::{FutureExt, StreamExt};
+use jiff::Timestamp;
+use std::time::Duration;
+
+/// Where a reading starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// At the first message.
+    Start,
+    /// At this sequence of the stream.
+    Sequence(u64),
+    /// At the first message stored at or after this time.
+    Time(Timestamp),
+    /// Behind the last message there is: only what comes.
+    Now,
+}
+
+/// Where a reading ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// With the message that is the last one when the reading starts.
+    End,
+    /// Never: it follows.
+    Forever,
+}
+
+/// Which messages are wanted. Everything given must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// A subject, or one with a `*` or `>`. The server filters by it; a sparse filter makes it scan.
+    pub subject: Option<String>,
+    /// Any of these types; empty for all. Filtered here: the type is a header.
+    pub kinds: Vec<String>,
+    /// One correlation id. Filtered here.
+    pub correlation: Option<CorrelationId>,
+}
+
+impl Filter {
+    fn wants(&self, message: &Message) -> bool {
+        let kind = self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == message.kind());
+        let of = |id: &CorrelationId| message.header(header::CORRELATION) == Some(id.as_str());
+        kind && self.correlation.as_ref().is_none_or(of)
+    }
+}
+
+/// Why a reading cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The stream cannot be read now; trying again may help.
+    #[error("cannot read stream {stream}")]
+    Unavailable {
+        /// Which stream.
+        stream: &'static str,
+        /// What the client says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Something in the stream is no event.
+    #[error("message {position} is no event")]
+    Foreign {
+        /// Which message.
+        position: String,
+        /// Why.
+        source: MessageError,
+    },
+}
+
+/// Messages asked for at once. Measured: fewer cost throughput, more cost memory (docs/benchmarks.md).
+const PULL: usize = 5000;
+const HEARTBEAT: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(2);
+
+/// Reads one stream in order. Without a subject filter every sequence is seen, and a gap is a fault that is repaired.
+pub struct Reader {
+    connection: Connection,
+    context: events::Context,
+    from: From,
+    filter: Filter,
+    /// Last sequence to deliver; `None` follows.
+    end: Option<u64>,
+    /// Last sequence seen, delivered or filtered away.
+    seen: u64,
+    /// Whether the end was reached.
+    done: bool,
+    source: Option<Source>,
+}
+
+struct Source {
+    messages: pull::Stream,
+    /// Deliveries of this consumer so far: its own numbering has no gaps unless a message was lost on the way.
+    delivered: u64,
+}
+
+impl Reader {
+    /// Opens a reading. An unreachable stream is an error here; later losses are repaired by [`Self::next_batch`].
+    pub async fn open(
+        connection: &Connection,
+        context: events::Context,
+        from: From,
+        until: Until,
+        filter: Filter,
+    ) -> Result<Self, ReplayError> {
+        let stream = connection.jetstream.get_stream(context.stream()).await;
+        let stream = stream.map_err(|error| unavailable(context, error))?;
+        let last = stream.cached_info().state.last_sequence;
+        let from = if from == From::Now { From::Sequence(last + 1) } else { from };
+        let end = (until == Until::End).then_some(last);
+        let mut reader = Self {
+            connection: connection.clone(),
+            context,
+            from,
+            filter,
+            end,
+            seen: 0,
+            done: end == Some(0),
+            source: None,
+        };
+        let pending = reader.connect().await?;
+        reader.done |= end.is_some() && pending == 0;
+        Ok(reader)
+    }
+
+    /// The position behind which the next message stands: everything up to here was delivered or filtered away.
+    pub fn position(&self) -> Position {
+        Position { context: self.context, sequence: self.seen }
+    }
+
+    /// Last sequence of a bounded reading.
+    pub fn end(&self) -> Option<u64> {
+        self.end
+    }
+
+    /// Waits for messages and returns those that are ready, at most `max`. Empty: the end is reached. Losses of the
+    /// connection are repaired here, for as long as it takes. Cancel safe.
+    pub async fn next_batch(&mut self, max: usize) -> Result<Vec<Message>, ReplayError> {
+        let mut batch = Vec::new();
+        let mut retry = FIRST_RETRY;
+        while batch.is_empty() && !self.done {
+            match self.fill(&mut batch, max).await {
+                Ok(()) => retry = FIRST_RETRY,
+                Err(error @ ReplayError::Foreign { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(stream = self.context.stream(), seen = self.seen, %error, "reading again");
+                    self.source = None;
+                    tokio::time::sleep(retry).await;
+                    retry = (retry * 2).min(LAST_RETRY);
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Waits for one message and takes what is ready behind it.
+    async fn fill(&mut self, batch: &mut Vec<Message>, max: usize) -> Result<(), ReplayError> {
+        if self.source.is_none() {
+            self.connect().await?;
+        }
+        let Some(source) = self.source.as_mut() else { return Ok(()) };
+        let first = source.messages.next().await;
+        self.take(first, batch)?;
+        while batch.len() < max && !self.done {
+            let Some(source) = self.source.as_mut() else { break };
+            let Some(next) = source.messages.next().now_or_never() else { break };
+            self.take(next, batch)?;
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        next: Option<Result<jetstream::Message, pull::MessagesError>>,
+        batch: &mut Vec<Message>,
+    ) -> Result<(), ReplayError> {
+        let Some(source) = self.source.as_mut() else { return Ok(()) };
+        let lost = |what: &str| unavailable(self.context, what.to_owned());
+        let message = next.ok_or_else(|| lost("the consumer ended"))?;
+        let message = message.map_err(|error| unavailable(self.context, error))?;
+        let info = message.info().map_err(|error| unavailable(self.context, error))?;
+        source.delivered += 1;
+        if info.consumer_sequence != source.delivered {
+            return Err(lost("a delivery was lost"));
+        }
+        let (sequence, pending) = (info.stream_sequence, info.pending);
+        if self.end.is_some_and(|end| sequence > end) {
+            self.done = true;
+            return Ok(());
+        }
+        let message = Message::delivered(&message).map_err(|source| ReplayError::Foreign {
+            position: format!("{}:{sequence}", self.context.stream()),
+            source,
+        })?;
+        self.seen = sequence;
+        self.done = self.end.is_some_and(|end| sequence >= end || pending == 0);
+        if self.filter.wants(&message) {
+            batch.push(message);
+        }
+        Ok(())
+    }
+
+    /// Starts a consumer behind the last message seen. Answers how many messages wait for it.
+    async fn connect(&mut self) -> Result<u64, ReplayError> {
+        let failed = |error| unavailable(self.context, error);
+        let deliver_policy = match self.from {
+            _ if self.seen > 0 => DeliverPolicy::ByStartSequence { start_sequence: self.seen + 1 },
+            From::Start | From::Now => DeliverPolicy::All,
+            From::Sequence(sequence) => DeliverPolicy::ByStartSequence { start_sequence: sequence.max(1) },
+            From::Time(time) => DeliverPolicy::ByStartTime { start_time: to_time(time) },
+        };
+        let config = pull::Config {
+            deliver_policy,
+            ack_policy: AckPolicy::None,
+            filter_subject: self.filter.subject.clone().unwrap_or_default(),
+            inactive_threshold: Duration::from_secs(60),
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let stream = self.connection.jetstream.get_stream_no_info(self.context.stream()).await;
+        let stream = stream.map_err(|error| failed(error.to_string()))?;
+        let consumer = stream.create_consumer(config).await.map_err(|error| failed(error.to_string()))?;
+        let pending = consumer.cached_info().num_pending;
+        let messages = consumer.stream().max_messages_per_batch(PULL).heartbeat(HEARTBEAT);
+        let messages = messages.messages().await.map_err(|error| failed(error.to_string()))?;
+        self.source = Some(Source { messages, delivered: 0 });
+        Ok(pending)
+    }
+}
+
+fn unavailable(
+    context: events::Context,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> ReplayError {
+    ReplayError::Unavailable { stream: context.stream(), source: source.into() }
+}
+
+/// The client's own type of time. What it cannot hold lies before any stream.
+fn to_time(time: Timestamp) -> DateTime {
+    DateTime::from_unix_timestamp_nanos(time.as_nanosecond()).unwrap_or(DateTime::UNIX_EPOCH)
+}

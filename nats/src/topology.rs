@@ -1,0 +1,210 @@
+//! Streams and buckets as data, ensured at start. What is weaker than declared is refused, never silently used.
+
+use crate::Connection;
+use async_nats::jetstream::{
+    context::{CreateKeyValueErrorKind, GetStreamErrorKind},
+    kv,
+    stream::{Compression, Config, StorageType},
+};
+use events::Context;
+use std::time::Duration;
+
+/// How long the server recognises a repeated `Nats-Msg-Id`. Waybill does not rely on it (ADR 4): it only spares a
+/// conflict when an acknowledgement was lost. Its memory grows with the rate, so it is short.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(30);
+
+/// How long the answer to an idempotency key is kept.
+pub const LEDGER_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Why the topology is not as declared.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// The server could not be asked.
+    #[error("cannot {action} {name}")]
+    Request {
+        /// What was tried.
+        action: &'static str,
+        /// On which stream or bucket.
+        name: String,
+        /// What the client says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It exists, but promises less than Waybill needs.
+    #[error("{name} is weaker than declared: {}", differences.join("; "))]
+    Weaker {
+        /// Which stream.
+        name: String,
+        /// Setting by setting: what it is and what it has to be.
+        differences: Vec<String>,
+    },
+}
+
+/// The stream of a context, as it has to be.
+fn stream(context: Context, replicas: usize) -> Config {
+    Config {
+        name: context.stream().to_owned(),
+        description: Some(format!("Facts of {context}, for ever")),
+        subjects: vec![context.filter()],
+        storage: StorageType::File,
+        num_replicas: replicas,
+        duplicate_window: DUPLICATE_WINDOW,
+        deny_delete: true,
+        deny_purge: true,
+        allow_direct: true,
+        allow_atomic_publish: true,
+        compression: Some(Compression::S2),
+        ..Config::default()
+    }
+}
+
+/// The bucket for snapshots of a context's aggregates: can be lost, is then built again.
+pub(crate) fn snapshots(context: Context) -> String {
+    format!("SNAPSHOTS_{}", context.stream())
+}
+
+/// The bucket for what became of idempotency keys.
+pub(crate) fn ledger(context: Context) -> String {
+    format!("LEDGER_{}", context.stream())
+}
+
+/// Creates what is missing of these contexts' streams and buckets, and checks what exists. Idempotent; two processes
+/// may do it at once. `replicas` is 1 on one machine, 3 on a cluster.
+pub async fn ensure(
+    connection: &Connection,
+    contexts: &[Context],
+    replicas: usize,
+) -> Result<(), TopologyError> {
+    for &context in contexts {
+        ensure_stream(connection, stream(context, replicas)).await?;
+        let snapshots = kv::Config {
+            bucket: snapshots(context),
+            description: format!("States of {context} aggregates; disposable"),
+            history: 1,
+            num_replicas: replicas,
+            ..kv::Config::default()
+        };
+        let ledger = kv::Config {
+            bucket: ledger(context),
+            description: format!("Answers to idempotency keys of {context}"),
+            history: 1,
+            max_age: LEDGER_RETENTION,
+            num_replicas: replicas,
+            ..kv::Config::default()
+        };
+        ensure_bucket(connection, snapshots).await?;
+        ensure_bucket(connection, ledger).await?;
+    }
+    Ok(())
+}
+
+async fn ensure_stream(connection: &Connection, want: Config) -> Result<(), TopologyError> {
+    let failed = |action, source: Box<dyn std::error::Error + Send + Sync>| TopologyError::Request {
+        action,
+        name: format!("stream {}", want.name),
+        source,
+    };
+    let have = match connection.jetstream.get_stream(&want.name).await {
+        Ok(stream) => stream.cached_info().config.clone(),
+        Err(error) if is_missing(&error) => {
+            let created = connection.jetstream.get_or_create_stream(want.clone()).await;
+            created.map_err(|error| failed("create", error.into()))?.cached_info().config.clone()
+        }
+        Err(error) => return Err(failed("read", error.into())),
+    };
+    let differences = weaknesses(&have, &want);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(TopologyError::Weaker { name: format!("stream {}", want.name), differences })
+}
+
+fn is_missing(error: &async_nats::jetstream::context::GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(error)
+        if error.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Every setting in which `have` promises less than `want`. What promises more is welcome.
+fn weaknesses(have: &Config, want: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut check = |holds: bool, name: &str, have: String, want: String| {
+        if !holds {
+            found.push(format!("{name} is {have}, needs {want}"));
+        }
+    };
+    let flags = [
+        ("allow_direct", have.allow_direct, want.allow_direct),
+        ("allow_atomic", have.allow_atomic_publish, want.allow_atomic_publish),
+        ("deny_delete", have.deny_delete, want.deny_delete),
+        ("deny_purge", have.deny_purge, want.deny_purge),
+    ];
+    for (name, have, want) in flags {
+        check(have || !want, name, have.to_string(), want.to_string());
+    }
+    let subjects = want.subjects.iter().all(|subject| have.subjects.contains(subject));
+    check(subjects, "subjects", have.subjects.join(","), want.subjects.join(","));
+    let file = have.storage == want.storage;
+    check(file, "storage", format!("{:?}", have.storage), format!("{:?}", want.storage));
+    let replicated = have.num_replicas >= want.num_replicas;
+    check(replicated, "replicas", have.num_replicas.to_string(), want.num_replicas.to_string());
+    let limits = [
+        ("max_msgs", have.max_messages),
+        ("max_bytes", have.max_bytes),
+        ("max_msgs_per_subject", have.max_messages_per_subject),
+    ];
+    for (name, limit) in limits {
+        check(limit <= 0, name, limit.to_string(), "no limit".to_owned());
+    }
+    check(have.max_age.is_zero(), "max_age", format!("{:?}", have.max_age), "no limit".to_owned());
+    let kept = format!("{:?}", have.retention);
+    check(kept == "Limits", "retention", kept.clone(), "Limits".to_owned());
+    check(
+        have.persist_mode.is_none(),
+        "persist_mode",
+        format!("{:?}", have.persist_mode),
+        "default".to_owned(),
+    );
+    found
+}
+
+async fn ensure_bucket(connection: &Connection, want: kv::Config) -> Result<(), TopologyError> {
+    if connection.jetstream.get_key_value(&want.bucket).await.is_ok() {
+        return Ok(());
+    }
+    let name = format!("bucket {}", want.bucket);
+    match connection.jetstream.create_key_value(want.clone()).await {
+        Ok(_) => Ok(()),
+        // Another process was faster.
+        Err(error)
+            if error.kind() == CreateKeyValueErrorKind::BucketCreate
+                && connection.jetstream.get_key_value(&want.bucket).await.is_ok() =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(TopologyError::Request { action: "create", name, source: error.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_weakness_is_named() {
+        let want = stream(Context::Orders, 3);
+        assert!(weaknesses(&want, &want).is_empty());
+        let have = Config {
+            name: "ORDERS".to_owned(),
+            subjects: vec!["evt.orders.>".to_owned()],
+            storage: StorageType::Memory,
+            num_replicas: 1,
+            max_messages: 10,
+            max_age: Duration::from_secs(1),
+            ..Config::default()
+        };
+        let found = weaknesses(&have, &want).join("\n");
+        for setting in ["allow_direct", "allow_atomic", "deny_delete", "deny_purge", "storage", "replicas"] {
+            assert!(found.contains(setting), "{setting} is missing in {found}");
+        }
+        assert!(found.contains("max_msgs is 10, needs no limit") && found.contains("max_age"));
+    }
+}
