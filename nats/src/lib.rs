@@ -17,6 +17,7 @@ mod message;
 mod metrics;
 mod publish;
 mod replay;
+pub mod server;
 mod snapshot;
 mod store;
 pub mod topology;
