@@ -6,7 +6,7 @@ mod rules;
 pub use assessment::Assessment;
 pub use rules::{History, Request, Rules, Velocity, assess};
 
-use crate::{Decision, Key, Stop, behaviour};
+use crate::behaviour;
 use events::{
     Money,
     fraud::{FraudAssessed, Suspicion, Verdict},
@@ -36,14 +36,6 @@ impl From<FraudAssessed> for Clearance {
             Verdict::Declined => Self::Declined(assessed.reasons),
         }
     }
-}
-
-/// Records an assessment and gives the one that counts: the first.
-pub fn record(decision: &mut Decision, assessed: &FraudAssessed) -> Result<FraudAssessed, Stop> {
-    let assessment = Key::<Assessment>::new(assessed.order_id);
-    decision.need([assessment.likely_new()])?;
-    decision.apply(&assessment, assessed.clone())?;
-    Ok(decision.state(&assessment)?.clone().unwrap_or_else(|| assessed.clone()))
 }
 
 /// How the service of the fraud rules behaves: simulated, and settable while it runs.
@@ -144,7 +136,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_answers_within_the_deadline_or_not_at_all() {
-        let fraud = Fraud::new(Rules { deadline: Duration::from_secs(60), ..Rules::default() });
+        let fraud = Fraud::new(Rules { deadline: Duration::from_mins(1), ..Rules::default() });
         let assessed = async |behaviour: &str| {
             fraud.set_behaviour(behaviour.parse().unwrap());
             fraud.assess(&request(), Timestamp::UNIX_EPOCH).await.map(|assessed| assessed.verdict)
@@ -158,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_observed_counts() {
-        let velocity = Some(Velocity { max: 1, window: Duration::from_secs(60) });
+        let velocity = Some(Velocity { max: 1, window: Duration::from_mins(1) });
         let fraud = Fraud::new(Rules { velocity, ..Rules::default() });
         let first = fraud.assess(&request(), Timestamp::UNIX_EPOCH).await.unwrap();
         fraud.observe(&first, Timestamp::UNIX_EPOCH);
@@ -173,17 +165,6 @@ mod tests {
         let fraud = Fraud::new(Rules { fail_closed_above: 900, ..Rules::default() });
         assert_eq!(fraud.without_verdict(eur(900)), Clearance::Cleared);
         assert_eq!(fraud.without_verdict(eur(901)), Clearance::Unavailable);
-    }
-
-    #[test]
-    fn the_first_assessment_counts() {
-        let assessment = Key::<Assessment>::new(order(1));
-        let approved = assess(&Rules::default(), &History::default(), &request(), Timestamp::UNIX_EPOCH);
-        let declined = FraudAssessed { verdict: Verdict::Declined, ..approved.clone() };
-        let mut decision = Decision::default().given(&assessment, &[]);
-        assert_eq!(record(&mut decision, &approved).unwrap(), approved);
-        assert_eq!(record(&mut decision, &declined).unwrap(), approved);
-        assert_eq!(decision.then(&assessment), [approved.into()]);
     }
 
     #[test]

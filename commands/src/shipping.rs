@@ -6,7 +6,7 @@ mod shipment;
 
 pub use carrier::{Answer, Behaviour, Booking, CarrierGateway, CarrierUnavailable, SimulatedCarrier};
 pub use react::{Effect, INTERESTS, react};
-pub use shipment::{Shipment, ShipmentCommand, ShipmentRejection, ShipmentState};
+pub use shipment::{Parcel, Shipment, ShipmentCommand, ShipmentRejection, ShipmentState};
 
 use crate::{
     Decision, Key, Stop,
@@ -19,29 +19,8 @@ use events::{
     shipping::{ShippingFailed, ShippingScheduled},
 };
 
-/// Whether a parcel that may have been booked is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parcel {
-    /// It is.
-    Wanted,
-    /// It is not: call it off with the carrier.
-    Unwanted,
-}
-
-/// What was decided about the parcel of an order; `None` where the carrier is still to be asked. Look before every
-/// booking: a booking made again after the shipment was called off would belong to nobody.
-pub fn parcel(decision: &Decision, order_id: OrderId) -> Result<Option<Parcel>, Stop> {
-    Ok(match decision.state(&Key::<Shipment>::new(order_id))? {
-        ShipmentState::Undecided => None,
-        ShipmentState::Scheduled | ShipmentState::Dispatched | ShipmentState::Delivered => {
-            Some(Parcel::Wanted)
-        }
-        ShipmentState::Failed | ShipmentState::Cancelled => Some(Parcel::Unwanted),
-    })
-}
-
 /// Records the carrier's answer for a paid order. Nothing happens where that was decided before.
-pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer) -> Result<Parcel, Stop> {
+pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer) -> Result<(), Stop> {
     let shipment = Key::<Shipment>::new(order.order_id);
     decision.need([shipment.likely_new()])?;
     let PaymentCharged { order_id, user_id, items, shipping_address, workflow, .. } = order.clone();
@@ -65,8 +44,7 @@ pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer
             workflow,
         }),
     };
-    decision.apply(&shipment, command)?;
-    Ok(parcel(decision, order_id)?.unwrap_or(Parcel::Unwanted))
+    decision.apply(&shipment, command)
 }
 
 /// Calls a shipment off. Where nothing was decided yet it is decided now that nothing will be shipped, so that a
@@ -117,19 +95,16 @@ mod tests {
     #[test]
     fn the_answer_of_the_carrier_is_recorded_once() {
         let mut decision = Decision::default().given(&shipment(), &[]);
-        assert_eq!(parcel(&decision, order(1)).unwrap(), None);
-        assert_eq!(schedule(&mut decision, &paid(), &booked()).unwrap(), Parcel::Wanted);
-        let refused = Answer::Refused("no".to_owned());
-        assert_eq!(schedule(&mut decision, &paid(), &refused).unwrap(), Parcel::Wanted);
+        schedule(&mut decision, &paid(), &booked()).unwrap();
+        schedule(&mut decision, &paid(), &Answer::Refused("no".to_owned())).unwrap();
         assert_eq!(decision.then(&shipment()), [scheduled().into()]);
     }
 
     #[test]
     fn a_refusal_of_the_carrier_is_final() {
         let mut decision = Decision::default().given(&shipment(), &[]);
-        let refused = Answer::Refused("no".to_owned());
-        assert_eq!(schedule(&mut decision, &paid(), &refused).unwrap(), Parcel::Unwanted);
-        assert_eq!(schedule(&mut decision, &paid(), &booked()).unwrap(), Parcel::Unwanted);
+        schedule(&mut decision, &paid(), &Answer::Refused("no".to_owned())).unwrap();
+        schedule(&mut decision, &paid(), &booked()).unwrap();
         let (reason, workflow) = (Reason::CarrierRefused, Workflow::Choreography);
         let failed = ShippingFailed { order_id: order(1), reason, detail: "no".to_owned(), workflow };
         assert_eq!(decision.then(&shipment()), [failed.into()]);
@@ -139,7 +114,7 @@ mod tests {
     fn what_is_cancelled_first_is_never_scheduled() {
         let mut decision = Decision::default().given(&shipment(), &[]);
         cancel(&mut decision, order(1), Reason::OrderCancelled).unwrap();
-        assert_eq!(schedule(&mut decision, &paid(), &booked()).unwrap(), Parcel::Unwanted);
+        schedule(&mut decision, &paid(), &booked()).unwrap();
         assert_eq!(decision.then(&shipment()), [called_off()]);
     }
 

@@ -166,3 +166,183 @@ impl Writer {
         Ok(Commit::Done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{Key, Table, Type};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use utoipa_axum::router::OpenApiRouter;
+
+    const THINGS: Table = Table {
+        name: "things",
+        key: &[("id", Type::Int), ("kind", Type::Text)],
+        columns: &[("a", Type::Int), ("b", Type::Int), ("note", Type::Text)],
+        indexes: &[&["note", "a"]],
+    };
+
+    const CHANGED: Table =
+        Table { columns: &[("a", Type::Int), ("b", Type::Int), ("note", Type::Int)], ..THINGS };
+
+    const fn view(tables: &'static [&'static Table]) -> View {
+        View {
+            name: "things",
+            version: 1,
+            tables,
+            aggregates: &[events::Aggregate::Order, events::Aggregate::Payment],
+            project: |_, _| (),
+            routes: OpenApiRouter::new,
+        }
+    }
+
+    static OLD: View = view(&[&THINGS]);
+    static NEW: View = view(&[&CHANGED]);
+
+    fn step(from: u64, to: u64) -> [Move; 1] {
+        [Move { context: Context::Orders, from, to }]
+    }
+
+    fn thing(id: i64, note: &'static str) -> Changes {
+        let mut changes = Changes::default();
+        changes.upsert(&THINGS, [id.into(), "x".into()], [(0, id.into()), (2, note.into())]);
+        changes
+    }
+
+    async fn notes(database: &Database) -> Vec<Option<String>> {
+        let rows = database.rows("SELECT note FROM things ORDER BY id, kind", Vec::new()).await.unwrap();
+        rows.iter().map(|row| row.find("note").unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn of_two_writers_at_one_checkpoint_one_wins_and_the_other_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("t.db"), &OLD).await.unwrap();
+        let (mut one, mut two) = (database.writer().await.unwrap(), database.writer().await.unwrap());
+        assert_eq!(one.commit(thing(1, "one"), &step(0, 5)).await.unwrap(), Commit::Done);
+        assert_eq!(two.commit(thing(1, "two"), &step(0, 4)).await.unwrap(), Commit::Lost);
+        assert_eq!(notes(&database).await, [Some("one".to_owned())]);
+        assert_eq!(two.checkpoints().await.unwrap()[0].to_string(), "ORDERS:5");
+        assert_eq!(two.commit(thing(2, "two"), &step(5, 6)).await.unwrap(), Commit::Done);
+        assert_eq!(notes(&database).await.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_changed_declaration_starts_anew_and_the_old_program_writes_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let old = Database::open(&path, &OLD).await.unwrap();
+        let mut writer = old.writer().await.unwrap();
+        writer.commit(thing(1, "{}"), &step(0, 5)).await.unwrap();
+        let again = Database::open(&path, &OLD).await.unwrap();
+        assert_eq!(notes(&again).await.len(), 1, "an unchanged one stays");
+
+        let new = Database::open(&path, &NEW).await.unwrap();
+        assert_eq!(notes(&new).await.len(), 0);
+        assert_eq!(new.writer().await.unwrap().checkpoints().await.unwrap()[0].sequence, 0);
+        assert_eq!(writer.commit(thing(2, "{}"), &step(5, 6)).await.unwrap(), Commit::Lost);
+        assert!(writer.checkpoints().await.is_err() && old.writer().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn several_processes_may_open_a_new_file_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.db");
+        let opened = futures::future::join_all((0..4).map(|_| Database::open(&path, &OLD))).await;
+        for database in opened {
+            database.unwrap().writer().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn moments_do_not_move_and_tell_where_they_differ() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = async |name: &str| Database::open(&folder.path().join(name), &OLD).await.unwrap();
+        let (left, right) = (open("left.db").await, open("right.db").await);
+        let (mut to_left, mut to_right) = (left.writer().await.unwrap(), right.writer().await.unwrap());
+        for (at, changes) in
+            [thing(1, "same"), thing(2, "left"), thing(3, "only left")].into_iter().enumerate()
+        {
+            to_left.commit(changes, &step(at as u64, at as u64 + 1)).await.unwrap();
+        }
+        for (at, changes) in
+            [thing(1, "same"), thing(2, "right"), thing(4, "only right")].into_iter().enumerate()
+        {
+            to_right.commit(changes, &step(at as u64, at as u64 + 1)).await.unwrap();
+        }
+        let mut moment = left.moment().await.unwrap();
+        to_left.commit(thing(1, "later"), &step(3, 4)).await.unwrap();
+        let found = moment.differences(&mut right.moment().await.unwrap()).await.unwrap();
+        let found: Vec<_> = found.into_iter().map(|one| (one.key, one.kind)).collect();
+        assert_eq!(
+            found,
+            [
+                ("2 x".to_owned(), Disagreement::Differs(vec!["note"])),
+                ("3 x".to_owned(), Disagreement::Unexpected),
+                ("4 x".to_owned(), Disagreement::Missing),
+            ]
+        );
+        assert_eq!(moment.differences(&mut left.moment().await.unwrap()).await.unwrap().len(), 1);
+    }
+
+    /// What to do to a row, and which: upsert, patch, increment or delete.
+    type Op = (u8, i64, usize, i64);
+
+    fn apply(
+        changes: &mut Changes,
+        model: &mut BTreeMap<i64, [Option<i64>; 2]>,
+        (what, id, column, value): Op,
+    ) {
+        let key: Key = [id.into(), "x".into()].into();
+        match what {
+            0 => {
+                changes.upsert(&THINGS, key, [(column, value.into())]);
+                model.insert(id, std::array::from_fn(|place| (place == column).then_some(value)));
+            }
+            1 => {
+                changes.patch(&THINGS, key, [(column, value.into())]);
+                model.entry(id).or_default()[column] = Some(value);
+            }
+            2 => {
+                changes.increment(&THINGS, key, column, value);
+                let cell = &mut model.entry(id).or_default()[column];
+                *cell = Some(cell.unwrap_or(0) + value);
+            }
+            _ => {
+                changes.delete(&THINGS, key);
+                model.remove(&id);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn the_database_does_what_the_changes_say(
+            batches in prop::collection::vec(
+                prop::collection::vec((0..4_u8, 0..200_i64, 0..2_usize, -9..9_i64), 0..400), 1..4)
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let folder = tempfile::tempdir().unwrap();
+                let database = Database::open(&folder.path().join("t.db"), &OLD).await.unwrap();
+                let mut writer = database.writer().await.unwrap();
+                let mut model = BTreeMap::new();
+                for ops in batches {
+                    let mut changes = Changes::default();
+                    for op in ops {
+                        apply(&mut changes, &mut model, op);
+                    }
+                    writer.commit(changes, &[]).await.unwrap();
+                }
+                let rows = database.rows("SELECT id, a, b FROM things ORDER BY id", Vec::new()).await.unwrap();
+                let rows = rows.iter().map(|row| {
+                    (row.get("id").unwrap(), [row.find("a").unwrap(), row.find("b").unwrap()])
+                });
+                prop_assert_eq!(rows.collect::<BTreeMap<i64, _>>(), model);
+                Ok(())
+            })?;
+        }
+    }
+}

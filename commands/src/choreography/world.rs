@@ -5,14 +5,13 @@
 //! versions it saw, and decided again where the guard fails; it can die before or after it has recorded anything; and
 //! there is no duplicate window.
 
-use super::super::{
-    Stop,
-    aggregate::{AnyState, Codec},
-    decision::{AnyKey, Decided, Decision, Slot},
+use crate::{
+    Aggregate, AnyKey, Decision, Key, Refusal, Stop,
+    aggregate::{AnyState, Codec, typed},
+    decision::{Decided, Slot},
     fraud::Clearance,
     inventory, orders, payments,
-    refusal::Refusal,
-    shipping::{self, Answer, Booking, Parcel},
+    shipping::{self, Answer, Booking, Parcel, Shipment, ShipmentState},
 };
 use events::{Context, Fact, OrderId, Subject, fraud::Suspicion};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -124,9 +123,9 @@ impl World {
     }
 
     /// The newest state of an aggregate.
-    pub(super) fn state<A: crate::Aggregate>(&mut self, key: &crate::Key<A>) -> A::State {
+    pub(super) fn state<A: Aggregate>(&mut self, key: &Key<A>) -> A::State {
         let slot = self.load(&key.load(), 0);
-        crate::aggregate::typed::<A>(&slot.state).clone()
+        typed::<A>(&slot.state).clone()
     }
 
     /// A service begins to answer a fact that it has not acknowledged.
@@ -177,8 +176,8 @@ impl World {
         }
     }
 
-    /// Lets everything come to rest, in an order that the seed gives.
-    pub(super) fn rest(&mut self, seed: u64) {
+    /// Lets everything come to rest, in an order that the seed gives; somebody watches and may interfere.
+    pub(super) fn rest(&mut self, seed: u64, mut watch: impl FnMut(&mut Self)) {
         let mut dice = fastrand::Rng::with_seed(seed);
         for _ in 0..10_000 {
             if self.todo.is_empty() && self.flights.is_empty() {
@@ -189,6 +188,7 @@ impl World {
             } else {
                 self.finish(dice.usize(..), false);
             }
+            watch(self);
         }
         panic!("it never comes to rest");
     }
@@ -211,15 +211,21 @@ impl World {
                 self.decide(lag, |d| payments::refund(d, refund).map(nothing))
             }
             Effect::Shipping(shipping::Effect::Schedule(paid)) => {
-                let unwanted = |parcel| (parcel == Parcel::Unwanted).then_some(paid.order_id);
-                let (known, _) = self.decide(lag, |d| shipping::parcel(d, paid.order_id))?;
-                if let Some(parcel) = known {
-                    return Ok((unwanted(parcel), vec![]));
+                let key = Key::<Shipment>::new(paid.order_id);
+                let unwanted = |state: &ShipmentState| {
+                    (state.parcel() == Some(Parcel::Unwanted)).then_some(paid.order_id)
+                };
+                let (before, _) = self.decide(lag, |d| d.state(&key).copied())?;
+                if before.parcel().is_some() {
+                    return Ok((unwanted(&before), vec![]));
                 }
                 if matches!(outside.answer, Answer::Booked(_)) {
                     self.bookings.insert(paid.order_id);
                 }
-                self.decide(lag, |d| shipping::schedule(d, paid, &outside.answer).map(unwanted))
+                self.decide(lag, |d| {
+                    shipping::schedule(d, paid, &outside.answer)?;
+                    d.state(&key).map(unwanted)
+                })
             }
             &Effect::Shipping(shipping::Effect::Cancel { order_id, reason }) => {
                 self.decide(lag, |d| shipping::cancel(d, order_id, reason).map(|()| Some(order_id)))
@@ -235,9 +241,12 @@ impl World {
     ) -> Result<(T, Vec<Decided>), Refusal> {
         let mut slots = Vec::new();
         loop {
-            let mut decision = Decision::new(slots.clone());
+            let mut decision = Decision::default();
+            for slot in &slots {
+                decision.seat(Slot::clone(slot));
+            }
             match decision.attempt(&command) {
-                Ok(outcome) => return Ok((outcome, std::mem::take(&mut decision.decided))),
+                Ok(outcome) => return Ok((outcome, decision.into_parts().1)),
                 Err(Stop::Refused(refusal)) => return Err(refusal),
                 Err(Stop::Needs(keys)) => slots.extend(keys.iter().map(|key| self.load(key, lag))),
             }

@@ -31,9 +31,9 @@ pub struct Rules {
 /// How often one customer may pay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Velocity {
-    /// This many times
+    /// Payments that are let through.
     pub max: usize,
-    /// in this time.
+    /// The time in which they are counted, until now.
     pub window: Duration,
 }
 
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn velocity_counts_other_approved_payments_inside_the_window() {
-        let velocity = Some(Velocity { max: 2, window: Duration::from_secs(60) });
+        let velocity = Some(Velocity { max: 2, window: Duration::from_mins(1) });
         let rules = Rules { velocity, ..Rules::default() };
         let verdict = |history: &History, n, second| assess(&rules, history, &request(n), at(second)).verdict;
         let mut history = History::default();
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_comes_twice_or_was_declined_does_not_count() {
-        let velocity = Some(Velocity { max: 2, window: Duration::from_secs(60) });
+        let velocity = Some(Velocity { max: 2, window: Duration::from_mins(1) });
         let rules = Rules { velocity, ..Rules::default() };
         let mut history = History::default();
         for _ in 0..3 {

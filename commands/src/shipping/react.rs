@@ -13,8 +13,9 @@ pub const INTERESTS: &[(Context, &[&str])] =
 /// What a fact asks of shipping. Both ask the carrier too, and both may be carried out any number of times.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Where [`parcel`](super::parcel) says that nothing was decided: book with the carrier, then
-    /// [`schedule`](super::schedule). Where either says that the parcel is not wanted: call it off with the carrier.
+    /// Where [`parcel`](super::ShipmentState::parcel) says that nothing was decided: book with the carrier, then
+    /// [`schedule`](super::schedule). Where it says, then or now, that the parcel is not wanted: call it off with the
+    /// carrier.
     Schedule(Box<PaymentCharged>),
     /// [`cancel`](super::cancel), then call the parcel off with the carrier, whatever was decided before.
     Cancel {

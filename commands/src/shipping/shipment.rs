@@ -34,6 +34,28 @@ pub enum ShipmentState {
     Delivered,
 }
 
+/// Whether a parcel that may have been booked with the carrier is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parcel {
+    /// It is.
+    Wanted,
+    /// It is not: call it off with the carrier.
+    Unwanted,
+}
+
+impl ShipmentState {
+    /// What was decided about the parcel; `None` where the carrier is still to be asked. Look before every booking: a
+    /// parcel booked again after its shipment was called off would belong to nobody. Look after it too: the shipment
+    /// may have been called off meanwhile.
+    pub fn parcel(self) -> Option<Parcel> {
+        match self {
+            Self::Undecided => None,
+            Self::Scheduled | Self::Dispatched | Self::Delivered => Some(Parcel::Wanted),
+            Self::Failed | Self::Cancelled => Some(Parcel::Unwanted),
+        }
+    }
+}
+
 /// What can be asked of a shipment.
 #[derive(Clone, Debug)]
 pub enum ShipmentCommand {
