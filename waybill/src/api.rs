@@ -1,5 +1,9 @@
 //! A client of the services' HTTP API: for the demo, for the catalogue of `dev`, and for end-to-end tests.
 
+mod shop;
+
+pub use shop::{CURRENCY, Cart};
+
 use crate::{
     failure::{Failure, because},
     system::Service,

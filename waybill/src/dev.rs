@@ -12,7 +12,6 @@ use crate::{
     settings::{self, NATS, Ports},
     system::{Config, Service, System},
 };
-pub(crate) use catalogue::ACCEPTED_COUNTRY;
 use lock::Lock;
 use nats::{
     Durability,
