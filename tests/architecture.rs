@@ -1,5 +1,7 @@
 //! The house rules that a program can check: who may import whom, and where things are.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
+
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use waybill::api::Api;
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
-const ENDED_WITHIN: Duration = Duration::from_secs(60);
+const ENDED_WITHIN: Duration = Duration::from_mins(1);
 
 /// A running `waybill dev`. Dropped, it and its nats-server are killed.
 #[derive(Debug)]
@@ -95,13 +95,16 @@ impl Process {
             kill_process(pid, Signal::TERM)?;
         }
         let ended = tokio::time::timeout(ENDED_WITHIN, self.child.wait()).await;
-        ended.unwrap_or_else(|_| panic!("waybill dev does not end:\n{}", log(&self.dir)))
+        let ended = ended.unwrap_or_else(|_| panic!("waybill dev does not end:\n{}", log(&self.dir)));
+        // It stopped its server: the id may be somebody else's soon.
+        fs::remove_file(nats_pid_file(&self.dir)).ok();
+        ended
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The child is killed by its own drop. Where it had ended well there is no server any more.
+        // The child is killed by its own drop.
         kill_nats(&self.dir);
         if std::thread::panicking() {
             eprintln!("log of waybill dev:\n{}", log(&self.dir));
@@ -110,12 +113,16 @@ impl Drop for Process {
 }
 
 fn kill_nats(dir: &Path) {
-    let recorded = fs::read_to_string(dir.join("nats/nats-server.pid")).unwrap_or_default();
+    let recorded = fs::read_to_string(nats_pid_file(dir)).unwrap_or_default();
     let recorded = recorded.trim().parse().ok().and_then(pid);
     if let Some(pid) = recorded {
         // It has ended already where this fails.
         kill_process(pid, Signal::KILL).ok();
     }
+}
+
+fn nats_pid_file(dir: &Path) -> PathBuf {
+    dir.join("nats/nats-server.pid")
 }
 
 fn pid(id: u32) -> Option<Pid> {

@@ -14,8 +14,8 @@ use waybill::{
     system::{Config, Service, System},
 };
 
-const READY_WITHIN: Duration = Duration::from_secs(60);
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const READY_WITHIN: Duration = Duration::from_mins(1);
+const SETTLED_WITHIN: Duration = Duration::from_mins(1);
 
 /// A nats-server of its own, and services against it. Dropped, everything ends.
 pub struct World {

@@ -140,26 +140,23 @@ mod tests {
     fn an_order_ends_once() {
         assert!(faults(&[created()]).contains("has not ended"));
         assert_eq!(faults(&[created(), cancelled()]), "");
-        let completed = Fact::Order(
-            OrderCompleted { order_id: id(), user_id: UserId::new(Uuid::from_u128(2)) }.into(),
-        );
+        let completed =
+            Fact::Order(OrderCompleted { order_id: id(), user_id: UserId::new(Uuid::from_u128(2)) }.into());
         assert!(faults(&[created(), cancelled(), completed]).contains("ended 2 times"));
     }
 
     #[test]
     fn what_is_not_completed_is_undone() {
         assert!(faults(&[created(), cancelled(), reserved()]).contains("its stock is still held"));
-        let released = Fact::Reservation(
-            InventoryReleased { order_id: id(), reason: Reason::OrderCancelled }.into(),
-        );
+        let released =
+            Fact::Reservation(InventoryReleased { order_id: id(), reason: Reason::OrderCancelled }.into());
         assert_eq!(faults(&[created(), cancelled(), reserved(), released]), "");
     }
 
     #[test]
     fn what_is_completed_was_paid() {
-        let completed = Fact::Order(
-            OrderCompleted { order_id: id(), user_id: UserId::new(Uuid::from_u128(2)) }.into(),
-        );
+        let completed =
+            Fact::Order(OrderCompleted { order_id: id(), user_id: UserId::new(Uuid::from_u128(2)) }.into());
         let found = faults(&[created(), completed, reserved()]);
         assert!(found.contains("was charged 0 times") && found.contains("was scheduled 0 times"), "{found}");
     }
@@ -178,8 +175,7 @@ mod tests {
         let account_id = AccountId::new(Uuid::from_u128(3));
         let user_id = UserId::new(Uuid::from_u128(2));
         let opened = AccountOpened { account_id, user_id, currency: eur(0).currency };
-        let credited =
-            AccountCredited { account_id, amount: eur(5), balance: eur(6), order_id: None };
+        let credited = AccountCredited { account_id, amount: eur(5), balance: eur(6), order_id: None };
         assert!(faults(&[Fact::Account(opened.into()), Fact::Account(credited.into())]).contains("balance"));
     }
 

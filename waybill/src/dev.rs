@@ -17,8 +17,7 @@ use nats::{
     Durability,
     server::{self, Binary, Server},
 };
-pub(crate) use state::find_nats;
-use state::DevFile;
+pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
 

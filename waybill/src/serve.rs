@@ -153,7 +153,9 @@ mod tests {
 
     #[test]
     fn every_fault_is_named_at_once() {
-        let faults = read("orders users --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x");
+        let faults = read(
+            "orders users --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x",
+        );
         let faults = faults.unwrap_err();
         for flag in ["SERVICE", "--ports", "--durability", "--replicas", "--carrier"] {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");

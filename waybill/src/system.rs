@@ -168,7 +168,11 @@ impl System {
             answered &= matches!(server, Ok((_, Ok(true))));
         }
         if !finished || !answered {
-            tracing::warn!(finished, answered, "stopped before everything was finished; the log has the rest");
+            tracing::warn!(
+                finished,
+                answered,
+                "stopped before everything was finished; the log has the rest"
+            );
         }
         finished && answered
     }

@@ -68,7 +68,12 @@ impl Api {
     }
 
     /// Opens an account and credits it.
-    pub async fn open_account(&self, key: &str, user_id: Uuid, balance: i64) -> Result<(Uuid, Answer), Failure> {
+    pub async fn open_account(
+        &self,
+        key: &str,
+        user_id: Uuid,
+        balance: i64,
+    ) -> Result<(Uuid, Answer), Failure> {
         let account = json!({ "userId": user_id, "currency": CURRENCY });
         let opened = self.post(Service::Payments, "/accounts", &format!("{key}-account"), &account).await?;
         let opened = opened.expect(201, "a new account")?;
@@ -86,7 +91,8 @@ impl Api {
     /// was just added.
     pub async fn place(&self, key: &str, cart: &Cart, after: &[&str]) -> Result<Answer, Failure> {
         let request = self.http.post(self.url(Service::Orders, "/orders")).header("Idempotency-Key", key);
-        let request = if after.is_empty() { request } else { request.header("Waybill-Position", after.join(", ")) };
+        let request =
+            if after.is_empty() { request } else { request.header("Waybill-Position", after.join(", ")) };
         self.send(request.json(&cart.body())).await
     }
 

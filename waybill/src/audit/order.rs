@@ -127,7 +127,10 @@ impl Order {
             }
             _ => check(false, format!("ended {} times: {}", self.ends.len(), self.ends.join(", "))),
         }
-        check(paid[PAYMENT] == paid[ACCOUNT], "was charged otherwise than the account was debited".to_owned());
+        check(
+            paid[PAYMENT] == paid[ACCOUNT],
+            "was charged otherwise than the account was debited".to_owned(),
+        );
         let refunds = refunded[PAYMENT] == refunded[ACCOUNT];
         check(refunds, "was refunded otherwise than the account was credited".to_owned());
         let amounts = paid[PAYMENT].iter().chain(&refunded[PAYMENT]).all(|amount| *amount == total);

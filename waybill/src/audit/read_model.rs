@@ -24,8 +24,7 @@ impl Audit {
             let path = format!("/inventory/{sku}");
             let answer = api.get(Service::Inventory, &path).await?.body;
             let available = shelf.on_hand - shelf.reserved;
-            let expected =
-                json!({ "onHand": number(shelf.on_hand), "reserved": number(shelf.reserved), "available": number(available) });
+            let expected = json!({ "onHand": number(shelf.on_hand), "reserved": number(shelf.reserved), "available": number(available) });
             compare(path, &answer, expected);
         }
         for (id, balance) in &self.balances {

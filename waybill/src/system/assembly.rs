@@ -38,8 +38,7 @@ pub(super) async fn assemble(
     api.info.title = format!("Waybill {service}");
     env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
     let probes = probes(service, config, &writing, metrics).check("projections", projections.check());
-    let router =
-        routes.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
+    let router = routes.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
     Ok(service::http::layers(router, config.clock.clone()))
 }
 
