@@ -25,7 +25,8 @@ fn failed(error: impl std::fmt::Display) -> BaselineError {
 impl Template {
     /// The last message of a subject.
     pub async fn of(connection: &Connection, subject: &Subject) -> Result<Self, BaselineError> {
-        let stream = connection.jetstream.get_stream_no_info(subject.context().stream()).await.map_err(failed)?;
+        let stream =
+            connection.jetstream.get_stream_no_info(subject.context().stream()).await.map_err(failed)?;
         let message = stream.direct_get_last_for_subject(subject.as_str()).await.map_err(failed)?;
         let mut headers = HeaderMap::new();
         for (name, values) in message.headers.iter() {
@@ -38,7 +39,13 @@ impl Template {
     }
 
     /// Publishes it under `id` with the expectation and waits for the acknowledgement: the sequence.
-    pub async fn publish(&self, to: &Connection, subject: &str, id: &str, expect: u64) -> Result<u64, BaselineError> {
+    pub async fn publish(
+        &self,
+        to: &Connection,
+        subject: &str,
+        id: &str,
+        expect: u64,
+    ) -> Result<u64, BaselineError> {
         let message = PublishMessage::build().headers(self.headers.clone()).payload(self.body.clone());
         let message = message.message_id(id).expected_last_subject_sequence(expect);
         let ack = to.jetstream.send_publish(subject.to_owned(), message).await.map_err(failed)?;
