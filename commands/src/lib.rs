@@ -1,14 +1,22 @@
 //! commands
 
 mod aggregate;
+mod behaviour;
+#[cfg(test)]
+mod choreography;
 mod decision;
 mod executor;
 #[cfg(test)]
 mod fixtures;
+pub mod fraud;
+pub mod inventory;
 pub mod orders;
+pub mod payments;
 mod refusal;
+pub mod shipping;
 
 pub use aggregate::Aggregate;
+pub use behaviour::ParseError;
 pub use decision::{AnyKey, Decision, Key, Stop};
 pub use executor::{ExecuteError, Executor, ExecutorMetrics, Receipt};
 pub use refusal::Refusal;
