@@ -111,6 +111,28 @@ impl System {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_is_documented_with_its_wait() {
+    let system = System::start().await;
+    for (service, paths) in [
+        ("orders", &["/orders", "/orders/{id}", "/orders/{id}/history"][..]),
+        ("inventory", &["/inventory/{sku}", "/products"]),
+        ("payments", &["/accounts/{id}", "/accounts/{id}/entries", "/payments/{orderId}"]),
+        ("shipping", &["/shipments/{orderId}"]),
+    ] {
+        let (_, api) = system.projections(service).await.router().split_for_parts();
+        let api = serde_json::to_value(api).unwrap();
+        let documented: Vec<_> = api["paths"].as_object().unwrap().keys().collect();
+        assert_eq!(documented, paths);
+        for path in paths {
+            let text = api["paths"][path]["get"].to_string();
+            for part in ["\"after\"", "\"wait\"", "\"200\"", "\"503\"", "Problem"] {
+                assert!(text.contains(part), "{path} lacks {part}");
+            }
+        }
+    }
+}
+
 fn router(projections: &Projections) -> Router {
     projections.router().into()
 }
