@@ -8,13 +8,14 @@ pub use rules::{History, Request, Rules, Velocity, assess};
 
 use crate::behaviour;
 use events::{
-    Money,
-    fraud::{FraudAssessed, Suspicion, Verdict},
+    Context, Fact, Money,
+    fraud::{AssessmentEvent, FraudAssessed, Suspicion, Verdict},
 };
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use nats::{Connection, Filter, Reader, ReplayError, Until};
 use std::{
     str::FromStr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -117,6 +118,30 @@ impl Fraud {
     pub fn without_verdict(&self, amount: Money) -> Clearance {
         let closed = amount.amount > self.lock().rules.fail_closed_above;
         if closed { Clearance::Unavailable } else { Clearance::Cleared }
+    }
+
+    /// What rebuilds the velocity rule's memory from the log, from where its window begins, and keeps it up to date
+    /// with what other processes record. `None` where there is no such rule.
+    pub(crate) async fn follow(
+        self: Arc<Self>,
+        connection: &Connection,
+        now: Timestamp,
+    ) -> Result<Option<impl Future<Output = ()> + Send + 'static>, ReplayError> {
+        let Some(velocity) = self.lock().rules.velocity else { return Ok(None) };
+        let window = SignedDuration::try_from(velocity.window).unwrap_or(SignedDuration::MAX);
+        let since = nats::From::Time(now.saturating_sub(window).unwrap_or(Timestamp::MIN));
+        let mut reader =
+            Reader::open(connection, Context::Fraud, since, Until::Forever, Filter::default()).await?;
+        Ok(Some(async move {
+            loop {
+                let batch = reader.next_batch(1000).await.unwrap_or_default();
+                for message in batch {
+                    if let Ok(Fact::Assessment(AssessmentEvent::Assessed(assessed))) = message.fact() {
+                        self.observe(&assessed, message.stored);
+                    }
+                }
+            }
+        }))
     }
 
     /// No holder of the lock can leave the state half changed, so a panic of one does not spoil it for the others.

@@ -6,6 +6,7 @@
 mod item;
 mod product;
 mod react;
+mod reactor;
 mod reservation;
 
 pub use item::{Item, ItemCommand, ItemRejection, MAX_ON_HAND, StockChange};
@@ -13,12 +14,23 @@ pub use product::{Product, ProductCommand, ProductRejection, ProductState};
 pub use react::{Effect, INTERESTS, Release, react};
 pub use reservation::{Held, Reservation, ReservationCommand, ReservationRejection, ReservationState};
 
-use crate::{Decision, Key, Stop};
+use crate::{
+    Decision, Key, Stop,
+    environment::{Build, WriteSide},
+};
 use events::{
     OrderId, Sku,
     inventory::{InventoryReserved, ReservationFailed, Shortage},
     orders::{Line, OrderCreated, Reason},
 };
+use utoipa_axum::router::OpenApiRouter;
+
+/// The write side of inventory.
+pub(crate) fn write_side(build: Build) -> WriteSide {
+    let http = OpenApiRouter::new();
+    let handler = reactor::handler(build.executor.clone());
+    build.finish(http, INTERESTS, &handler)
+}
 
 /// Changes the stock of a product of the catalogue: goods arrive, or a count is put right.
 pub fn change_stock(decision: &mut Decision, sku: &Sku, change: StockChange) -> Result<(), Stop> {

@@ -6,18 +6,42 @@
 mod account;
 mod payment;
 mod react;
+mod reactor;
 
 pub use account::{Account, AccountCommand, AccountRejection, AccountState, MAX_BALANCE};
 pub use payment::{Payment, PaymentCommand, PaymentRejection, PaymentState};
 pub use react::{Effect, INTERESTS, Refund, react};
 
-use crate::{Decision, Key, Stop, fraud::Clearance};
+use crate::{
+    Decision, Key, Stop,
+    environment::{Build, BuildError, WriteSide},
+    fraud::{Clearance, Fraud},
+};
 use events::{
     fraud::Suspicion,
     inventory::InventoryReserved,
     orders::Reason,
     payments::{PaymentCharged, PaymentFailed},
 };
+use std::sync::Arc;
+use utoipa_axum::router::OpenApiRouter;
+
+/// The write side of payments, which also records what the fraud rules say.
+pub(crate) async fn write_side(build: Build, fraud: &Arc<Fraud>) -> Result<WriteSide, BuildError> {
+    let http = OpenApiRouter::new();
+    let remembering = Arc::clone(fraud).follow(&build.reactions, build.clock.now()).await?;
+    let handler = reactor::handler(reactor::Payments {
+        executor: build.executor.clone(),
+        assessments: build.assessments.clone(),
+        fraud: Arc::clone(fraud),
+        clock: build.clock.clone(),
+    });
+    let side = build.finish(http, INTERESTS, &handler);
+    Ok(match remembering {
+        Some(following) => side.beside(following),
+        None => side,
+    })
+}
 
 /// Takes the payment of an order, or says why it cannot be taken. Nothing happens where that was decided before.
 pub fn charge(decision: &mut Decision, order: &InventoryReserved, clearance: &Clearance) -> Result<(), Stop> {

@@ -2,6 +2,7 @@
 
 mod carrier;
 mod react;
+mod reactor;
 mod shipment;
 
 pub use carrier::{Answer, Behaviour, Booking, CarrierGateway, CarrierUnavailable, SimulatedCarrier};
@@ -10,6 +11,7 @@ pub use shipment::{Parcel, Shipment, ShipmentCommand, ShipmentRejection, Shipmen
 
 use crate::{
     Decision, Key, Stop,
+    environment::{Build, WriteSide},
     orders::{Order, OrderStatus},
 };
 use events::{
@@ -18,6 +20,16 @@ use events::{
     payments::PaymentCharged,
     shipping::{ShippingFailed, ShippingScheduled},
 };
+use std::sync::Arc;
+use utoipa_axum::router::OpenApiRouter;
+
+/// The write side of shipping.
+pub(crate) fn write_side(build: Build, carrier: &Arc<dyn CarrierGateway>) -> WriteSide {
+    let http = OpenApiRouter::new();
+    let shipping = reactor::Shipping { executor: build.executor.clone(), carrier: Arc::clone(carrier) };
+    let handler = reactor::handler(shipping);
+    build.finish(http, INTERESTS, &handler)
+}
 
 /// Records the carrier's answer for a paid order. Nothing happens where that was decided before.
 pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer) -> Result<(), Stop> {

@@ -23,6 +23,8 @@ mod progress;
 mod projections;
 mod projector;
 mod shipping;
+#[cfg(test)]
+mod testing;
 mod verify;
 mod view;
 

@@ -146,3 +146,69 @@ fn payment(recorded: &Recorded, event: &PaymentEvent, changes: &mut Changes) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Log, Model};
+    use events::{
+        UserId,
+        orders::{Reason, Workflow},
+        payments::{AccountCredited, AccountDebited, AccountOpened, PaymentFailed, PaymentRefunded},
+    };
+    use uuid::Uuid;
+
+    fn euros(amount: i64) -> Money {
+        Money::new(amount, "EUR".parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_sum_of_the_entries_is_the_balance() {
+        let (account_id, order_id) = (AccountId::new(Uuid::from_u128(1)), OrderId::new(Uuid::from_u128(2)));
+        let mut log = Log::default();
+        let mut add = |event: AccountEvent| log.add(Aggregate::Account, account_id, event, Fact::Account);
+        let user_id = UserId::new(Uuid::nil());
+        add(AccountOpened { account_id, user_id, currency: euros(0).currency }.into());
+        add(AccountCredited { account_id, amount: euros(100), balance: euros(100), order_id: None }.into());
+        add(AccountDebited { account_id, order_id, amount: euros(70), balance: euros(30) }.into());
+        let refund =
+            AccountCredited { account_id, amount: euros(70), balance: euros(100), order_id: Some(order_id) };
+        add(refund.into());
+        let model = Model::new(&VIEW).await;
+        model.apply(&log.all).await;
+        let row = model.database.row("SELECT * FROM accounts", Vec::new()).await.unwrap().unwrap();
+        assert_eq!(row.get::<Uuid>("user_id").unwrap(), Uuid::nil());
+        assert_eq!(row.get::<i64>("balance").unwrap(), 100);
+        let rows = model.database.rows("SELECT * FROM entries ORDER BY sequence", Vec::new()).await.unwrap();
+        let entries: Vec<(String, i64)> =
+            rows.iter().map(|row| (row.get("kind").unwrap(), row.get("amount").unwrap())).collect();
+        let expected = [("credit", 100), ("debit", -70), ("refund", 70)];
+        assert_eq!(entries, expected.map(|(kind, amount)| (kind.to_owned(), amount)));
+    }
+
+    #[tokio::test]
+    async fn a_payment_says_what_became_of_it() {
+        let (account_id, order_id) = (AccountId::new(Uuid::from_u128(1)), OrderId::new(Uuid::from_u128(2)));
+        let status = async |event: PaymentEvent| {
+            let mut log = Log::default();
+            log.add(Aggregate::Payment, order_id, event, Fact::Payment);
+            let model = Model::new(&VIEW).await;
+            model.apply(&log.all).await;
+            let row = model.database.row("SELECT * FROM payments", Vec::new()).await.unwrap().unwrap();
+            let texts = ["status", "reason"].map(|column| row.find::<String>(column).unwrap());
+            (texts, row.find::<i64>("amount").unwrap())
+        };
+        let failed = PaymentFailed {
+            order_id,
+            account_id,
+            reason: Reason::InsufficientFunds,
+            detail: "5 EUR short".to_owned(),
+            workflow: Workflow::Choreography,
+        };
+        let expected = ["failed", "insufficient_funds"].map(|text| Some(text.to_owned()));
+        assert_eq!(status(failed.into()).await, (expected, None));
+        let refunded = PaymentRefunded { order_id, account_id, amount: euros(5), reason: Reason::Requested };
+        let expected = ["refunded", "requested"].map(|text| Some(text.to_owned()));
+        assert_eq!(status(refunded.into()).await, (expected, Some(5)));
+    }
+}

@@ -78,3 +78,66 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Log, Model};
+    use events::{
+        Address, OrderId, Personal, UserId,
+        orders::{Reason, Workflow},
+        shipping::{ShipmentDispatched, ShippingCancelled, ShippingFailed, ShippingScheduled},
+    };
+    use uuid::Uuid;
+
+    #[tokio::test]
+    async fn a_shipment_keeps_what_it_knows_as_it_goes_on() {
+        let order_id = OrderId::new(Uuid::from_u128(1));
+        let address = r#"{"name":"Ada","line1":"1","city":"London","postalCode":"1","country":"GB"}"#;
+        let address: Address = serde_json::from_str(address).unwrap();
+        let mut log = Log::default();
+        let mut add = |event: ShipmentEvent| log.add(Aggregate::Shipment, order_id, event, Fact::Shipment);
+        add(ShipmentEvent::Scheduled(ShippingScheduled {
+            order_id,
+            user_id: UserId::new(Uuid::nil()),
+            items: Vec::new(),
+            carrier: "swift".to_owned(),
+            tracking_number: "SW1".to_owned(),
+            shipping_address: Personal::new(address.clone()),
+            workflow: Workflow::Choreography,
+        }));
+        add(ShipmentDispatched { order_id }.into());
+        let model = Model::new(&VIEW).await;
+        model.apply(&log.all).await;
+        let row = model.database.row("SELECT * FROM shipments", Vec::new()).await.unwrap().unwrap();
+        let texts = ["status", "carrier", "tracking_number"].map(|column| row.get::<String>(column).unwrap());
+        assert_eq!(texts, ["dispatched", "swift", "SW1"]);
+        assert_eq!(row.json::<Address>("address").unwrap(), address);
+    }
+
+    #[tokio::test]
+    async fn a_shipment_that_never_was_says_why() {
+        let order_id = OrderId::new(Uuid::from_u128(1));
+        let failed = ShippingFailed {
+            order_id,
+            reason: Reason::CarrierRefused,
+            detail: "too heavy".to_owned(),
+            workflow: Workflow::Choreography,
+        };
+        let cancelled = ShippingCancelled { order_id, reason: Reason::OrderCancelled };
+        let events: [(ShipmentEvent, _); 2] = [
+            (failed.into(), ["failed", "carrier_refused"]),
+            (cancelled.into(), ["cancelled", "order_cancelled"]),
+        ];
+        for (event, expected) in events {
+            let mut log = Log::default();
+            log.add(Aggregate::Shipment, order_id, event, Fact::Shipment);
+            let model = Model::new(&VIEW).await;
+            model.apply(&log.all).await;
+            let row = model.database.row("SELECT * FROM shipments", Vec::new()).await.unwrap().unwrap();
+            let texts = ["status", "reason"].map(|column| row.get::<String>(column).unwrap());
+            assert_eq!(texts, expected);
+            assert!(row.find::<String>("address").unwrap().is_none());
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Projections over a real nats-server: what is in the stream is in the tables, once, whatever happens on the way.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "../examples/apply/flows.rs"]
 mod flows;
 
@@ -27,7 +29,7 @@ use tower::ServiceExt;
 use uuid::Uuid;
 
 /// Far more than anything here takes: only a hang gets there.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 struct System {
     server: Server,
@@ -106,6 +108,28 @@ impl System {
         let view = View::of(service).unwrap();
         let differences = verify(view, &self.connection, projections.database(), &scratch).await.unwrap();
         assert_eq!(differences, []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_is_documented_with_its_wait() {
+    let system = System::start().await;
+    for (service, paths) in [
+        ("orders", &["/orders", "/orders/{id}", "/orders/{id}/history"][..]),
+        ("inventory", &["/inventory/{sku}", "/products"]),
+        ("payments", &["/accounts/{id}", "/accounts/{id}/entries", "/payments/{orderId}"]),
+        ("shipping", &["/shipments/{orderId}"]),
+    ] {
+        let (_, api) = system.projections(service).await.router().split_for_parts();
+        let api = serde_json::to_value(api).unwrap();
+        let documented: Vec<_> = api["paths"].as_object().unwrap().keys().collect();
+        assert_eq!(documented, paths);
+        for path in paths {
+            let text = api["paths"][path]["get"].to_string();
+            for part in ["\"after\"", "\"wait\"", "\"200\"", "\"503\"", "Problem"] {
+                assert!(text.contains(part), "{path} lacks {part}");
+            }
+        }
     }
 }
 

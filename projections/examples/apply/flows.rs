@@ -1,8 +1,8 @@
 //! Order flows made by hand: what the services record for an order that goes well.
 
 use events::{
-    AccountId, Actor, Address, Aggregate, CommandId, CorrelationId, DomainEvent, Envelope, Fact, Metadata,
-    Money, OrderId, Personal, Sku, Subject, UserId,
+    AccountId, Actor, Address, Aggregate, CommandId, CorrelationId, DomainEvent, Envelope, Metadata, Money,
+    OrderId, Personal, Sku, Subject, UserId,
     inventory::{InventoryReserved, ItemEvent, ReservationEvent, Stock, StockReserved},
     orders::{Line, OrderCompleted, OrderCreated, OrderEvent, Workflow},
     payments::{AccountDebited, AccountEvent, PaymentCharged, PaymentEvent},
@@ -18,9 +18,7 @@ pub(crate) struct Made {
     pub(crate) subject: Subject,
     /// Its attributes.
     pub(crate) envelope: Envelope,
-    /// Its data.
-    pub(crate) fact: Fact,
-    /// The same as JSON.
+    /// Its data as JSON.
     pub(crate) body: Vec<u8>,
 }
 
@@ -93,17 +91,14 @@ pub(crate) fn flow(number: u64) -> Vec<Made> {
     let sku = &stock.sku.clone();
     let make = |step, version, subject| Maker { number, step, version, subject };
     vec![
-        make(0, 1, Aggregate::Order.subject(order_id)).event(OrderEvent::Created(created), Fact::Order),
-        make(1, 1, Aggregate::Item.subject(sku)).event(ItemEvent::Reserved(stock), Fact::Item),
-        make(2, 1, Aggregate::Reservation.subject(order_id))
-            .event(ReservationEvent::Reserved(reserved), Fact::Reservation),
-        make(3, 1, Aggregate::Account.subject(account_id))
-            .event(AccountEvent::Debited(debited), Fact::Account),
-        make(4, 1, Aggregate::Payment.subject(order_id)).event(PaymentEvent::Charged(charged), Fact::Payment),
-        make(5, 1, Aggregate::Shipment.subject(order_id))
-            .event(ShipmentEvent::Scheduled(scheduled), Fact::Shipment),
+        make(0, 1, Aggregate::Order.subject(order_id)).event(&OrderEvent::Created(created)),
+        make(1, 1, Aggregate::Item.subject(sku)).event(&ItemEvent::Reserved(stock)),
+        make(2, 1, Aggregate::Reservation.subject(order_id)).event(&ReservationEvent::Reserved(reserved)),
+        make(3, 1, Aggregate::Account.subject(account_id)).event(&AccountEvent::Debited(debited)),
+        make(4, 1, Aggregate::Payment.subject(order_id)).event(&PaymentEvent::Charged(charged)),
+        make(5, 1, Aggregate::Shipment.subject(order_id)).event(&ShipmentEvent::Scheduled(scheduled)),
         make(6, 2, Aggregate::Order.subject(order_id))
-            .event(OrderEvent::Completed(OrderCompleted { order_id, user_id }), Fact::Order),
+            .event(&OrderEvent::Completed(OrderCompleted { order_id, user_id })),
     ]
 }
 
@@ -115,7 +110,7 @@ struct Maker {
 }
 
 impl Maker {
-    fn event<E: DomainEvent>(self, event: E, fact: fn(E) -> Fact) -> Made {
+    fn event(self, event: &impl DomainEvent) -> Made {
         let command = |step| CommandId::new(Uuid::from_u64_pair(self.number, step));
         let from = Metadata {
             command: command(self.step),
@@ -127,6 +122,6 @@ impl Maker {
         let microsecond = 1_700_000_000_000_000 + self.number * 1000 + self.step;
         let time = Timestamp::from_microsecond(microsecond.cast_signed()).expect("a time near the present");
         let envelope = Envelope::new(event.fact_type(), &self.subject, self.version, 0, time, &from);
-        Made { subject: self.subject, envelope, body: event.to_json(), fact: fact(event) }
+        Made { subject: self.subject, envelope, body: event.to_json() }
     }
 }

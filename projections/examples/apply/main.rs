@@ -4,7 +4,7 @@
 
 mod flows;
 
-use events::{Aggregate, Position};
+use events::{Aggregate, DecodeError, Fact, Position};
 use nats::Recorded;
 use projections::{
     Changes, View,
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (orders, batch) = (number(40_000)?, number(1000)?);
     let view = View::of("orders").ok_or("no such view")?;
     let folder = tempfile::tempdir()?;
-    let events = record(orders.into(), view.aggregates);
+    let events = record(orders.into(), view.aggregates)?;
     let database = Database::open(&folder.path().join("orders.db"), view).await?;
     let mut writer = database.writer().await?;
 
@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// The events of so many orders that matter, as streams hold them.
-fn record(orders: u64, aggregates: &[Aggregate]) -> Vec<Recorded> {
+fn record(orders: u64, aggregates: &[Aggregate]) -> Result<Vec<Recorded>, DecodeError> {
     let mut events = Vec::new();
     let mut sequences: HashMap<_, u64> = HashMap::new();
     for wave in 0..orders / UNDER_WAY {
@@ -66,17 +66,19 @@ fn record(orders: u64, aggregates: &[Aggregate]) -> Vec<Recorded> {
                 let context = made.subject.context();
                 let sequence = sequences.entry(context).or_default();
                 *sequence += 1;
-                if aggregates.contains(&made.subject.aggregate()) {
+                let aggregate = made.subject.aggregate();
+                if aggregates.contains(&aggregate) {
+                    let (kind, schema) = (&made.envelope.kind, made.envelope.schema);
                     events.push(Recorded {
+                        fact: Fact::from_json(aggregate, kind, schema, &made.body)?,
                         position: Position { context, sequence: *sequence },
                         stored: made.envelope.time,
                         subject: made.subject,
                         envelope: made.envelope,
-                        fact: made.fact,
                     });
                 }
             }
         }
     }
-    events
+    Ok(events)
 }

@@ -25,6 +25,7 @@ pub(super) struct History {
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = HistoryEntry)]
 struct Entry {
     id: Uuid,
     #[serde(rename = "type")]
@@ -45,6 +46,7 @@ struct Entry {
 
 /// Where an event is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[schema(as = Position)]
 struct Place {
     #[schema(example = "ORDERS")]
     stream: String,
@@ -117,23 +119,22 @@ mod tests {
         }
     }
 
-    fn order(entries: Vec<Entry>) -> Vec<u128> {
-        in_order(&entries).iter().map(|entry| entry.id.as_u128()).collect()
+    fn order(entries: &[Entry]) -> Vec<u128> {
+        in_order(entries).iter().map(|entry| entry.id.as_u128()).collect()
     }
 
     #[test]
     fn causes_come_before_what_they_cause_whatever_the_clocks_say() {
-        let slow_clock =
-            vec![entry(2, 1, 5, "INVENTORY"), entry(3, 2, 6, "PAYMENTS"), entry(1, 9, 7, "ORDERS")];
-        assert_eq!(order(slow_clock), [1, 2, 3]);
-        let same_time = vec![entry(3, 2, 5, "A"), entry(2, 1, 5, "B"), entry(1, 9, 5, "C")];
-        assert_eq!(order(same_time), [1, 2, 3]);
+        let slow_clock = [entry(2, 1, 5, "INVENTORY"), entry(3, 2, 6, "PAYMENTS"), entry(1, 9, 7, "ORDERS")];
+        assert_eq!(order(&slow_clock), [1, 2, 3]);
+        let same_time = [entry(3, 2, 5, "A"), entry(2, 1, 5, "B"), entry(1, 9, 5, "C")];
+        assert_eq!(order(&same_time), [1, 2, 3]);
     }
 
     #[test]
     fn unrelated_events_are_in_the_order_of_time() {
-        assert_eq!(order(vec![entry(1, 9, 8, "A"), entry(2, 8, 7, "B")]), [2, 1]);
+        assert_eq!(order(&[entry(1, 9, 8, "A"), entry(2, 8, 7, "B")]), [2, 1]);
         // A ring of causes cannot happen; it must not hang either.
-        assert_eq!(order(vec![entry(1, 2, 8, "A"), entry(2, 1, 7, "B")]).len(), 2);
+        assert_eq!(order(&[entry(1, 2, 8, "A"), entry(2, 1, 7, "B")]).len(), 2);
     }
 }

@@ -34,7 +34,7 @@ struct Order {
     #[schema(example = "completed")]
     status: String,
     stage: Stage,
-    items: Vec<Line>,
+    items: Vec<OrderLine>,
     total_amount: Money,
     /// Why it failed or was cancelled.
     #[schema(example = "out_of_stock")]
@@ -52,7 +52,7 @@ struct Order {
 /// A line of an order.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Line {
+struct OrderLine {
     #[schema(example = "TEA-1")]
     sku: String,
     quantity: u32,

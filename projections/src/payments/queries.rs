@@ -55,6 +55,7 @@ fn unknown(id: AccountId) -> Problem {
 /// Money that came into an account or went out of it.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = AccountEntry)]
 struct Entry {
     /// Sequence of its event; grows.
     sequence: i64,
