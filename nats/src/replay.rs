@@ -152,7 +152,8 @@ impl Reader {
         while batch.is_empty() && !self.done {
             match self.fill(&mut batch, max).await {
                 Ok(()) => retry = FIRST_RETRY,
-                Err(error @ ReplayError::Foreign { .. }) => return Err(error),
+                // What was read before it goes first.
+                Err(error @ ReplayError::Foreign { .. }) if batch.is_empty() => return Err(error),
                 Err(error) => {
                     tracing::warn!(stream = self.context.stream(), seen = self.seen, %error, "reading again");
                     self.source = None;
