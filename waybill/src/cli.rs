@@ -69,7 +69,7 @@ impl Cli {
     /// Runs the command to its end.
     pub fn run(self) -> Result<(), Failure> {
         let Some(command) = self.command else { return Ok(()) };
-        let filter = self.log.as_deref().unwrap_or(command.default_log());
+        let filter = self.log.as_deref().unwrap_or_else(|| command.default_log());
         telemetry::init(self.log_format, filter).map_err(crate::settings::fault("--log"))?;
         tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
             match command {

@@ -166,7 +166,7 @@ async fn listeners(plan: &Plan) -> Result<Vec<(Service, TcpListener)>, Failure> 
     let mut listeners = Vec::new();
     for service in Service::ALL {
         let asked = plan.ports.of(service.name());
-        let port = asked.unwrap_or(service.port());
+        let port = asked.unwrap_or_else(|| service.port());
         let listener = match TcpListener::bind((plan.host, port)).await {
             Err(error) if asked.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
                 let listener = TcpListener::bind((plan.host, 0)).await?;

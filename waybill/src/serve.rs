@@ -122,7 +122,7 @@ fn places(services: &[Service], flags: &mut Settings) -> Vec<(Service, u16)> {
         flags.faults().add("--port", "several services need several ports: use --ports");
     }
     let ports: settings::Ports = flags.optional("--ports").unwrap_or_default();
-    let port = |service: Service| only.or_else(|| ports.of(service.name())).unwrap_or(service.port());
+    let port = |service: Service| only.or_else(|| ports.of(service.name())).unwrap_or_else(|| service.port());
     services.iter().map(|service| (*service, port(*service))).collect()
 }
 
