@@ -92,7 +92,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if let Ok(signal) = result {
         tracing::info!(signal, "stopping");
     }
-    local.stop().await;
+    tokio::select! {
+        () = local.stop() => {}
+        _ = service::signal() => tracing::warn!("stopped at once; the log has what was not finished"),
+    }
     result.map(|_| ())
 }
 

@@ -68,7 +68,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if let Ok(signal) = result {
         tracing::info!(signal, "stopping");
     }
-    system.stop().await;
+    tokio::select! {
+        _ = system.stop() => {}
+        _ = service::signal() => tracing::warn!("stopped at once; the log has what was not finished"),
+    }
     result.map(|_| ())
 }
 
