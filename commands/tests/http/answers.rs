@@ -46,7 +46,8 @@ async fn catalogue(shop: &Shop) {
 }
 
 async fn accounts(shop: &Shop) {
-    let opened = shop.post("/accounts", &json!({ "userId": Uuid::nil(), "currency": "EUR" })).await.expect(201);
+    let opened =
+        shop.post("/accounts", &json!({ "userId": Uuid::nil(), "currency": "EUR" })).await.expect(201);
     let location = format!("/accounts/{}", opened.id());
     assert_eq!(opened.header("location"), Some(&*location));
     assert_eq!(opened.id().get_version_num(), 7);
@@ -117,7 +118,8 @@ async fn prices_are_those_that_the_client_has_seen(shop: &Shop) {
 /// What the other services would have done for an order.
 async fn fulfil(shop: &Shop, order: Uuid) {
     let (_, created) = created(shop, order).await;
-    let OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } = created;
+    let OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
+        created;
     let (line_items, address) = (items.clone(), Personal::new(shipping_address.reveal().clone()));
     let reserved =
         InventoryReserved { order_id, user_id, account_id, items, total_amount, shipping_address, workflow };
@@ -125,7 +127,8 @@ async fn fulfil(shop: &Shop, order: Uuid) {
     shop.execute(Context::Payments, shop.new_command(), charge).await;
     let (amount, items, shipping_address) = (total_amount, line_items, address);
     let charged = PaymentCharged { order_id, user_id, account_id, amount, items, shipping_address, workflow };
-    let answer = shipping::Answer::Booked(shipping::Booking { carrier: "c".into(), tracking_number: "t".into() });
+    let answer =
+        shipping::Answer::Booked(shipping::Booking { carrier: "c".into(), tracking_number: "t".into() });
     let schedule = move |decision: &mut Decision| shipping::schedule(decision, &charged, &answer);
     shop.execute(Context::Shipping, shop.new_command(), schedule).await;
 }

@@ -33,7 +33,8 @@ async fn every_command_is_documented() {
     );
     check(&document, &document);
     let place = &document["paths"]["/orders"]["post"];
-    let headers: Vec<_> = place["parameters"].as_array().unwrap().iter().map(|p| (&p["name"], &p["in"])).collect();
+    let headers: Vec<_> =
+        place["parameters"].as_array().unwrap().iter().map(|p| (&p["name"], &p["in"])).collect();
     let header = Value::from("header");
     assert_eq!(headers, [(&"Idempotency-Key".into(), &header), (&"Waybill-Position".into(), &header)]);
     for status in ["202", "400", "409", "413", "415", "422", "503"] {

@@ -59,7 +59,11 @@ fn with(body: &Value, field: &str, value: Value) -> Value {
     let (parents, last) = field.rsplit_once('.').unwrap_or(("", field));
     let pointer = parents.split('.').filter(|part| !part.is_empty()).map(|part| format!("/{part}"));
     let object = body.pointer_mut(&pointer.collect::<String>()).unwrap().as_object_mut().unwrap();
-    if value.is_null() { object.remove(last) } else { object.insert(last.to_owned(), value) };
+    if value.is_null() {
+        object.remove(last)
+    } else {
+        object.insert(last.to_owned(), value)
+    };
     body
 }
 
@@ -162,12 +166,7 @@ fn orders(user: Uuid, account: Uuid) -> Vec<Fault> {
         (first(json!({ "sku": "TEA", "quantity": 0.5 })), 422, "invalid-body", "items[0].quantity"),
         (first(json!({ "sku": "TEA", "quantity": 1_u64 << 32 })), 422, "invalid-body", "items[0].quantity"),
         (first(json!({ "sku": "T E A", "quantity": 1 })), 422, "invalid-body", "items[0].sku"),
-        (
-            first(json!({ "sku": "TEA", "quantity": 1, "price": 1 })),
-            422,
-            "invalid-body",
-            "items[0].price",
-        ),
+        (first(json!({ "sku": "TEA", "quantity": 1, "price": 1 })), 422, "invalid-body", "items[0].price"),
         (of(&[("TEA", 1), ("YEN", 1)]), 422, "currency-mismatch", "items[1].sku"),
         (of(&[("GOLD", 3)]), 422, "total-too-large", "items[0].quantity"),
         (with(&of(&[("TEA", 1)]), "coupon", json!("X")), 422, "invalid-body", "coupon"),

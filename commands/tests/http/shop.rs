@@ -27,7 +27,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Nats {
     pub(crate) server: Server,
     pub(crate) config: Config,
-    _folder: TempDir,
+    pub(crate) _folder: TempDir,
 }
 
 impl Nats {
