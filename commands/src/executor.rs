@@ -12,7 +12,8 @@ mod flight;
 mod lanes;
 mod metrics;
 
-use crate::{AnyKey, Decision, Refusal, Stop};
+use crate::{Aggregate, AnyKey, Decision, Key, Refusal, Stop, aggregate::typed};
+use entry::Entry;
 use events::{Context, Metadata, Position};
 use flight::Flight;
 use lanes::{Admission, Lanes};
@@ -116,11 +117,17 @@ impl Executor {
     /// be run several times. All its events are recorded, or none.
     pub async fn execute(
         &self,
-        keys: Vec<AnyKey>,
+        mut keys: Vec<AnyKey>,
         metadata: Metadata,
         run: impl Fn(&mut Decision) -> Result<(), Stop> + Send + Sync + 'static,
     ) -> Result<Receipt, ExecuteError> {
         let asked = Instant::now();
+        if keys.is_empty()
+            && let Err(Stop::Needs(named)) = run(&mut Decision::default())
+        {
+            // Known before it starts, they let it wait in the right lanes.
+            keys = named;
+        }
         let (reply, answer) = oneshot::channel();
         let job = Job { keys, metadata, run: Box::new(run), asked, reply, alone: false };
         let admission = self.inner.lock().admit(job);
@@ -134,6 +141,18 @@ impl Executor {
         result
     }
 
+    /// The state of an aggregate as the log has it now.
+    pub async fn state<A: Aggregate>(&self, key: &Key<A>) -> Result<A::State, ExecuteError> {
+        Ok(self.read(key).await?.0)
+    }
+
+    /// The state of an aggregate as the log has it now, and the sequence of its last event (0: none).
+    pub(crate) async fn read<A: Aggregate>(&self, key: &Key<A>) -> Result<(A::State, u64), ExecuteError> {
+        let key = key.load();
+        let entry = self.inner.load(&key, Instant::now()).await?;
+        Ok((typed::<A>(&entry.state).clone(), entry.sequence))
+    }
+
     /// Forgets every cached state, so that the next commands load (for measurements of cold loads).
     pub fn forget(&self) {
         self.inner.lock().forget();
@@ -144,6 +163,15 @@ impl Inner {
     fn lock(&self) -> MutexGuard<'_, Lanes> {
         // A decision that panics leaves the lanes as they were before it: they change only after it returned.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Loads an aggregate; `asked` is when the need arose.
+    async fn load(&self, key: &AnyKey, asked: Instant) -> Result<Entry, ExecuteError> {
+        let history = self.store.load(&key.subject, key.codec.schema).await.map_err(Arc::new)?;
+        Entry::loaded(key.codec, history, asked).map_err(|source| ExecuteError::Unreadable {
+            subject: key.subject.to_string(),
+            source: Arc::new(source),
+        })
     }
 
     /// Starts what waits for nothing any more.

@@ -5,6 +5,7 @@ use events::{
     inventory::InventoryReserved,
     orders::{Line, OrderCreated, Workflow},
     payments::PaymentCharged,
+    shipping::ShippingScheduled,
 };
 use uuid::Uuid;
 
@@ -71,4 +72,11 @@ pub(crate) fn charged(created: &OrderCreated) -> PaymentCharged {
     let OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
         created.clone();
     PaymentCharged { order_id, user_id, account_id, amount: total_amount, items, shipping_address, workflow }
+}
+
+pub(crate) fn scheduled() -> ShippingScheduled {
+    let OrderCreated { order_id, user_id, items, shipping_address, workflow, .. } =
+        created(&[line("TEA", 2, 450)]);
+    let (carrier, tracking_number) = ("simulated".to_owned(), "SIM-1".to_owned());
+    ShippingScheduled { order_id, user_id, items, carrier, tracking_number, shipping_address, workflow }
 }

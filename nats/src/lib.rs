@@ -7,7 +7,9 @@
 //! - [`EventStore`]: append and load, every outcome told apart; `committer` shares one fsync among many appends
 //! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
 //! - [`Ledger`]: what became of a client's idempotency key
+//! - [`baseline`]: what the wire alone costs, for measurements
 
+pub mod baseline;
 mod committer;
 mod connection;
 mod consumer;

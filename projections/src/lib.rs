@@ -1,1 +1,36 @@
-//! projections
+//! # projections: the read side
+//!
+//! Steps 6 (project), 7 (read model) and 8 (query). The only crate that knows SQL; it meets `commands` in the stream only.
+//!
+//! - [`Projections`]: the front door, one per service
+//! - [`View`]: a read model as data and a pure function; one file per context: `orders`, `inventory`, `payments`,
+//!   `shipping`, each with its queries
+//! - `projector`: from streams into tables, in order, in batches, with the checkpoint in the same transaction
+//! - [`table`], [`Changes`]: tables and changes of rows as values, for any database; [`sqlite`]: the one there is
+//! - `freshness`: read your writes; [`Progress`]: how far the tables are
+
+pub mod sqlite;
+pub mod table;
+
+mod answer;
+mod change;
+mod freshness;
+mod inventory;
+mod metrics;
+mod orders;
+mod payments;
+mod progress;
+mod projections;
+mod projector;
+mod shipping;
+#[cfg(test)]
+mod testing;
+mod verify;
+mod view;
+
+pub use change::Changes;
+pub use metrics::ProjectionMetrics;
+pub use progress::{Progress, StreamProgress};
+pub use projections::Projections;
+pub use verify::{RebuildError, Rebuilt, rebuild, verify};
+pub use view::View;

@@ -219,11 +219,7 @@ impl Flight {
                 return Ok(());
             }
         }
-        let history = self.inner.store.load(&key.subject, key.codec.schema).await.map_err(Arc::new)?;
-        let entry = Entry::loaded(key.codec, history, asked).map_err(|source| ExecuteError::Unreadable {
-            subject: key.subject.to_string(),
-            source: Arc::new(source),
-        })?;
+        let entry = self.inner.load(key, asked).await?;
         self.inner.lock().cache.put(key.subject.clone(), entry);
         Ok(())
     }

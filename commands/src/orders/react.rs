@@ -74,3 +74,24 @@ impl Effect {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{order, sku};
+    use events::inventory::ReservationFailed;
+
+    #[test]
+    fn an_order_that_fails_for_stock_names_every_shortage() {
+        let short = |of, requested, available| Shortage { sku: sku(of), requested, available };
+        let failed = ReservationFailed {
+            order_id: order(1),
+            reason: Reason::OutOfStock,
+            shortages: vec![short("TEA", 4, 3), short("POT", 1, 0)],
+            workflow: Workflow::Choreography,
+        };
+        let detail = "TEA: 4 ordered, 3 available; POT: 1 ordered, 0 available".to_owned();
+        let effect = Effect::Fail { order_id: order(1), reason: Reason::OutOfStock, detail };
+        assert_eq!(react(&Fact::Reservation(failed.into())), Some(effect));
+    }
+}

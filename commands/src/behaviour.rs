@@ -1,0 +1,15 @@
+//! How the behaviour of a simulated outside world is written: `slow:200ms`.
+
+use jiff::SignedDuration;
+use std::time::Duration;
+
+/// Why a text is no behaviour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {0}")]
+pub struct ParseError(pub(crate) &'static str);
+
+/// The delay in `slow:<duration>`.
+pub(crate) fn slow(text: &str) -> Option<Duration> {
+    let delay: SignedDuration = text.strip_prefix("slow:")?.parse().ok()?;
+    Duration::try_from(delay).ok()
+}

@@ -1,0 +1,460 @@
+//! Random stories: clients, services and failures in any order. Whatever happens, every order ends once, nothing is
+//! held for an order that was not completed, and neither goods nor money appear or disappear.
+
+use super::world::{Outside, World};
+use crate::{
+    Key,
+    fixtures::{account, address, currency, eur, order, sku, user},
+    inventory::{self, Item, Product, ProductCommand, Reservation, ReservationState, StockChange},
+    orders::{Order, OrderCommand, OrderStatus, Placement},
+    payments::{self, Account, AccountCommand, Payment, PaymentState, Refund},
+    shipping::{self, Shipment, ShipmentCommand, ShipmentState},
+};
+use events::{
+    AccountId, Fact, Money, OrderId, Personal, Sku,
+    inventory::{ItemEvent, ReservationEvent, Stock},
+    orders::{Line, OrderEvent, Reason, Workflow},
+    payments::{AccountEvent, PaymentEvent},
+    shipping::ShipmentEvent,
+};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use std::collections::BTreeSet;
+
+const SKUS: [&str; 3] = ["TEA", "CUP", "POT"];
+/// Accounts 1 and 4 are user 1's, 2 is user 2's, 3 does not exist; 4 is in yen.
+const ACCOUNTS: [u128; 4] = [1, 2, 3, 4];
+const MAX_ORDERS: usize = 6;
+
+/// An order that somebody will place.
+#[derive(Clone, Debug)]
+struct Plan {
+    account: u128,
+    quantities: [u32; 3],
+    workflow: Workflow,
+    /// As soon as this is recorded, the customer takes the order back.
+    cancel_after: Option<Stage>,
+    /// As soon as a parcel is scheduled, somebody tries to dispatch it.
+    eager: bool,
+}
+
+/// How far an order has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Created,
+    Reserved,
+    Charged,
+    Scheduled,
+}
+
+/// Something that happens. Numbers choose among what there is.
+#[derive(Clone, Debug)]
+enum Step {
+    Place(usize),
+    Cancel(usize, usize),
+    Dispatch(usize, usize),
+    Deliver(usize, usize),
+    Refund(usize, usize),
+    Receive(usize, u32),
+    Adjust(usize, i64),
+    Credit(usize, i64),
+    Begin(usize, usize, u8),
+    Finish(usize),
+    DieBefore(usize),
+    DieAfter(usize),
+    Redeliver(usize),
+}
+
+#[derive(Clone, Debug)]
+struct Story {
+    orders: Vec<Plan>,
+    stock: [u32; 3],
+    balances: [i64; 2],
+    steps: Vec<Step>,
+    seed: u64,
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let account = prop_oneof![6 => Just(1), 4 => Just(2), 1 => Just(3), 1 => Just(4)];
+    let workflow = prop_oneof![9 => Just(Workflow::Choreography), 1 => Just(Workflow::Orchestration)];
+    let quantities = [0_u32..4, 0_u32..4, 1_u32..3];
+    let cancel_after = prop_oneof![
+        4 => Just(None),
+        1 => Just(Some(Stage::Created)),
+        1 => Just(Some(Stage::Reserved)),
+        2 => Just(Some(Stage::Charged)),
+        2 => Just(Some(Stage::Scheduled)),
+    ];
+    (account, quantities, workflow, cancel_after, any::<bool>()).prop_map(
+        |(account, quantities, workflow, cancel_after, eager)| Plan {
+            account,
+            quantities,
+            workflow,
+            cancel_after,
+            eager,
+        },
+    )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (order, pick, lag) = (0..MAX_ORDERS, any::<u16>().prop_map(usize::from), 0_usize..3);
+    prop_oneof![
+        4 => order.clone().prop_map(Step::Place),
+        1 => (order.clone(), lag.clone()).prop_map(|(order, lag)| Step::Cancel(order, lag)),
+        2 => (order.clone(), lag.clone()).prop_map(|(order, lag)| Step::Dispatch(order, lag)),
+        1 => (order.clone(), lag.clone()).prop_map(|(order, lag)| Step::Deliver(order, lag)),
+        1 => (order, lag.clone()).prop_map(|(order, lag)| Step::Refund(order, lag)),
+        1 => (0_usize..3, 0_u32..4).prop_map(|(sku, quantity)| Step::Receive(sku, quantity)),
+        1 => (0_usize..3, -4_i64..4).prop_map(|(sku, delta)| Step::Adjust(sku, delta)),
+        1 => (0_usize..4, 0_i64..3000).prop_map(|(account, amount)| Step::Credit(account, amount)),
+        24 => (pick.clone(), lag, any::<u8>()).prop_map(|(fact, lag, dice)| Step::Begin(fact, lag, dice)),
+        20 => pick.clone().prop_map(Step::Finish),
+        2 => pick.clone().prop_map(Step::DieBefore),
+        2 => pick.clone().prop_map(Step::DieAfter),
+        3 => pick.prop_map(Step::Redeliver),
+    ]
+}
+
+fn story() -> impl Strategy<Value = Story> {
+    (
+        prop::collection::vec(plan(), 1..=MAX_ORDERS),
+        [0_u32..20, 0_u32..20, 0_u32..20],
+        [0_i64..40_000, 0_i64..40_000],
+        prop::collection::vec(step(), 0..150),
+        any::<u64>(),
+    )
+        .prop_map(|(orders, stock, balances, steps, seed)| Story {
+            orders,
+            stock,
+            balances,
+            steps,
+            seed,
+        })
+}
+
+fn item(index: usize) -> Key<Item> {
+    Key::new(sku(SKUS[index]))
+}
+
+impl Story {
+    fn ids(&self) -> impl Iterator<Item = OrderId> {
+        (0..self.orders.len()).map(id)
+    }
+
+    /// The catalogue, the stock and the accounts there are before the first order.
+    fn open(&self, world: &mut World) {
+        for (index, name) in SKUS.into_iter().enumerate() {
+            let add = ProductCommand::Add { sku: sku(name), name: name.to_owned(), price: eur(100) };
+            world.ask(0, |d| d.apply(&Key::<Product>::new(sku(name)), add.clone())).unwrap();
+            let _ = receive(world, index, self.stock[index]);
+        }
+        for (of, owner, code) in [(1, 1, "EUR"), (2, 2, "EUR"), (4, 1, "JPY")] {
+            let (account_id, user_id, currency) = (account(of), user(owner), currency(code));
+            let open = AccountCommand::Open { account_id, user_id, currency };
+            world.ask(0, |d| d.apply(&Key::<Account>::new(account_id), open.clone())).unwrap();
+        }
+        for (of, balance) in [1, 2].into_iter().zip(self.balances) {
+            let _ = credit(world, of, balance);
+        }
+    }
+
+    /// Something happens. Clients may be refused; that is their affair.
+    fn happen(&self, world: &mut World, step: &Step) {
+        let index = |order: usize| order % self.orders.len();
+        let asked = match *step {
+            Step::Place(order) => self.place(world, index(order)),
+            Step::Cancel(order, lag) => {
+                let command = OrderCommand::Cancel { reason: None };
+                world.ask(lag, |d| d.apply(&Key::<Order>::new(id(index(order))), command.clone()))
+            }
+            Step::Dispatch(order, lag) => world.ask(lag, |d| shipping::dispatch(d, id(index(order)))),
+            Step::Deliver(order, lag) => {
+                let order_id = id(index(order));
+                let command = ShipmentCommand::Deliver { order_id };
+                world.ask(lag, |d| d.apply(&Key::<Shipment>::new(order_id), command.clone()))
+            }
+            Step::Refund(order, lag) => {
+                let order_id = id(index(order));
+                let refund = Refund { order_id, reason: Reason::Requested, never_charge: None };
+                world.ask(lag, |d| payments::refund(d, &refund))
+            }
+            Step::Receive(sku, quantity) => receive(world, sku, quantity),
+            Step::Adjust(index, delta) => {
+                let change = StockChange::Adjust { delta, reason: "count".to_owned() };
+                world.ask(0, |d| inventory::change_stock(d, &sku(SKUS[index]), change.clone()))
+            }
+            Step::Credit(account, amount) => credit(world, ACCOUNTS[account], amount),
+            Step::Begin(fact, lag, dice) => return world.begin(fact, lag, Outside::new(dice)),
+            Step::Finish(flight) => return world.finish(flight, false),
+            Step::DieBefore(flight) => return world.die(flight),
+            Step::DieAfter(flight) => return world.finish(flight, true),
+            Step::Redeliver(fact) => return world.redeliver(fact),
+        };
+        let _ = asked;
+    }
+
+    fn place(&self, world: &mut World, index: usize) -> Result<(), crate::Refusal> {
+        let Plan { account: of, quantities, workflow, .. } = self.orders[index];
+        let price = if of == 2 { 1100 } else { 1000 };
+        let lines = SKUS.into_iter().zip(quantities).filter(|(_, quantity)| *quantity > 0);
+        let line = |(name, quantity)| Line { sku: sku(name), quantity, unit_price: eur(price) };
+        let placement = Placement {
+            order_id: id(index),
+            user_id: user(if of == 2 { 2 } else { 1 }),
+            account_id: account(of),
+            items: lines.map(line).collect(),
+            shipping_address: Personal::new(address()),
+            workflow,
+        };
+        let command = OrderCommand::Place(Box::new(placement));
+        world.ask(0, |d| d.apply(&Key::<Order>::new(id(index)), command.clone()))
+    }
+
+    /// What customers and operators do about what was just recorded.
+    fn follow(&self, world: &mut World, seen: &mut usize) {
+        while let Some(fact) = world.log.get(*seen) {
+            *seen += 1;
+            let Some((stage, order_id)) = stage(fact) else { continue };
+            let Some(index) = self.ids().position(|of| of == order_id) else { continue };
+            if self.orders[index].cancel_after == Some(stage) {
+                self.happen(world, &Step::Cancel(index, 0));
+            }
+            if self.orders[index].eager && stage == Stage::Scheduled {
+                self.happen(world, &Step::Dispatch(index, 0));
+            }
+        }
+    }
+
+    /// Tells the story to its end and checks the world at every step.
+    fn tell(&self) -> World {
+        let mut world = World::default();
+        self.open(&mut world);
+        let mut seen = 0;
+        for step in &self.steps {
+            self.happen(&mut world, step);
+            self.follow(&mut world, &mut seen);
+            check_limits(&mut world);
+        }
+        for index in 0..self.orders.len() {
+            let _ = self.place(&mut world, index);
+        }
+        world.rest(self.seed, |world| self.follow(world, &mut seen));
+        self.check(&mut world);
+        for (index, order_id) in self.ids().enumerate() {
+            if index % 2 == 0 {
+                let _ = world.ask(0, |d| shipping::dispatch(d, order_id));
+            }
+        }
+        world.rest(!self.seed, |_| ());
+        self.check(&mut world);
+        self.check_repetition(&mut world);
+        world
+    }
+
+    /// Every fact again, to everybody, and again: no change.
+    fn check_repetition(&self, world: &mut World) {
+        let (facts, bookings) = (world.log.len(), world.bookings.clone());
+        for round in 0..3 {
+            (0..facts).for_each(|fact| world.redeliver(fact));
+            world.rest(self.seed ^ round, |_| ());
+        }
+        assert_eq!(world.log.len(), facts);
+        assert_eq!(world.bookings, bookings);
+    }
+
+    /// What must hold when everything has come to rest.
+    fn check(&self, world: &mut World) {
+        for (index, plan) in self.orders.iter().enumerate() {
+            match plan.workflow {
+                Workflow::Choreography => check_order(world, id(index)),
+                Workflow::Orchestration => check_left_alone(world, id(index)),
+            }
+        }
+        self.check_stock(world);
+        check_money(world);
+        let scheduled = |world: &mut World, order: &OrderId| {
+            let state = world.state(&Key::<Shipment>::new(order));
+            !matches!(state, ShipmentState::Undecided | ShipmentState::Failed | ShipmentState::Cancelled)
+        };
+        let parcels: BTreeSet<_> = self.ids().filter(|order| scheduled(world, order)).collect();
+        assert_eq!(world.bookings, parcels, "the carrier has exactly the parcels that are to be shipped");
+    }
+
+    /// Stock is what arrived and was counted, less what was shipped; held is what undecided and completed orders hold.
+    fn check_stock(&self, world: &mut World) {
+        for (index, name) in SKUS.into_iter().enumerate() {
+            let sku = sku(name);
+            let came: i64 = world.log.iter().map(|fact| came(fact, &sku)).sum();
+            let of_orders = |world: &mut World, wanted: fn(&ReservationState) -> bool| -> i64 {
+                let orders = self.orders.iter().enumerate();
+                let wanted = orders.filter(|(n, _)| wanted(&world.state(&Key::<Reservation>::new(id(*n)))));
+                wanted.map(|(_, plan)| i64::from(plan.quantities[index])).sum()
+            };
+            let shipped = of_orders(world, |state| *state == ReservationState::Shipped);
+            let held = of_orders(world, |state| matches!(state, ReservationState::Reserved(_)));
+            let Stock { on_hand, reserved } = world.state(&item(index));
+            assert_eq!((on_hand.cast_signed(), reserved.cast_signed()), (came - shipped, held), "{name}");
+        }
+    }
+}
+
+/// How far an order has got by a fact.
+fn stage(fact: &Fact) -> Option<(Stage, OrderId)> {
+    match fact {
+        Fact::Order(OrderEvent::Created(fact)) => Some((Stage::Created, fact.order_id)),
+        Fact::Reservation(ReservationEvent::Reserved(fact)) => Some((Stage::Reserved, fact.order_id)),
+        Fact::Payment(PaymentEvent::Charged(fact)) => Some((Stage::Charged, fact.order_id)),
+        Fact::Shipment(ShipmentEvent::Scheduled(fact)) => Some((Stage::Scheduled, fact.order_id)),
+        _ => None,
+    }
+}
+
+fn id(index: usize) -> OrderId {
+    order(index as u128)
+}
+
+fn receive(world: &mut World, index: usize, quantity: u32) -> Result<(), crate::Refusal> {
+    let change = StockChange::Receive { quantity };
+    world.ask(0, |d| inventory::change_stock(d, &sku(SKUS[index]), change.clone()))
+}
+
+fn credit(world: &mut World, of: u128, amount: i64) -> Result<(), crate::Refusal> {
+    let command = AccountCommand::Credit { amount: eur(amount) };
+    world.ask(0, |d| d.apply(&Key::<Account>::new(account(of)), command.clone()))
+}
+
+/// Units of a SKU that a fact brought from outside or took away by count.
+fn came(fact: &Fact, sku: &Sku) -> i64 {
+    match fact {
+        Fact::Item(ItemEvent::Received(fact)) if fact.sku == *sku => fact.quantity.into(),
+        Fact::Item(ItemEvent::Adjusted(fact)) if fact.sku == *sku => fact.delta,
+        _ => 0,
+    }
+}
+
+/// What must hold at every moment.
+fn check_limits(world: &mut World) {
+    for index in 0..SKUS.len() {
+        let Stock { on_hand, reserved } = world.state(&item(index));
+        assert!(reserved <= on_hand);
+    }
+    for of in ACCOUNTS {
+        let balance = world.state(&Key::<Account>::new(account(of))).map_or(0, |open| open.balance.amount);
+        assert!(balance >= 0);
+    }
+}
+
+/// A balance is what came in, less what was charged, with what was refunded: told by the payments, not the account.
+fn check_money(world: &mut World) {
+    let moved = |fact: &Fact, of: AccountId| match fact {
+        Fact::Account(AccountEvent::Credited(fact)) if fact.account_id == of && fact.order_id.is_none() => {
+            fact.amount.amount
+        }
+        Fact::Payment(PaymentEvent::Charged(fact)) if fact.account_id == of => -fact.amount.amount,
+        Fact::Payment(PaymentEvent::Refunded(fact)) if fact.account_id == of => fact.amount.amount,
+        _ => 0,
+    };
+    for of in ACCOUNTS.map(account) {
+        let sum: i64 = world.log.iter().map(|fact| moved(fact, of)).sum();
+        let balance = world.state(&Key::<Account>::new(of)).map(|open| open.balance);
+        assert_eq!(balance.map_or(0, |Money { amount, .. }| amount), sum);
+    }
+}
+
+/// How an order ended, by its facts.
+fn ends(world: &World, order: OrderId) -> Vec<(OrderStatus, Option<Reason>)> {
+    let end = |fact: &Fact| match fact {
+        Fact::Order(OrderEvent::Completed(fact)) if fact.order_id == order => {
+            Some((OrderStatus::Completed, None))
+        }
+        Fact::Order(OrderEvent::Failed(fact)) if fact.order_id == order => {
+            Some((OrderStatus::Failed, Some(fact.reason)))
+        }
+        Fact::Order(OrderEvent::Cancelled(fact)) if fact.order_id == order => {
+            Some((OrderStatus::Cancelled, None))
+        }
+        _ => None,
+    };
+    world.log.iter().filter_map(end).collect()
+}
+
+/// Why a step of an order failed.
+fn failure(fact: &Fact, order: OrderId) -> Option<Reason> {
+    match fact {
+        Fact::Reservation(ReservationEvent::Failed(fact)) if fact.order_id == order => Some(fact.reason),
+        Fact::Payment(PaymentEvent::Failed(fact)) if fact.order_id == order => Some(fact.reason),
+        Fact::Shipment(ShipmentEvent::Failed(fact)) if fact.order_id == order => Some(fact.reason),
+        _ => None,
+    }
+}
+
+/// An order has ended once, and everything else agrees with how.
+fn check_order(world: &mut World, order: OrderId) {
+    let ends = ends(world, order);
+    let [(status, reason)] = ends[..] else { panic!("{order:?} ended {} times: {ends:?}", ends.len()) };
+    let reservation = world.state(&Key::<Reservation>::new(order));
+    let payment = world.state(&Key::<Payment>::new(order));
+    let shipment = world.state(&Key::<Shipment>::new(order));
+    let told = format!("{order:?}: {status:?} {reason:?}, {reservation:?}, {payment:?}, {shipment:?}");
+    assert_eq!(world.state(&Key::<Order>::new(order)).map(|order| order.status), Some(status), "{told}");
+    if status == OrderStatus::Completed {
+        match shipment {
+            ShipmentState::Scheduled => {
+                assert!(matches!(reservation, ReservationState::Reserved(_)), "{told}");
+            }
+            ShipmentState::Dispatched | ShipmentState::Delivered => {
+                assert_eq!(reservation, ReservationState::Shipped, "{told}");
+            }
+            _ => panic!("{told}"),
+        }
+        // An operator may have given the money back all the same.
+        assert!(!matches!(payment, PaymentState::Undecided | PaymentState::Failed), "{told}");
+        return;
+    }
+    assert!(matches!(reservation, ReservationState::Failed | ReservationState::Released), "{told}");
+    assert!(!matches!(payment, PaymentState::Charged { .. }), "{told}");
+    let none = [ShipmentState::Undecided, ShipmentState::Failed, ShipmentState::Cancelled];
+    assert!(none.contains(&shipment), "{told}");
+    if let Some(reason) = reason {
+        let failures: Vec<_> = world.log.iter().filter_map(|fact| failure(fact, order)).collect();
+        assert_eq!(failures, [reason], "{told}");
+    }
+}
+
+/// The saga's orders are no affair of the choreography.
+fn check_left_alone(world: &mut World, order: OrderId) {
+    assert_eq!(world.state(&Key::<Reservation>::new(order)), ReservationState::Undecided);
+    assert_eq!(world.state(&Key::<Payment>::new(order)), PaymentState::Undecided);
+    assert_eq!(world.state(&Key::<Shipment>::new(order)), ShipmentState::Undecided);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn whatever_happens_every_order_ends_once_and_nothing_is_lost(story in story()) {
+        story.tell();
+    }
+}
+
+/// The stories are worth telling: all the ways in which an order can end come up.
+#[test]
+fn every_end_comes_up() {
+    let mut runner = TestRunner::deterministic();
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..100 {
+        let story = story().new_tree(&mut runner).unwrap().current();
+        let world = story.tell();
+        seen.extend(story.ids().flat_map(|order| ends(&world, order)));
+    }
+    let failures = [
+        Reason::OutOfStock,
+        Reason::InsufficientFunds,
+        Reason::AccountUnknown,
+        Reason::CurrencyMismatch,
+        Reason::FraudDeclined,
+        Reason::FraudUnavailable,
+        Reason::CarrierRefused,
+    ];
+    let failures = failures.map(|reason| (OrderStatus::Failed, Some(reason)));
+    let others = [(OrderStatus::Completed, None), (OrderStatus::Cancelled, None)];
+    assert_eq!(seen, failures.into_iter().chain(others).collect());
+}

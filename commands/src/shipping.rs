@@ -1,0 +1,152 @@
+//! Shipping: what the carrier was asked to do for an order, and how far it got.
+
+mod carrier;
+mod react;
+mod reactor;
+mod shipment;
+
+pub use carrier::{Answer, Behaviour, Booking, CarrierGateway, CarrierUnavailable, SimulatedCarrier};
+pub use react::{Effect, INTERESTS, react};
+pub use shipment::{Parcel, Shipment, ShipmentCommand, ShipmentRejection, ShipmentState};
+
+use crate::{
+    Decision, Key, Stop,
+    environment::{Build, WriteSide},
+    orders::{Order, OrderStatus},
+};
+use events::{
+    OrderId,
+    orders::Reason,
+    payments::PaymentCharged,
+    shipping::{ShippingFailed, ShippingScheduled},
+};
+use std::sync::Arc;
+use utoipa_axum::router::OpenApiRouter;
+
+/// The write side of shipping.
+pub(crate) fn write_side(build: Build, carrier: &Arc<dyn CarrierGateway>) -> WriteSide {
+    let http = OpenApiRouter::new();
+    let shipping = reactor::Shipping { executor: build.executor.clone(), carrier: Arc::clone(carrier) };
+    let handler = reactor::handler(shipping);
+    build.finish(http, INTERESTS, &handler)
+}
+
+/// Records the carrier's answer for a paid order. Nothing happens where that was decided before.
+pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer) -> Result<(), Stop> {
+    let shipment = Key::<Shipment>::new(order.order_id);
+    decision.need([shipment.likely_new()])?;
+    let PaymentCharged { order_id, user_id, items, shipping_address, workflow, .. } = order.clone();
+    let command = match answer.clone() {
+        Answer::Booked(Booking { carrier, tracking_number }) => {
+            let scheduled = ShippingScheduled {
+                order_id,
+                user_id,
+                items,
+                carrier,
+                tracking_number,
+                shipping_address,
+                workflow,
+            };
+            ShipmentCommand::Schedule(Box::new(scheduled))
+        }
+        Answer::Refused(detail) => ShipmentCommand::Fail(ShippingFailed {
+            order_id,
+            reason: Reason::CarrierRefused,
+            detail,
+            workflow,
+        }),
+    };
+    decision.apply(&shipment, command)
+}
+
+/// Calls a shipment off. Where nothing was decided yet it is decided now that nothing will be shipped, so that a
+/// `payment.charged` that comes after `order.cancelled` schedules nothing.
+pub fn cancel(decision: &mut Decision, order_id: OrderId, reason: Reason) -> Result<(), Stop> {
+    decision.apply(&Key::<Shipment>::new(order_id), ShipmentCommand::Cancel { order_id, reason })
+}
+
+/// The parcel leaves the house. Not before its order is completed: until then the customer can take it back, and
+/// goods that left the house cannot be taken back.
+pub fn dispatch(decision: &mut Decision, order_id: OrderId) -> Result<(), Stop> {
+    let (shipment, order) = (Key::<Shipment>::new(order_id), Key::<Order>::new(order_id));
+    decision.need([shipment.load(), order.load()])?;
+    // Read without a guard: a completed order stays completed.
+    let completed = decision.state(&order)?.as_ref().is_some_and(|o| o.status == OrderStatus::Completed);
+    if !completed && *decision.state(&shipment)? == ShipmentState::Scheduled {
+        return Err(ShipmentRejection::OrderNotCompleted.into());
+    }
+    decision.apply(&shipment, ShipmentCommand::Dispatch { order_id })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{charged, created, line, order, scheduled, user};
+    use events::{
+        orders::{OrderCompleted, OrderEvent, Workflow},
+        shipping::{ShipmentDispatched, ShipmentEvent, ShippingCancelled},
+    };
+
+    fn paid() -> PaymentCharged {
+        charged(&created(&[line("TEA", 2, 450)]))
+    }
+
+    fn booked() -> Answer {
+        let ShippingScheduled { carrier, tracking_number, .. } = scheduled();
+        Answer::Booked(Booking { carrier, tracking_number })
+    }
+
+    fn shipment() -> Key<Shipment> {
+        Key::new(order(1))
+    }
+
+    fn called_off() -> ShipmentEvent {
+        ShippingCancelled { order_id: order(1), reason: Reason::OrderCancelled }.into()
+    }
+
+    #[test]
+    fn the_answer_of_the_carrier_is_recorded_once() {
+        let mut decision = Decision::default().given(&shipment(), &[]);
+        schedule(&mut decision, &paid(), &booked()).unwrap();
+        schedule(&mut decision, &paid(), &Answer::Refused("no".to_owned())).unwrap();
+        assert_eq!(decision.then(&shipment()), [scheduled().into()]);
+    }
+
+    #[test]
+    fn a_refusal_of_the_carrier_is_final() {
+        let mut decision = Decision::default().given(&shipment(), &[]);
+        schedule(&mut decision, &paid(), &Answer::Refused("no".to_owned())).unwrap();
+        schedule(&mut decision, &paid(), &booked()).unwrap();
+        let (reason, workflow) = (Reason::CarrierRefused, Workflow::Choreography);
+        let failed = ShippingFailed { order_id: order(1), reason, detail: "no".to_owned(), workflow };
+        assert_eq!(decision.then(&shipment()), [failed.into()]);
+    }
+
+    #[test]
+    fn what_is_cancelled_first_is_never_scheduled() {
+        let mut decision = Decision::default().given(&shipment(), &[]);
+        cancel(&mut decision, order(1), Reason::OrderCancelled).unwrap();
+        schedule(&mut decision, &paid(), &booked()).unwrap();
+        assert_eq!(decision.then(&shipment()), [called_off()]);
+    }
+
+    #[test]
+    fn a_parcel_leaves_the_house_when_its_order_is_completed() {
+        let (of, key) = (created(&[line("TEA", 2, 450)]), Key::<Order>::new(order(1)));
+        let completed: OrderEvent = OrderCompleted { order_id: order(1), user_id: user(1) }.into();
+        let given = |order: &[OrderEvent], shipment_history: &[ShipmentEvent]| {
+            Decision::default().given(&shipment(), shipment_history).given(&key, order)
+        };
+        let slug = |mut decision: Decision| match dispatch(&mut decision, order(1)) {
+            Err(Stop::Refused(refusal)) => refusal.slug,
+            other => panic!("{other:?}"),
+        };
+        let scheduled = || scheduled().into();
+        let mut decision = given(&[of.clone().into(), completed.clone()], &[scheduled()]);
+        dispatch(&mut decision, order(1)).unwrap();
+        assert_eq!(decision.then(&shipment()), [ShipmentDispatched { order_id: order(1) }.into()]);
+        assert_eq!(slug(given(&[of.clone().into()], &[scheduled()])), "order-not-completed");
+        assert_eq!(slug(given(&[of.into()], &[called_off()])), "shipment-not-scheduled");
+        assert_eq!(slug(given(&[], &[])), "shipment-not-found");
+    }
+}

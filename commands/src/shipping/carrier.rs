@@ -1,0 +1,185 @@
+//! The carrier: the world outside, behind a port, with a simulation that can refuse, be slow and be down.
+
+use crate::behaviour;
+use events::{Address, OrderId, orders::Line};
+use futures::{FutureExt, future::BoxFuture};
+use std::{
+    collections::HashSet,
+    str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// A carrier. Everything asked of it may be asked again: the order names the parcel.
+pub trait CarrierGateway: Send + Sync {
+    /// Books a parcel. Asked again for the same order, the same booking.
+    fn book<'a>(
+        &'a self,
+        order: OrderId,
+        address: &'a Address,
+        items: &'a [Line],
+    ) -> BoxFuture<'a, Result<Answer, CarrierUnavailable>>;
+
+    /// Calls a parcel off. Nothing happens where none is booked.
+    fn cancel(&self, order: OrderId) -> BoxFuture<'_, Result<(), CarrierUnavailable>>;
+}
+
+/// A carrier's final answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It takes the parcel.
+    Booked(Booking),
+    /// It does not, for this reason.
+    Refused(String),
+}
+
+/// A parcel that a carrier takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Booking {
+    /// Who carries it.
+    pub carrier: String,
+    /// The carrier's number for it.
+    pub tracking_number: String,
+}
+
+/// The carrier gave no answer. It may have acted all the same: ask again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the carrier does not answer")]
+pub struct CarrierUnavailable;
+
+/// How the simulated carrier behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Behaviour {
+    /// It takes every parcel for a country that it serves.
+    #[default]
+    Accept,
+    /// It takes none.
+    Refuse,
+    /// It takes them, and its time.
+    Slow(Duration),
+    /// It does not answer.
+    Down,
+}
+
+impl FromStr for Behaviour {
+    type Err = behaviour::ParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "accept" => Ok(Self::Accept),
+            "refuse" => Ok(Self::Refuse),
+            "down" => Ok(Self::Down),
+            _ => behaviour::slow(text)
+                .map(Self::Slow)
+                .ok_or(behaviour::ParseError("accept, refuse, slow:200ms or down")),
+        }
+    }
+}
+
+/// A carrier that exists only here. Its clones are the same carrier.
+#[derive(Clone, Debug)]
+pub struct SimulatedCarrier {
+    behaviour: Arc<Mutex<Behaviour>>,
+    unserved: Arc<HashSet<String>>,
+}
+
+impl Default for SimulatedCarrier {
+    /// Accepts parcels for everywhere but Antarctica.
+    fn default() -> Self {
+        Self::new(Behaviour::Accept, ["AQ".to_owned()])
+    }
+}
+
+impl SimulatedCarrier {
+    /// A carrier that refuses parcels for the countries `unserved`.
+    pub fn new(behaviour: Behaviour, unserved: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            behaviour: Arc::new(Mutex::new(behaviour)),
+            unserved: Arc::new(unserved.into_iter().collect()),
+        }
+    }
+
+    /// Changes how it behaves, for all its clones.
+    pub fn set_behaviour(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
+    }
+
+    /// Waits as long as it takes to answer; gives what it does then.
+    async fn answer(&self) -> Result<Behaviour, CarrierUnavailable> {
+        let behaviour = *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
+        match behaviour {
+            Behaviour::Down => return Err(CarrierUnavailable),
+            Behaviour::Slow(delay) => tokio::time::sleep(delay).await,
+            Behaviour::Accept | Behaviour::Refuse => {}
+        }
+        Ok(behaviour)
+    }
+}
+
+impl CarrierGateway for SimulatedCarrier {
+    fn book<'a>(
+        &'a self,
+        order: OrderId,
+        address: &'a Address,
+        _items: &'a [Line],
+    ) -> BoxFuture<'a, Result<Answer, CarrierUnavailable>> {
+        async move {
+            if self.answer().await? == Behaviour::Refuse {
+                return Ok(Answer::Refused("the carrier takes no parcels".to_owned()));
+            }
+            if self.unserved.contains(&address.country) {
+                let detail = format!("the carrier does not serve {}", address.country);
+                return Ok(Answer::Refused(detail));
+            }
+            let (_, number) = order.uuid().as_u64_pair();
+            let tracking_number = format!("SIM-{number:016X}");
+            Ok(Answer::Booked(Booking { carrier: "simulated".to_owned(), tracking_number }))
+        }
+        .boxed()
+    }
+
+    fn cancel(&self, _order: OrderId) -> BoxFuture<'_, Result<(), CarrierUnavailable>> {
+        async move { self.answer().await.map(|_| ()) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{address, order};
+
+    async fn book(carrier: &SimulatedCarrier, behaviour: &str) -> Result<Answer, CarrierUnavailable> {
+        carrier.set_behaviour(behaviour.parse().unwrap());
+        carrier.book(order(1), &address(), &[]).await
+    }
+
+    #[tokio::test]
+    async fn it_behaves_as_it_is_told() {
+        let carrier = SimulatedCarrier::default();
+        let tracking_number = "SIM-00000000000D0001".to_owned();
+        let booked = Answer::Booked(Booking { carrier: "simulated".to_owned(), tracking_number });
+        let handle = carrier.clone();
+        assert_eq!(book(&handle, "accept").await, Ok(booked.clone()));
+        assert_eq!(carrier.book(order(1), &address(), &[]).await, Ok(booked.clone()), "the same booking");
+        assert_eq!(book(&handle, "slow:1ms").await, Ok(booked));
+        assert!(matches!(book(&handle, "refuse").await, Ok(Answer::Refused(_))));
+        assert_eq!(book(&handle, "down").await, Err(CarrierUnavailable));
+        assert_eq!(carrier.cancel(order(1)).await, Err(CarrierUnavailable));
+    }
+
+    #[tokio::test]
+    async fn it_refuses_where_it_does_not_go() {
+        let antarctica = Address { country: "AQ".to_owned(), ..address() };
+        let answer = SimulatedCarrier::default().book(order(1), &antarctica, &[]).await;
+        assert_eq!(answer, Ok(Answer::Refused("the carrier does not serve AQ".to_owned())));
+    }
+
+    #[test]
+    fn its_behaviour_can_be_written() {
+        assert_eq!("slow:2s".parse(), Ok(Behaviour::Slow(Duration::from_secs(2))));
+        for bad in ["", "Accept", "slow", "slow:-1ms", "refuse:1s"] {
+            let error = bad.parse::<Behaviour>().unwrap_err();
+            assert_eq!(error.to_string(), "expected accept, refuse, slow:200ms or down");
+        }
+    }
+}

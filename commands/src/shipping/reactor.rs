@@ -1,0 +1,67 @@
+//! Carries out what shipping does about the facts of others: asks the carrier, records its answer.
+
+use super::{CarrierGateway, Effect, Parcel, Shipment, cancel, react, schedule};
+use crate::{Decision, ExecuteError, Executor, Key, reactor};
+use events::{Metadata, OrderId, payments::PaymentCharged};
+use nats::{Handler, Retry};
+use std::sync::Arc;
+
+/// What the reactions of shipping share.
+pub(super) struct Shipping {
+    pub(super) executor: Executor,
+    pub(super) carrier: Arc<dyn CarrierGateway>,
+}
+
+pub(super) fn handler(shipping: Shipping) -> Handler {
+    let shipping = Arc::new(shipping);
+    Arc::new(move |recorded| {
+        let shipping = Arc::clone(&shipping);
+        Box::pin(async move {
+            let metadata = reactor::answering(&recorded, "service:shipping");
+            match react(&recorded.fact) {
+                None => Ok("ignored"),
+                Some(Effect::Schedule(order)) => shipping.schedule(order, metadata).await,
+                Some(Effect::Cancel { order_id, reason }) => {
+                    let cancelling = move |decision: &mut Decision| cancel(decision, order_id, reason);
+                    let settled =
+                        reactor::settle(shipping.executor.execute(vec![], metadata, cancelling).await)?;
+                    shipping.call_off(order_id).await?;
+                    Ok(settled)
+                }
+            }
+        })
+    })
+}
+
+impl Shipping {
+    async fn schedule(&self, order: Box<PaymentCharged>, metadata: Metadata) -> Result<&'static str, Retry> {
+        let (order_id, key) = (order.order_id, Key::<Shipment>::new(order.order_id));
+        // A parcel booked again after its shipment was called off would belong to nobody.
+        match self.executor.state(&key).await.map_err(retry)?.parcel() {
+            Some(Parcel::Wanted) => return Ok("unchanged"),
+            Some(Parcel::Unwanted) => return self.call_off(order_id).await,
+            None => {}
+        }
+        let booked = self.carrier.book(order_id, order.shipping_address.reveal(), &order.items).await;
+        let answer = booked.map_err(|error| Retry(error.to_string()))?;
+        let scheduling = move |decision: &mut Decision| schedule(decision, &order, &answer);
+        let result = self.executor.execute(vec![key.likely_new()], metadata, scheduling).await;
+        let nothing_recorded = matches!(&result, Ok(receipt) if receipt.events == 0);
+        // Somebody decided meanwhile, and may have called it off.
+        if nothing_recorded
+            && self.executor.state(&key).await.map_err(retry)?.parcel() == Some(Parcel::Unwanted)
+        {
+            return self.call_off(order_id).await;
+        }
+        reactor::settle(result)
+    }
+
+    async fn call_off(&self, order: OrderId) -> Result<&'static str, Retry> {
+        self.carrier.cancel(order).await.map_err(|error| Retry(error.to_string()))?;
+        Ok("called off")
+    }
+}
+
+fn retry(error: ExecuteError) -> Retry {
+    Retry(error.to_string())
+}

@@ -1,0 +1,113 @@
+//! The queries of the inventory service.
+
+use crate::{
+    Projections,
+    answer::{Money, Page, cursor, limit},
+    freshness::Freshness,
+    sqlite::{DatabaseError, Row},
+    table::Value,
+};
+use axum::{Json, extract::State};
+use events::Sku;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use service::{
+    Problem,
+    extract::{Path, Query},
+};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub(super) fn routes() -> OpenApiRouter<Projections> {
+    OpenApiRouter::new().routes(routes!(products)).routes(routes!(item))
+}
+
+/// A product of the catalogue.
+#[derive(Debug, Serialize, ToSchema)]
+struct Product {
+    #[schema(example = "TEA-1")]
+    sku: String,
+    name: String,
+    price: Money,
+}
+
+impl Product {
+    fn of(row: &Row) -> Result<Self, DatabaseError> {
+        Ok(Self { sku: row.get("sku")?, name: row.get("name")?, price: Money::of(row, "amount")? })
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListProducts {
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+    /// Items per page, 1 to 100; 20 unless said.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    // Read by the layer that waits.
+    #[serde(rename = "after")]
+    #[param(ignore)]
+    _after: Option<IgnoredAny>,
+    #[serde(rename = "wait")]
+    #[param(ignore)]
+    _wait: Option<IgnoredAny>,
+}
+
+/// The catalogue, by SKU
+#[utoipa::path(
+    get, path = "/products", tag = "inventory",
+    params(ListProducts, Freshness),
+    responses((status = 200, body = Page<Product>), (status = 422, body = Problem), (status = 503, body = Problem))
+)]
+async fn products(
+    State(projections): State<Projections>,
+    Query(query): Query<ListProducts>,
+) -> Result<Json<Page<Product>>, Problem> {
+    let limit = limit(query.limit)?;
+    let read = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+    let sku = cursor(query.cursor.as_deref(), read)?.unwrap_or_default();
+    let sql = "SELECT * FROM products WHERE sku > $1 ORDER BY sku LIMIT $2";
+    let values = vec![sku.into(), Value::from(i64::from(limit) + 1)];
+    let rows = projections.database().rows(sql, values).await?;
+    Ok(Json(Page::new(&rows, limit, Product::of, |row| Ok(row.get::<String>("sku")?.into_bytes()))?))
+}
+
+/// A product and its stock.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Item {
+    #[schema(example = "TEA-1")]
+    sku: String,
+    name: String,
+    price: Money,
+    /// Units in the house.
+    on_hand: i64,
+    /// Units of these that orders hold.
+    reserved: i64,
+    /// Units that can still be ordered.
+    available: i64,
+}
+
+impl Item {
+    fn of(row: &Row) -> Result<Self, DatabaseError> {
+        let Product { sku, name, price } = Product::of(row)?;
+        // A product without any stock fact has none.
+        let (on_hand, reserved) = (row.find("on_hand")?.unwrap_or(0), row.find("reserved")?.unwrap_or(0));
+        Ok(Self { sku, name, price, on_hand, reserved, available: on_hand - reserved })
+    }
+}
+
+/// A product and its stock
+#[utoipa::path(
+    get, path = "/inventory/{sku}", tag = "inventory",
+    params(("sku" = String, Path, description = "The product"), Freshness),
+    responses((status = 200, body = Item), (status = 404, body = Problem), (status = 503, body = Problem))
+)]
+async fn item(State(projections): State<Projections>, Path(sku): Path<Sku>) -> Result<Json<Item>, Problem> {
+    let sql =
+        "SELECT p.*, on_hand, reserved FROM products p LEFT JOIN stock s ON s.sku = p.sku WHERE p.sku = $1";
+    let row = projections.database().row(sql, vec![(&sku).into()]).await?;
+    let unknown = || Problem::not_found("product-unknown", format!("There is no product {sku}."));
+    Ok(Json(Item::of(&row.ok_or_else(unknown)?)?))
+}

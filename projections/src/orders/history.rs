@@ -1,0 +1,140 @@
+//! What happened to an order, oldest first.
+
+use super::queries::unknown;
+use crate::{
+    Projections,
+    freshness::Freshness,
+    sqlite::{DatabaseError, Row},
+};
+use axum::{Json, extract::State};
+use events::OrderId;
+use jiff::Timestamp;
+use serde::Serialize;
+use service::{Problem, extract::Path};
+use std::collections::HashMap;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// What happened to an order.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct History {
+    /// Its events, oldest first, causes before what they caused.
+    events: Vec<Entry>,
+}
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = HistoryEntry)]
+struct Entry {
+    id: Uuid,
+    #[serde(rename = "type")]
+    #[schema(example = "order.created")]
+    kind: String,
+    #[schema(value_type = String, format = DateTime)]
+    time: Timestamp,
+    /// Who asked for it.
+    #[schema(example = "client")]
+    actor: String,
+    /// The event or command that caused it.
+    causation: Uuid,
+    /// One id for everything that follows from one request.
+    correlation: String,
+    /// Where it is recorded.
+    position: Place,
+}
+
+/// Where an event is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[schema(as = Position)]
+struct Place {
+    #[schema(example = "ORDERS")]
+    stream: String,
+    sequence: i64,
+}
+
+impl Entry {
+    fn of(row: &Row) -> Result<Self, DatabaseError> {
+        Ok(Self {
+            id: row.get("id")?,
+            kind: row.get("kind")?,
+            time: row.get("time")?,
+            actor: row.get("actor")?,
+            causation: row.get("causation")?,
+            correlation: row.get("correlation")?,
+            position: Place { stream: row.get("stream")?, sequence: row.get("sequence")? },
+        })
+    }
+}
+
+/// Everything that happened to an order
+#[utoipa::path(
+    get, path = "/orders/{id}/history", tag = "orders",
+    params(("id" = Uuid, Path, description = "The order"), Freshness),
+    responses((status = 200, body = History), (status = 404, body = Problem), (status = 503, body = Problem))
+)]
+pub(super) async fn history(
+    State(projections): State<Projections>,
+    Path(id): Path<OrderId>,
+) -> Result<Json<History>, Problem> {
+    let sql = "SELECT * FROM order_events WHERE order_id = $1 ORDER BY stream, sequence";
+    let rows = projections.database().rows(sql, vec![id.into()]).await?;
+    if rows.is_empty() {
+        return Err(unknown(id));
+    }
+    let events = rows.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
+    Ok(Json(History { events: in_order(&events) }))
+}
+
+/// Sorts by time and then by the chain of causes. Clocks of different machines may disagree: an event counts as no
+/// earlier than what caused it.
+fn in_order(entries: &[Entry]) -> Vec<Entry> {
+    let by_id: HashMap<Uuid, &Entry> = entries.iter().map(|entry| (entry.id, entry)).collect();
+    let rank = |entry: &Entry| {
+        let (mut time, mut depth, mut at) = (entry.time, 0, entry);
+        // A chain is no longer than the history, even if ids were to form a ring.
+        while let Some(cause) = by_id.get(&at.causation).filter(|_| depth < entries.len()) {
+            (time, depth, at) = (time.max(cause.time), depth + 1, cause);
+        }
+        (time, depth, entry.position.clone())
+    };
+    let mut ranked: Vec<_> = entries.iter().map(|entry| (rank(entry), entry.clone())).collect();
+    ranked.sort_by(|(a, _), (b, _)| a.cmp(b));
+    ranked.into_iter().map(|(_, entry)| entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: u128, cause: u128, second: i64, stream: &str) -> Entry {
+        Entry {
+            id: Uuid::from_u128(id),
+            kind: String::new(),
+            time: Timestamp::from_second(second).unwrap(),
+            actor: String::new(),
+            causation: Uuid::from_u128(cause),
+            correlation: String::new(),
+            position: Place { stream: stream.to_owned(), sequence: 1 },
+        }
+    }
+
+    fn order(entries: &[Entry]) -> Vec<u128> {
+        in_order(entries).iter().map(|entry| entry.id.as_u128()).collect()
+    }
+
+    #[test]
+    fn causes_come_before_what_they_cause_whatever_the_clocks_say() {
+        let slow_clock = [entry(2, 1, 5, "INVENTORY"), entry(3, 2, 6, "PAYMENTS"), entry(1, 9, 7, "ORDERS")];
+        assert_eq!(order(&slow_clock), [1, 2, 3]);
+        let same_time = [entry(3, 2, 5, "A"), entry(2, 1, 5, "B"), entry(1, 9, 5, "C")];
+        assert_eq!(order(&same_time), [1, 2, 3]);
+    }
+
+    #[test]
+    fn unrelated_events_are_in_the_order_of_time() {
+        assert_eq!(order(&[entry(1, 9, 8, "A"), entry(2, 8, 7, "B")]), [2, 1]);
+        // A ring of causes cannot happen; it must not hang either.
+        assert_eq!(order(&[entry(1, 2, 8, "A"), entry(2, 1, 7, "B")]).len(), 2);
+    }
+}

@@ -1,0 +1,201 @@
+//! The queries of the orders service.
+
+use super::{history, stage::Stage};
+use crate::{
+    Projections,
+    answer::{Money, Page, cursor, limit},
+    freshness::Freshness,
+    sqlite::{DatabaseError, Row},
+    table::Value,
+};
+use axum::{Json, extract::State};
+use events::{OrderId, UserId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use service::{
+    Problem,
+    extract::{Path, Query},
+};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+pub(super) fn routes() -> OpenApiRouter<Projections> {
+    OpenApiRouter::new().routes(routes!(order)).routes(routes!(orders)).routes(routes!(history::history))
+}
+
+/// An order.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Order {
+    id: Uuid,
+    user_id: Uuid,
+    /// Where it stands: `pending`, `completed`, `failed` or `cancelled`.
+    #[schema(example = "completed")]
+    status: String,
+    stage: Stage,
+    items: Vec<OrderLine>,
+    total_amount: Money,
+    /// Why it failed or was cancelled.
+    #[schema(example = "out_of_stock")]
+    reason: Option<String>,
+    /// The same in words.
+    detail: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+    /// Counts the order's own events.
+    version: i64,
+}
+
+/// A line of an order.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct OrderLine {
+    #[schema(example = "TEA-1")]
+    sku: String,
+    quantity: u32,
+    /// Price of one when the order was placed.
+    unit_price: Money,
+}
+
+impl Order {
+    fn of(row: &Row) -> Result<Self, DatabaseError> {
+        let status: String = row.get("status")?;
+        Ok(Self {
+            id: row.get("id")?,
+            user_id: row.get("user_id")?,
+            stage: Stage::of(row, &status)?,
+            status,
+            items: row.json("items")?,
+            total_amount: Money::of(row, "amount")?,
+            reason: row.find("reason")?,
+            detail: row.find("detail")?,
+            created_at: row.get("created_at")?,
+            updated_at: row.get("updated_at")?,
+            version: row.get("version")?,
+        })
+    }
+}
+
+/// Orders with their progress, under a condition.
+macro_rules! select {
+    ($($condition:literal),+) => {
+        concat!(
+            "SELECT o.*, reserved_at, released_at, charged_at, refunded_at, scheduled_at, called_off_at, ",
+            "dispatched_at, delivered_at FROM orders o LEFT JOIN progress p ON p.order_id = o.id WHERE ",
+            $($condition),+
+        )
+    };
+}
+
+/// The same for a page: newest first, behind the cursor.
+macro_rules! page {
+    ($condition:literal) => {
+        select!($condition, "(o.created_at, o.id) < ($1, $2) ORDER BY o.created_at DESC, o.id DESC LIMIT $3")
+    };
+}
+
+/// An order
+#[utoipa::path(
+    get, path = "/orders/{id}", tag = "orders",
+    params(("id" = Uuid, Path, description = "The order"), Freshness),
+    responses((status = 200, body = Order), (status = 404, body = Problem), (status = 503, body = Problem))
+)]
+async fn order(
+    State(projections): State<Projections>,
+    Path(id): Path<OrderId>,
+) -> Result<Json<Order>, Problem> {
+    let row = projections.database().row(select!("o.id = $1"), vec![id.into()]).await?;
+    let row = row.ok_or_else(|| unknown(id))?;
+    Ok(Json(Order::of(&row)?))
+}
+
+pub(super) fn unknown(id: OrderId) -> Problem {
+    Problem::not_found("order-unknown", format!("There is no order {id}."))
+}
+
+/// Where an order stands.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Pending,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+impl Status {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListOrders {
+    /// Only orders of this customer.
+    #[param(value_type = Option<Uuid>)]
+    user_id: Option<UserId>,
+    /// Only orders that stand like this.
+    #[param(inline)]
+    status: Option<Status>,
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+    /// Items per page, 1 to 100; 20 unless said.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    // Read by the layer that waits.
+    #[serde(rename = "after")]
+    #[param(ignore)]
+    _after: Option<IgnoredAny>,
+    #[serde(rename = "wait")]
+    #[param(ignore)]
+    _wait: Option<IgnoredAny>,
+}
+
+/// Orders, newest first
+///
+/// Pages are stable: orders placed meanwhile neither move nor repeat an item.
+#[utoipa::path(
+    get, path = "/orders", tag = "orders",
+    params(ListOrders, Freshness),
+    responses((status = 200, body = Page<Order>), (status = 422, body = Problem), (status = 503, body = Problem))
+)]
+async fn orders(
+    State(projections): State<Projections>,
+    Query(query): Query<ListOrders>,
+) -> Result<Json<Page<Order>>, Problem> {
+    let limit = limit(query.limit)?;
+    let place = cursor(query.cursor.as_deref(), read_cursor)?;
+    let (created_at, id) = place.unwrap_or((Timestamp::MAX, Uuid::max()));
+    let mut values = vec![created_at.into(), id.into(), Value::from(i64::from(limit) + 1)];
+    values.extend(query.user_id.map(Value::from));
+    values.extend(query.status.map(|status| Value::from(status.name())));
+    let sql = match (query.user_id, query.status) {
+        (None, None) => page!(""),
+        (Some(_), None) => page!("o.user_id = $4 AND "),
+        (None, Some(_)) => page!("o.status = $4 AND "),
+        (Some(_), Some(_)) => page!("o.user_id = $4 AND o.status = $5 AND "),
+    };
+    let rows = projections.database().rows(sql, values).await?;
+    Ok(Json(Page::new(&rows, limit, Order::of, write_cursor)?))
+}
+
+/// The cursor is the place of the last item: its time and id.
+fn write_cursor(row: &Row) -> Result<Vec<u8>, DatabaseError> {
+    let (time, id) = (row.get::<Timestamp>("created_at")?, row.get::<Uuid>("id")?);
+    Ok([&time.as_microsecond().to_be_bytes()[..], id.as_bytes()].concat())
+}
+
+fn read_cursor(bytes: &[u8]) -> Option<(Timestamp, Uuid)> {
+    let (time, id) = bytes.split_first_chunk()?;
+    Some((Timestamp::from_microsecond(i64::from_be_bytes(*time)).ok()?, Uuid::from_slice(id).ok()?))
+}

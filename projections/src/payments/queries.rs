@@ -1,0 +1,176 @@
+//! The queries of the payments service.
+
+use crate::{
+    Projections,
+    answer::{Money, Page, cursor, limit},
+    freshness::Freshness,
+    sqlite::{DatabaseError, Row},
+    table::Value,
+};
+use axum::{Json, extract::State};
+use events::{AccountId, OrderId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
+use service::{
+    Problem,
+    extract::{Path, Query},
+};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+pub(super) fn routes() -> OpenApiRouter<Projections> {
+    OpenApiRouter::new().routes(routes!(account)).routes(routes!(entries)).routes(routes!(payment))
+}
+
+/// An account.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Account {
+    id: Uuid,
+    user_id: Uuid,
+    balance: Money,
+}
+
+/// An account
+#[utoipa::path(
+    get, path = "/accounts/{id}", tag = "payments",
+    params(("id" = Uuid, Path, description = "The account"), Freshness),
+    responses((status = 200, body = Account), (status = 404, body = Problem), (status = 503, body = Problem))
+)]
+async fn account(
+    State(projections): State<Projections>,
+    Path(id): Path<AccountId>,
+) -> Result<Json<Account>, Problem> {
+    let row = projections.database().row("SELECT * FROM accounts WHERE id = $1", vec![id.into()]).await?;
+    let row = row.ok_or_else(|| unknown(id))?;
+    let balance = Money::of(&row, "balance")?;
+    Ok(Json(Account { id: row.get("id")?, user_id: row.get("user_id")?, balance }))
+}
+
+fn unknown(id: AccountId) -> Problem {
+    Problem::not_found("account-unknown", format!("There is no account {id}."))
+}
+
+/// Money that came into an account or went out of it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = AccountEntry)]
+struct Entry {
+    /// Sequence of its event; grows.
+    sequence: i64,
+    /// `credit`, `debit` or `refund`.
+    #[schema(example = "debit")]
+    kind: String,
+    /// Negative for a debit: the sum of all entries is the balance.
+    amount: Money,
+    /// Balance afterwards.
+    balance: Money,
+    /// The order it belongs to.
+    order_id: Option<Uuid>,
+    #[schema(value_type = String, format = DateTime)]
+    time: Timestamp,
+}
+
+impl Entry {
+    fn of(row: &Row) -> Result<Self, DatabaseError> {
+        Ok(Self {
+            sequence: row.get("sequence")?,
+            kind: row.get("kind")?,
+            amount: Money::of(row, "amount")?,
+            balance: Money::of(row, "balance")?,
+            order_id: row.find("order_id")?,
+            time: row.get("time")?,
+        })
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListEntries {
+    /// `nextCursor` of the page before.
+    cursor: Option<String>,
+    /// Items per page, 1 to 100; 20 unless said.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u32>,
+    // Read by the layer that waits.
+    #[serde(rename = "after")]
+    #[param(ignore)]
+    _after: Option<IgnoredAny>,
+    #[serde(rename = "wait")]
+    #[param(ignore)]
+    _wait: Option<IgnoredAny>,
+}
+
+/// What came into an account and went out of it, newest first
+#[utoipa::path(
+    get, path = "/accounts/{id}/entries", tag = "payments",
+    params(("id" = Uuid, Path, description = "The account"), ListEntries, Freshness),
+    responses((status = 200, body = Page<Entry>), (status = 404, body = Problem), (status = 503, body = Problem))
+)]
+async fn entries(
+    State(projections): State<Projections>,
+    Path(id): Path<AccountId>,
+    Query(query): Query<ListEntries>,
+) -> Result<Json<Page<Entry>>, Problem> {
+    let limit = limit(query.limit)?;
+    let read = |bytes: &[u8]| bytes.try_into().ok().map(i64::from_be_bytes);
+    let before = cursor(query.cursor.as_deref(), read)?.unwrap_or(i64::MAX);
+    let sql = "SELECT * FROM entries WHERE account_id = $1 AND sequence < $2 ORDER BY sequence DESC LIMIT $3";
+    let values = vec![id.into(), before.into(), Value::from(i64::from(limit) + 1)];
+    let rows = projections.database().rows(sql, values).await?;
+    if rows.is_empty() {
+        let known =
+            projections.database().row("SELECT id FROM accounts WHERE id = $1", vec![id.into()]).await?;
+        known.ok_or_else(|| unknown(id))?;
+    }
+    let place = |row: &Row| Ok(row.get::<i64>("sequence")?.to_be_bytes().to_vec());
+    Ok(Json(Page::new(&rows, limit, Entry::of, place)?))
+}
+
+/// The payment of an order.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Payment {
+    order_id: Uuid,
+    account_id: Uuid,
+    /// `charged`, `failed` or `refunded`.
+    #[schema(example = "charged")]
+    status: String,
+    /// Missing where nothing was charged.
+    amount: Option<Money>,
+    /// Why it failed or was refunded.
+    #[schema(example = "insufficient_funds")]
+    reason: Option<String>,
+    /// The same in words.
+    detail: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+}
+
+/// The payment of an order
+#[utoipa::path(
+    get, path = "/payments/{orderId}", tag = "payments",
+    params(("orderId" = Uuid, Path, description = "The order"), Freshness),
+    responses((status = 200, body = Payment), (status = 404, body = Problem), (status = 503, body = Problem))
+)]
+async fn payment(
+    State(projections): State<Projections>,
+    Path(order): Path<OrderId>,
+) -> Result<Json<Payment>, Problem> {
+    let sql = "SELECT * FROM payments WHERE order_id = $1";
+    let row = projections.database().row(sql, vec![order.into()]).await?;
+    let unknown = || Problem::not_found("payment-unknown", format!("There is no payment for order {order}."));
+    let row = row.ok_or_else(unknown)?;
+    let charged = row.find::<i64>("amount")?.is_some();
+    Ok(Json(Payment {
+        order_id: row.get("order_id")?,
+        account_id: row.get("account_id")?,
+        status: row.get("status")?,
+        amount: if charged { Some(Money::of(&row, "amount")?) } else { None },
+        reason: row.find("reason")?,
+        detail: row.find("detail")?,
+        updated_at: row.get("updated_at")?,
+    }))
+}

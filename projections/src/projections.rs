@@ -1,0 +1,73 @@
+//! The front door: the read model of one service, kept up to date and open for queries.
+
+use crate::{
+    Progress, View, freshness,
+    metrics::{Lag, ProjectionMetrics},
+    projector::Projector,
+    sqlite::{Database, DatabaseError},
+};
+use axum::middleware::from_fn_with_state;
+use service::{Clock, Metrics, Shutdown};
+use std::{path::Path, sync::Arc};
+use tokio::sync::watch;
+use utoipa_axum::router::OpenApiRouter;
+
+/// The read model of one service. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Projections {
+    database: Database,
+    progress: watch::Receiver<Progress>,
+    view: &'static View,
+    clock: Clock,
+}
+
+impl Projections {
+    /// Opens the database at `path` and keeps it up to date until the shutdown. The streams have to exist.
+    pub async fn start(
+        view: &'static View,
+        connection: &nats::Connection,
+        path: &Path,
+        clock: Clock,
+        metrics: &Metrics,
+        counters: ProjectionMetrics,
+        shutdown: &Shutdown,
+    ) -> Result<Self, DatabaseError> {
+        let database = Database::open(path, view).await?;
+        let checkpoints = database.writer().await?.checkpoints().await?;
+        let (sender, progress) = watch::channel(Progress::new(&checkpoints));
+        let lag = Lag { projection: view.name, progress: progress.clone(), clock: clock.clone() };
+        metrics.registry().register_collector(Box::new(lag));
+        let projector = Projector {
+            view,
+            connection: connection.clone(),
+            database: database.clone(),
+            progress: sender,
+            bound: None,
+            metrics: counters,
+        };
+        shutdown.spawn(projector.run(shutdown.clone()));
+        Ok(Self { database, progress, view, clock })
+    }
+
+    /// The queries, documented.
+    pub fn router(&self) -> OpenApiRouter {
+        let fresh = from_fn_with_state(self.clone(), freshness::layer);
+        (self.view.routes)().layer(fresh).with_state(self.clone())
+    }
+
+    /// How far the read model is; changes with every commit.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
+    }
+
+    /// Whether the read model is as good as up to date.
+    pub fn check(&self) -> service::Check {
+        let (progress, clock) = (self.progress.clone(), self.clock.clone());
+        Arc::new(move || progress.borrow().check(clock.now()))
+    }
+
+    /// The database, for reading.
+    pub fn database(&self) -> &Database {
+        &self.database
+    }
+}

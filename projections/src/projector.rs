@@ -1,0 +1,175 @@
+//! Step 6, project: from the streams of a service into its tables.
+//!
+//! A task per stream reads and decodes ahead into one bounded channel. The projector takes what is ready, never waits for
+//! more, and writes it in one transaction together with the checkpoints: at low load an event is in the tables at once,
+//! at high load thousands share a commit. Whatever goes wrong, nothing is skipped: the projector starts again from the
+//! checkpoints.
+
+mod source;
+
+use crate::{
+    Changes, Progress, View,
+    metrics::{Projection, ProjectionMetrics},
+    sqlite::{Commit, Database, DatabaseError, Move, Writer},
+};
+use events::Position;
+use service::Shutdown;
+use source::{Chunk, Source};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::{mpsc, watch};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// Events of one transaction at most, give or take a chunk.
+const BATCH: usize = 2000;
+
+/// Chunks read ahead, over all streams.
+const AHEAD: usize = 4;
+
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// Keeps the tables of one service up to date. Any number may work on the same tables: each commit has one winner.
+#[derive(Clone)]
+pub(crate) struct Projector {
+    pub(crate) view: &'static View,
+    pub(crate) connection: nats::Connection,
+    pub(crate) database: Database,
+    pub(crate) progress: watch::Sender<Progress>,
+    /// How far to go in each stream; without a bound it follows for ever.
+    pub(crate) bound: Option<Arc<[Position]>>,
+    pub(crate) metrics: ProjectionMetrics,
+}
+
+/// Why a projector has to start again.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Interruption {
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// The tables were emptied under us.
+    #[error("a checkpoint went back")]
+    WentBack,
+}
+
+impl Projector {
+    /// Runs until the shutdown, whatever happens.
+    pub(crate) async fn run(self, shutdown: Shutdown) {
+        let token = shutdown.token();
+        let mut retry = FIRST_RETRY;
+        while !token.is_cancelled() {
+            let before = self.progress.borrow().to_string();
+            match self.session(&token).await {
+                Ok(()) => break,
+                Err(error) => {
+                    let cause =
+                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::error!(projection = self.view.name, %error, cause, "projecting again");
+                    self.metrics.failed(self.view.name, "commit");
+                }
+            }
+            // Whoever got somewhere before it failed is not hopeless.
+            retry = if self.progress.borrow().to_string() == before { retry } else { FIRST_RETRY };
+            let _ = token.run_until_cancelled(tokio::time::sleep(retry)).await;
+            retry = (retry * 2).min(LAST_RETRY);
+        }
+    }
+
+    /// From the checkpoints on, until the shutdown, the bound or a failure.
+    pub(crate) async fn session(&self, token: &CancellationToken) -> Result<(), Interruption> {
+        let mut writer = self.database.writer().await?;
+        let checkpoints = writer.checkpoints().await?;
+        self.publish(&checkpoints);
+        let (sender, mut chunks) = mpsc::channel(AHEAD);
+        // Readers end with this session, and a session whose readers have all reached their bound ends with them.
+        let _readers: Vec<_> = checkpoints
+            .iter()
+            .map(|&from| {
+                let source = Source::new(self.clone(), from, sender.clone());
+                AbortOnDropHandle::new(tokio::spawn(source.run()))
+            })
+            .collect();
+        drop(sender);
+        while let Some(Some(first)) = token.run_until_cancelled(chunks.recv()).await {
+            let mut batch = vec![first];
+            let mut events = batch[0].events.len();
+            while events < BATCH
+                && let Ok(chunk) = chunks.try_recv()
+            {
+                events += chunk.events.len();
+                batch.push(chunk);
+            }
+            self.apply(&mut writer, batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a batch. Where another projector was faster, what it did is left out and the rest is written.
+    async fn apply(&self, writer: &mut Writer, mut batch: Vec<Chunk>) -> Result<(), Interruption> {
+        let projection = Projection { projection: self.view.name };
+        loop {
+            let started = Instant::now();
+            let (changes, moves) = self.project(&mut batch);
+            if moves.is_empty() {
+                return Ok(());
+            }
+            if writer.commit(changes, &moves).await? == Commit::Done {
+                let events: usize = batch.iter().map(|chunk| chunk.events.len()).sum();
+                #[expect(clippy::cast_precision_loss, reason = "a batch holds thousands of events")]
+                self.metrics.batch_events.get_or_create(&projection).observe(events as f64);
+                let seconds = started.elapsed().as_secs_f64();
+                self.metrics.commit_seconds.get_or_create(&projection).observe(seconds);
+                self.committed(&batch);
+                return Ok(());
+            }
+            self.metrics.failed(self.view.name, "lost");
+            let checkpoints = writer.checkpoints().await?;
+            let known = |now: &Position| self.progress.borrow().has(*now) == Some(true);
+            if checkpoints.iter().all(known) {
+                return Err(Interruption::WentBack);
+            }
+            self.publish(&checkpoints);
+        }
+    }
+
+    /// What a batch changes, and how far it moves the checkpoints.
+    fn project(&self, batch: &mut [Chunk]) -> (Changes, Vec<Move>) {
+        let mut changes = Changes::default();
+        let mut moves: Vec<Move> = Vec::new();
+        let progress = self.progress.borrow();
+        for chunk in batch {
+            let Position { context, sequence: to } = chunk.last;
+            let at = progress.stream(context).map_or(0, |stream| stream.position.sequence);
+            chunk.skip_to(at);
+            chunk.events.iter().for_each(|recorded| (self.view.project)(recorded, &mut changes));
+            match moves.iter_mut().find(|step| step.context == context) {
+                Some(step) => step.to = to,
+                None if to > at => moves.push(Move { context, from: at, to }),
+                None => {}
+            }
+        }
+        (changes, moves)
+    }
+
+    fn committed(&self, batch: &[Chunk]) {
+        self.progress.send_modify(|progress| {
+            for chunk in batch {
+                let Some(stream) = progress.stream_mut(chunk.last.context) else { continue };
+                stream.position = stream.position.max(chunk.last);
+                let behind = stream.end.is_some_and(|end| end > chunk.last.sequence);
+                stream.behind_since = behind.then_some(chunk.stored);
+            }
+        });
+    }
+
+    fn publish(&self, checkpoints: &[Position]) {
+        self.progress.send_modify(|progress| {
+            for &checkpoint in checkpoints {
+                if let Some(stream) = progress.stream_mut(checkpoint.context) {
+                    stream.position = checkpoint;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,150 @@
+//! Reads one stream ahead of the projector and decodes what the view is made of.
+
+use super::{FIRST_RETRY, LAST_RETRY, Projector};
+use events::{DecodeError, Position};
+use jiff::Timestamp;
+use nats::{Filter, From, Message, Reader, Recorded, ReplayError, Until};
+use tokio::sync::mpsc;
+
+/// Messages of a chunk at most.
+const CHUNK: usize = 500;
+
+/// Consecutive messages of one stream: their events that matter, and how far they reach.
+pub(super) struct Chunk {
+    pub(super) events: Vec<Recorded>,
+    /// The last message, which may be none of the events.
+    pub(super) last: Position,
+    /// When that was stored.
+    pub(super) stored: Timestamp,
+}
+
+impl Chunk {
+    /// Leaves out what is in the tables already.
+    pub(super) fn skip_to(&mut self, sequence: u64) {
+        if self.events.first().is_some_and(|first| first.position.sequence <= sequence) {
+            self.events.retain(|recorded| recorded.position.sequence > sequence);
+        }
+    }
+}
+
+/// One stream on its way to the projector.
+pub(super) struct Source {
+    projector: Projector,
+    /// Everything up to here was handed over.
+    at: Position,
+    /// Where to stop.
+    bound: Option<u64>,
+    out: mpsc::Sender<Chunk>,
+}
+
+/// Why a stream stands still.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error(transparent)]
+    Read(#[from] ReplayError),
+    #[error("event {position} of type {kind} cannot be read")]
+    Decode { position: Position, kind: String, source: DecodeError },
+    /// The projector has gone; it takes its readers with it.
+    #[error("nobody takes the events")]
+    Gone,
+}
+
+impl Source {
+    pub(super) fn new(projector: Projector, at: Position, out: mpsc::Sender<Chunk>) -> Self {
+        let bound = projector
+            .bound
+            .as_ref()
+            .map(|bound| bound.iter().find(|end| end.context == at.context).map_or(0, |end| end.sequence));
+        Self { projector, at, bound, out }
+    }
+
+    /// Hands over chunks for ever. What cannot be read is tried again: this stream waits there, the others go on. With a
+    /// bound nothing is tried again.
+    pub(super) async fn run(mut self) {
+        let mut retry = FIRST_RETRY;
+        loop {
+            let before = self.at;
+            let stop = match self.read().await {
+                Ok(()) | Err(Stop::Gone) => return,
+                Err(stop) => stop,
+            };
+            let cause = std::error::Error::source(&stop).map(ToString::to_string).unwrap_or_default();
+            let projection = self.projector.view.name;
+            tracing::error!(projection, at = %self.at, error = %stop, cause, "a stream stands still");
+            let kind = if matches!(stop, Stop::Decode { .. }) { "decode" } else { "read" };
+            self.projector.metrics.failed(projection, kind);
+            self.note(|stream| stream.fault = Some(format!("{stop}: {cause}")));
+            if self.bound.is_some() {
+                return;
+            }
+            retry = if self.at == before { retry } else { FIRST_RETRY };
+            tokio::time::sleep(retry).await;
+            retry = (retry * 2).min(LAST_RETRY);
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Stop> {
+        if self.bound.is_some_and(|bound| self.at.sequence >= bound) {
+            return Ok(());
+        }
+        let (connection, context) = (&self.projector.connection, self.at.context);
+        let end = Reader::open(connection, context, From::Now, Until::End, Filter::default()).await?.end();
+        let from = From::Sequence(self.at.sequence + 1);
+        let mut reader = Reader::open(connection, context, from, Until::Forever, Filter::default()).await?;
+        let at = self.at.sequence;
+        self.note(|stream| {
+            stream.end = end.max(stream.end);
+            // With nothing left to read there is nothing wrong either.
+            stream.fault.take_if(|_| stream.end <= Some(at));
+        });
+        loop {
+            let messages = reader.next_batch(CHUNK).await?;
+            let Some(newest) = messages.last() else { return Ok(()) };
+            let (end, oldest) = (newest.position.sequence + newest.pending, messages[0].stored);
+            self.note(|stream| {
+                stream.end = Some(end).max(stream.end);
+                stream.behind_since = stream.behind_since.or(Some(oldest));
+            });
+            self.hand_over(&messages).await?;
+            if self.bound.is_some_and(|bound| self.at.sequence >= bound) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Decodes and hands over. What stands before an event that cannot be decoded still goes.
+    async fn hand_over(&mut self, messages: &[Message]) -> Result<(), Stop> {
+        let mut events = Vec::with_capacity(messages.len());
+        let mut read = None;
+        let mut stop = None;
+        let within = |message: &&Message| self.bound.is_none_or(|bound| message.position.sequence <= bound);
+        for message in messages.iter().take_while(within) {
+            if self.projector.view.aggregates.contains(&message.subject.aggregate()) {
+                match message.record() {
+                    Ok(recorded) => events.push(recorded),
+                    Err(source) => {
+                        let (position, kind) = (message.position, message.kind().to_owned());
+                        stop = Some(Stop::Decode { position, kind, source });
+                        break;
+                    }
+                }
+            }
+            read = Some(message);
+        }
+        if let Some(message) = read {
+            let chunk = Chunk { events, last: message.position, stored: message.stored };
+            self.out.send(chunk).await.map_err(|_| Stop::Gone)?;
+            self.at = message.position;
+            self.note(|stream| stream.fault = None);
+        }
+        stop.map_or(Ok(()), Err)
+    }
+
+    /// Tells how the stream is, without waking those who wait for a position.
+    fn note(&self, note: impl FnOnce(&mut crate::StreamProgress)) {
+        self.projector.progress.send_if_modified(|progress| {
+            progress.stream_mut(self.at.context).map(note);
+            false
+        });
+    }
+}

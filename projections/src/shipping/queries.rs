@@ -1,0 +1,86 @@
+//! The query of the shipping service.
+
+use crate::{Projections, freshness::Freshness};
+use axum::{Json, extract::State};
+use events::OrderId;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use service::{Problem, extract::Path};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+pub(super) fn routes() -> OpenApiRouter<Projections> {
+    OpenApiRouter::new().routes(routes!(shipment))
+}
+
+/// The shipment of an order.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Shipment {
+    order_id: Uuid,
+    /// `scheduled`, `dispatched`, `delivered`, `failed` or `cancelled`.
+    #[schema(example = "scheduled")]
+    status: String,
+    carrier: Option<String>,
+    /// The carrier's number for it.
+    tracking_number: Option<String>,
+    /// Missing where it was never scheduled.
+    address: Option<Address>,
+    /// Why it failed or was called off.
+    #[schema(example = "carrier_refused")]
+    reason: Option<String>,
+    /// The same in the carrier's words.
+    detail: Option<String>,
+    #[schema(value_type = String, format = DateTime)]
+    updated_at: Timestamp,
+}
+
+/// Where a parcel goes.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Address {
+    name: String,
+    line1: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line2: Option<String>,
+    city: String,
+    postal_code: String,
+    #[schema(example = "CH")]
+    country: String,
+}
+
+impl std::fmt::Debug for Address {
+    // Personal data is not printed.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Address(..)")
+    }
+}
+
+/// The shipment of an order
+#[utoipa::path(
+    get, path = "/shipments/{orderId}", tag = "shipping",
+    params(("orderId" = Uuid, Path, description = "The order"), Freshness),
+    responses((status = 200, body = Shipment), (status = 404, body = Problem), (status = 503, body = Problem))
+)]
+async fn shipment(
+    State(projections): State<Projections>,
+    Path(order): Path<OrderId>,
+) -> Result<Json<Shipment>, Problem> {
+    let sql = "SELECT * FROM shipments WHERE order_id = $1";
+    let row = projections.database().row(sql, vec![order.into()]).await?;
+    let unknown =
+        || Problem::not_found("shipment-unknown", format!("There is no shipment for order {order}."));
+    let row = row.ok_or_else(unknown)?;
+    let address = row.find::<String>("address")?.is_some();
+    Ok(Json(Shipment {
+        order_id: row.get("order_id")?,
+        status: row.get("status")?,
+        carrier: row.find("carrier")?,
+        tracking_number: row.find("tracking_number")?,
+        address: if address { Some(row.json("address")?) } else { None },
+        reason: row.find("reason")?,
+        detail: row.find("detail")?,
+        updated_at: row.get("updated_at")?,
+    }))
+}

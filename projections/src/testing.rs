@@ -1,0 +1,82 @@
+//! Facts as streams hold them, and read models without a stream: for the tests of this crate.
+
+use crate::{
+    Changes, View,
+    sqlite::{Database, Moment},
+};
+use events::{
+    Actor, Aggregate, CommandId, Context, CorrelationId, DomainEvent, Envelope, Fact, Metadata, Position,
+};
+use jiff::Timestamp;
+use nats::Recorded;
+use std::collections::HashMap;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// Records facts: gives each its place in its stream and its version.
+#[derive(Default)]
+pub(crate) struct Log {
+    sequences: HashMap<Context, u64>,
+    versions: HashMap<String, u64>,
+    pub(crate) all: Vec<Recorded>,
+}
+
+impl Log {
+    pub(crate) fn add<E: DomainEvent>(
+        &mut self,
+        aggregate: Aggregate,
+        id: impl std::fmt::Display,
+        event: impl Into<E>,
+        fact: fn(E) -> Fact,
+    ) {
+        let (event, subject) = (event.into(), aggregate.subject(id));
+        let sequence = self.sequences.entry(aggregate.context()).or_default();
+        *sequence += 1;
+        let version = self.versions.entry(subject.to_string()).or_default();
+        *version += 1;
+        let number = self.all.len() as u64;
+        let from = Metadata {
+            command: CommandId::new(Uuid::from_u64_pair(0, number)),
+            correlation: CorrelationId::from(Uuid::nil()),
+            causation: Uuid::nil(),
+            actor: Actor::CLIENT,
+            traceparent: None,
+        };
+        let time = Timestamp::from_second(1000 + number.cast_signed()).unwrap();
+        self.all.push(Recorded {
+            position: Position { context: aggregate.context(), sequence: *sequence },
+            envelope: Envelope::new(event.fact_type(), &subject, *version, 0, time, &from),
+            stored: time,
+            subject,
+            fact: fact(event),
+        });
+    }
+}
+
+/// A read model in a file of its own.
+pub(crate) struct Model {
+    pub(crate) database: Database,
+    view: &'static View,
+    _folder: TempDir,
+}
+
+impl Model {
+    pub(crate) async fn new(view: &'static View) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("model.db"), view).await.unwrap();
+        Self { database, view, _folder: folder }
+    }
+
+    /// Applies events as one batch.
+    pub(crate) async fn apply(&self, events: &[Recorded]) {
+        let mut changes = Changes::default();
+        for recorded in events {
+            (self.view.project)(recorded, &mut changes);
+        }
+        self.database.writer().await.unwrap().commit(changes, &[]).await.unwrap();
+    }
+
+    pub(crate) async fn moment(&self) -> Moment {
+        self.database.moment().await.unwrap()
+    }
+}

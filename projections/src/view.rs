@@ -1,0 +1,40 @@
+//! A read model: its tables, the facts it is made of, and the pure function that makes it.
+
+use crate::{Changes, Projections, inventory, orders, payments, shipping, table::Table};
+use events::{Aggregate, Context};
+use nats::Recorded;
+use utoipa_axum::router::OpenApiRouter;
+
+/// The read model of one service.
+#[derive(Debug)]
+pub struct View {
+    /// The service, which is also the name of the projection.
+    pub name: &'static str,
+    /// Raised when `project` changes its mind about facts already projected: the tables are then built again. A changed
+    /// table needs no new version.
+    pub version: u32,
+    /// Its tables.
+    pub tables: &'static [&'static Table],
+    /// The aggregates whose facts it is made of. Others in the same streams are passed over without being decoded.
+    pub aggregates: &'static [Aggregate],
+    /// What a fact changes. Pure; facts of one stream come in its order, streams in any order among each other.
+    pub project: fn(&Recorded, &mut Changes),
+    /// Its queries.
+    pub(crate) routes: fn() -> OpenApiRouter<Projections>,
+}
+
+impl View {
+    /// Every read model.
+    pub const ALL: [&'static Self; 4] = [&orders::VIEW, &inventory::VIEW, &payments::VIEW, &shipping::VIEW];
+
+    /// The read model of a service.
+    pub fn of(service: &str) -> Option<&'static Self> {
+        Self::ALL.into_iter().find(|view| view.name == service)
+    }
+
+    /// The contexts whose streams it reads, each once.
+    pub fn contexts(&self) -> impl Iterator<Item = Context> + '_ {
+        let reads = |context: &Context| self.aggregates.iter().any(|one| one.context() == *context);
+        Context::ALL.into_iter().filter(reads)
+    }
+}

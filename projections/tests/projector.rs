@@ -1,0 +1,327 @@
+//! Projections over a real nats-server: what is in the stream is in the tables, once, whatever happens on the way.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../examples/apply/flows.rs"]
+mod flows;
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{Request, Response},
+};
+use events::{Actor, CommandId, Context, Envelope, FactType, Metadata, Position};
+use flows::{Made, flow, order_id, user_id};
+use nats::{
+    Connection, Durability, EventStore, StoreOptions, Write,
+    server::{Binary, Config, Server},
+};
+use projections::{ProjectionMetrics, Projections, View, verify};
+use serde_json::Value;
+use service::{Clock, Metrics, Shutdown};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Mutex,
+    time::Duration,
+};
+use tempfile::TempDir;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+/// Far more than anything here takes: only a hang gets there.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+struct System {
+    server: Server,
+    connection: Connection,
+    store: EventStore,
+    folder: TempDir,
+    metrics: Metrics,
+    shutdown: Shutdown,
+    /// The last position recorded in each stream.
+    ends: Mutex<HashMap<Context, Position>>,
+}
+
+impl System {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            durability: Durability::Interval,
+            ..Config::new(Binary::locate(None).await.unwrap(), folder.path().join("nats"))
+        };
+        let server = Server::start(config).await.unwrap();
+        let connection = Connection::connect(&server.url(), "test").await.unwrap();
+        nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
+        let store = EventStore::new(&connection, StoreOptions::default());
+        let (metrics, shutdown, ends) = (Metrics::new(), Shutdown::new(), Mutex::default());
+        Self { server, connection, store, folder, metrics, shutdown, ends }
+    }
+
+    async fn projections(&self, service: &str) -> Projections {
+        let view = View::of(service).unwrap();
+        let path = self.folder.path().join(format!("{service}.db"));
+        let counters = ProjectionMetrics::new(&self.metrics);
+        Projections::start(
+            view,
+            &self.connection,
+            &path,
+            Clock::system(),
+            &self.metrics,
+            counters,
+            &self.shutdown,
+        )
+        .await
+        .unwrap()
+    }
+
+    /// Records an order that goes well; the position of its last event.
+    async fn order(&self, number: u64) -> Position {
+        let (mut created, mut last) = (0, None);
+        for made in flow(number) {
+            let expect = if made.envelope.version == 1 { 0 } else { created };
+            let position = self.append(&made, expect).await;
+            created = if created == 0 { position.sequence } else { created };
+            last = Some(position);
+        }
+        last.unwrap()
+    }
+
+    async fn append(&self, made: &Made, expect: u64) -> Position {
+        let write = Write::new(&made.subject, Some(expect), &made.envelope, None, made.body.clone());
+        let appended = self.store.append(vec![write]).await.unwrap();
+        let position = Position { context: made.subject.context(), sequence: appended.first };
+        self.ends.lock().unwrap().insert(position.context, position);
+        position
+    }
+
+    /// Waits until everything recorded so far is in the tables.
+    async fn caught_up(&self, projections: &Projections) {
+        let ends = self.ends.lock().unwrap().clone();
+        let mut progress = projections.progress();
+        let done = progress.wait_for(|progress| ends.values().all(|end| progress.has(*end) != Some(false)));
+        tokio::time::timeout(DEADLINE, done).await.expect("the projection catches up").unwrap();
+    }
+
+    /// The tables are what the streams say.
+    async fn verify(&self, service: &str, projections: &Projections) {
+        let scratch = self.folder.path().join(format!("{service}-{}.db", Clock::system().uuid()));
+        let view = View::of(service).unwrap();
+        let differences = verify(view, &self.connection, projections.database(), &scratch).await.unwrap();
+        assert_eq!(differences, []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_query_is_documented_with_its_wait() {
+    let system = System::start().await;
+    for (service, paths) in [
+        ("orders", &["/orders", "/orders/{id}", "/orders/{id}/history"][..]),
+        ("inventory", &["/inventory/{sku}", "/products"]),
+        ("payments", &["/accounts/{id}", "/accounts/{id}/entries", "/payments/{orderId}"]),
+        ("shipping", &["/shipments/{orderId}"]),
+    ] {
+        let (_, api) = system.projections(service).await.router().split_for_parts();
+        let api = serde_json::to_value(api).unwrap();
+        let documented: Vec<_> = api["paths"].as_object().unwrap().keys().collect();
+        assert_eq!(documented, paths);
+        for path in paths {
+            let text = api["paths"][path]["get"].to_string();
+            for part in ["\"after\"", "\"wait\"", "\"200\"", "\"503\"", "Problem"] {
+                assert!(text.contains(part), "{path} lacks {part}");
+            }
+        }
+    }
+}
+
+fn router(projections: &Projections) -> Router {
+    projections.router().into()
+}
+
+async fn get(router: &Router, path: &str) -> (u16, Value) {
+    let response = ask(router, path).await;
+    let status = response.status().as_u16();
+    let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+async fn ask(router: &Router, path: &str) -> Response<Body> {
+    router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_shows_in_every_read_model() {
+    let system = System::start().await;
+    let at = system.order(1).await;
+    let (id, user) = (order_id(1), user_id(1));
+
+    let orders = system.projections("orders").await;
+    let routes = router(&orders);
+    let (status, order) = get(&routes, &format!("/orders/{id}?after={at}")).await;
+    assert_eq!(status, 200);
+    assert_eq!(order["status"], "completed");
+    assert_eq!(order["userId"], user.to_string());
+    assert_eq!(order["totalAmount"], serde_json::json!({ "amount": 2500, "currency": "EUR" }));
+    assert_eq!(order["items"][0]["sku"], "SKU-1");
+    assert_eq!(order["items"][0]["unitPrice"]["amount"], 1250);
+    assert_eq!((&order["version"], &order["reason"]), (&2.into(), &Value::Null));
+    assert_eq!(order["createdAt"], "2023-11-14T22:13:20.001Z");
+
+    system.caught_up(&orders).await;
+    assert_eq!(get(&routes, &format!("/orders/{id}")).await.1["stage"], "scheduled");
+    let (_, history) = get(&routes, &format!("/orders/{id}/history")).await;
+    let kinds: Vec<_> = history["events"].as_array().unwrap().iter().map(|one| &one["type"]).collect();
+    assert_eq!(
+        kinds,
+        ["order.created", "inventory.reserved", "payment.charged", "shipping.scheduled", "order.completed"]
+    );
+    assert_eq!(history["events"][4]["position"]["stream"], "ORDERS");
+    assert!(!history.to_string().contains("Lovelace"), "addresses are kept with shipments only");
+
+    let payments = system.projections("payments").await;
+    system.caught_up(&payments).await;
+    let (status, payment) = get(&router(&payments), &format!("/payments/{id}")).await;
+    assert_eq!((status, &payment["status"]), (200, &"charged".into()));
+
+    let shipping = system.projections("shipping").await;
+    system.caught_up(&shipping).await;
+    let (_, shipment) = get(&router(&shipping), &format!("/shipments/{id}")).await;
+    assert_eq!((&shipment["status"], &shipment["address"]["city"]), (&"scheduled".into(), &"London".into()));
+
+    for (service, projections) in [("orders", &orders), ("payments", &payments), ("shipping", &shipping)] {
+        system.verify(service, projections).await;
+        projections.check()().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_is_waited_for_and_never_answered_with_less() {
+    let system = System::start().await;
+    let orders = system.projections("orders").await;
+    let routes = router(&orders);
+    let at = system.order(1).await;
+    let path = format!("/orders/{}", order_id(1));
+
+    let response = ask(&routes, &format!("{path}?after={at}")).await;
+    assert_eq!(response.status(), 200);
+    let contained = response.headers()["waybill-position"].to_str().unwrap().to_owned();
+    assert!(contained.starts_with(&at.to_string()), "{contained}");
+    let request = Request::get(&path).header("Waybill-Position", contained).body(Body::empty()).unwrap();
+    assert_eq!(routes.clone().oneshot(request).await.unwrap().status(), 200);
+
+    let response = ask(&routes, &format!("{path}?after=ORDERS:999&wait=20ms")).await;
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["retry-after"]),
+        (503, &"1".parse().unwrap())
+    );
+    for (query, status) in [("after=FRAUD:1", 422), ("after=x", 400), ("after=ORDERS:1&wait=99", 400)] {
+        assert_eq!(get(&routes, &format!("{path}?{query}")).await.0, status, "{query}");
+    }
+    assert_eq!(get(&routes, &format!("/orders/{}", Uuid::nil())).await.0, 404);
+    assert_eq!(get(&routes, "/orders/nonsense").await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_stable_while_orders_come_in() {
+    let system = System::start().await;
+    let orders = system.projections("orders").await;
+    let routes = router(&orders);
+    for number in (0..20).step_by(2) {
+        system.order(number).await;
+    }
+    system.caught_up(&orders).await;
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    for page in 0..4 {
+        let (status, list) = get(&routes, &format!("/orders?limit=3{cursor}")).await;
+        assert_eq!(status, 200);
+        let items = list["items"].as_array().unwrap();
+        seen.extend(items.iter().map(|order| order["id"].as_str().unwrap().to_owned()));
+        cursor = format!("&cursor={}", list["nextCursor"].as_str().unwrap_or("none"));
+        // Newer than the whole list: not part of it any more.
+        system.order(100 + page).await;
+        system.caught_up(&orders).await;
+    }
+    let expected: Vec<_> =
+        (0..10).rev().map(|half| half * 2).map(|number| order_id(number).to_string()).collect();
+    assert_eq!(seen, expected);
+    assert_eq!(cursor, "&cursor=none");
+
+    let path = format!("/orders?userId={}&status=completed", user_id(4));
+    assert_eq!(get(&routes, &path).await.1["items"].as_array().unwrap().len(), 1);
+    assert_eq!(get(&routes, "/orders?status=failed").await.1["items"], serde_json::json!([]));
+    for bad in ["limit=0", "limit=101", "cursor=zz", "cursor=00"] {
+        assert_eq!(get(&routes, &format!("/orders?{bad}")).await.0, 422, "{bad}");
+    }
+    for bad in ["status=lost", "userid=1", "userId=x", "limit=-1"] {
+        assert_eq!(get(&routes, &format!("/orders?{bad}")).await.0, 400, "{bad}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_projectors_on_one_file_and_a_server_that_dies_lose_and_repeat_nothing() {
+    let system = System::start().await;
+    let (one, two) = (system.projections("orders").await, system.projections("orders").await);
+    for number in 0..150 {
+        system.order(number).await;
+    }
+    system.server.kill().await;
+    assert!(system.server.ready(DEADLINE).await);
+    let connected = async {
+        while !system.connection.is_connected() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, connected).await.expect("the connection is repaired");
+    for number in 150..300 {
+        system.order(number).await;
+    }
+    for projections in [&one, &two] {
+        system.caught_up(projections).await;
+    }
+    system.verify("orders", &one).await;
+    let rows = one.database().rows("SELECT id FROM orders", Vec::new()).await.unwrap();
+    let ids: HashSet<Uuid> = rows.iter().map(|row| row.get("id").unwrap()).collect();
+    assert_eq!(ids, (0..300).map(|number| order_id(number).uuid()).collect());
+    assert!(system.shutdown.drain(DEADLINE).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_cannot_be_read_stops_its_stream_and_no_other() {
+    static FUTURE: FactType =
+        FactType { name: "payment.teleported", version: 1, schema: || schemars::schema_for!(()) };
+    let system = System::start().await;
+    let orders = system.projections("orders").await;
+    let payments = system.projections("payments").await;
+    system.order(1).await;
+    let mut unknown = flow(2).into_iter().find(|made| made.envelope.kind == "payment.charged").unwrap();
+    let from = Metadata {
+        command: CommandId::new(Uuid::from_u128(9)),
+        correlation: Uuid::nil().into(),
+        causation: Uuid::nil(),
+        actor: Actor::CLIENT,
+        traceparent: None,
+    };
+    unknown.envelope = Envelope::new(&FUTURE, &unknown.subject, 1, 0, unknown.envelope.time, &from);
+    let at = system.append(&unknown, 0).await;
+    let after = system.order(3).await;
+
+    let path = format!("/orders/{}?after={after}", order_id(3));
+    assert_eq!(get(&router(&orders), &path).await.0, 200, "other streams go on");
+    let fault = |progress: &projections::Progress| {
+        progress.stream(Context::Payments).is_some_and(|stream| stream.fault.is_some())
+    };
+    for projections in [&orders, &payments] {
+        let faulty = async {
+            while !fault(&projections.progress().borrow()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, faulty).await.expect("the fault shows");
+        let complaint = projections.check()().unwrap_err();
+        assert!(complaint.contains("payment.teleported"), "{complaint}");
+        let stands = projections.progress().borrow().stream(Context::Payments).unwrap().position;
+        assert_eq!(stands.sequence + 1, at.sequence, "what stood before it is in the tables");
+    }
+    assert!(system.metrics.render().contains("kind=\"decode\""));
+    let path = format!("/payments/{}?after={at}&wait=20ms", order_id(1));
+    assert_eq!(get(&router(&payments), &path).await.0, 503);
+}

@@ -1,0 +1,184 @@
+//! `waybill dev`: everything on this machine, started together and stopped together.
+
+mod banner;
+mod catalogue;
+mod lock;
+mod state;
+
+use crate::{
+    api::Api,
+    failure::{Failure, because},
+    outside::{Outside, OutsideArgs},
+    settings::{self, NATS, Ports},
+    system::{Config, Service, System},
+};
+pub(crate) use catalogue::ACCEPTED_COUNTRY;
+use lock::Lock;
+use nats::{
+    Durability,
+    server::{self, Binary, Server},
+};
+pub(crate) use state::find_nats;
+use state::DevFile;
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+use tokio::net::TcpListener;
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  waybill                                        the same as waybill dev
+  waybill dev --data /tmp/wb --ports orders=4002,payments=0
+  waybill dev --durability interval              faster, may lose the last seconds in a power cut
+  waybill dev --carrier slow:2s --fraud-limit 5000
+  waybill dev --log info,http=warn,reaction=warn";
+
+/// How long the services may take until they are ready. A read model that is far behind catches up first.
+const READY_WITHIN: Duration = Duration::from_mins(2);
+
+/// Flags of `waybill dev`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Folder for everything that is kept
+    #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
+    data: PathBuf,
+    /// When events are on disk: always before they are acknowledged, or at an interval of two minutes
+    #[arg(long, value_name = "PROFILE", env = "WAYBILL_DURABILITY", default_value = "always")]
+    durability: String,
+    /// The address to listen on
+    #[arg(long, env = "WAYBILL_HOST", default_value = "127.0.0.1")]
+    host: String,
+    /// Ports, 0 for a free one [default: orders=3002,payments=3003,inventory=3004,shipping=3005,nats=0]
+    #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
+    ports: Option<String>,
+    #[command(flatten)]
+    outside: OutsideArgs,
+}
+
+/// What a local system is made of.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) data: PathBuf,
+    pub(crate) durability: Durability,
+    pub(crate) host: IpAddr,
+    pub(crate) ports: Ports,
+    pub(crate) outside: Outside,
+}
+
+/// Everything that `dev` has started.
+pub(crate) struct Local {
+    plan: Plan,
+    // Stopped in this order.
+    system: System,
+    nats: Server,
+    /// Held as long as this process uses the data folder.
+    _lock: Lock,
+}
+
+/// Runs until it is asked to stop, then finishes what has begun.
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let plan = read(&args)?;
+    let mut signal = std::pin::pin!(service::signal());
+    let mut local = tokio::select! {
+        local = Local::start(plan) => local?,
+        signal = &mut signal => {
+            tracing::info!(signal = signal?, "stopped while starting");
+            return Ok(());
+        }
+    };
+    let result = match local.announce().await {
+        Ok(()) => tokio::select! {
+            signal = signal => signal.map_err(Failure::from),
+            failure = local.system.failed() => Err(failure),
+        },
+        Err(failure) => Err(failure),
+    };
+    if let Ok(signal) = result {
+        tracing::info!(signal, "stopping");
+    }
+    local.stop().await;
+    result.map(|_| ())
+}
+
+fn read(args: &Args) -> Result<Plan, Failure> {
+    let mut flags = settings::flags(args.outside.flags().into_iter().chain([
+        ("--durability", Some(args.durability.clone())),
+        ("--host", Some(args.host.clone())),
+        ("--ports", args.ports.clone()),
+    ]));
+    let durability = flags.optional::<Durability>("--durability");
+    let host = flags.optional::<IpAddr>("--host");
+    let ports = flags.optional("--ports").unwrap_or_default();
+    let outside = Outside::read(&mut flags);
+    let data = args.data.clone();
+    let plan = durability.zip(host);
+    let plan = plan.map(|(durability, host)| Plan { data, durability, host, ports, outside });
+    Ok(flags.finish(plan)?)
+}
+
+impl Local {
+    /// Starts nats-server and every service, and waits until all are ready.
+    pub(crate) async fn start(plan: Plan) -> Result<Self, Failure> {
+        let lock = Lock::take(&plan.data)?;
+        let binary = Binary::locate(None).await?;
+        let nats = Server::start(server::Config {
+            port: plan.ports.of(NATS).filter(|port| *port != 0),
+            durability: plan.durability,
+            ..server::Config::new(binary, plan.data.join("nats"))
+        });
+        let nats = nats.await?;
+        let config = Config {
+            durability: plan.durability,
+            outside: plan.outside.clone(),
+            ..Config::new(nats.url(), plan.data.join("views"))
+        };
+        let system = System::start(&config, listeners(&plan).await?).await?;
+        let local = Self { plan, system, nats, _lock: lock };
+        local.api().wait_ready(READY_WITHIN).await?;
+        Ok(local)
+    }
+
+    /// Loads the demo catalogue where that was not done before, and tells the world.
+    async fn announce(&self) -> Result<(), Failure> {
+        let account = catalogue::load(&self.api(), &self.plan.data).await?;
+        let file = DevFile::new(self.nats_url(), self.api().urls(), self.plan.durability);
+        file.write(&self.plan.data)?;
+        println!("{}", banner::text(&file, &account, &self.plan.data));
+        Ok(())
+    }
+
+    /// Asks the services.
+    pub(crate) fn api(&self) -> Api {
+        Api::new(self.system.addresses())
+    }
+
+    /// Where NATS is.
+    pub(crate) fn nats_url(&self) -> String {
+        self.nats.url()
+    }
+
+    /// Stops the services, then nats-server.
+    pub(crate) async fn stop(self) {
+        DevFile::remove(&self.plan.data);
+        self.system.stop().await;
+        self.nats.stop().await;
+    }
+}
+
+/// A listener for each service: on the port asked for; else on its usual one, or a free one where that is taken.
+async fn listeners(plan: &Plan) -> Result<Vec<(Service, TcpListener)>, Failure> {
+    let mut listeners = Vec::new();
+    for service in Service::ALL {
+        let asked = plan.ports.of(service.name());
+        let port = asked.unwrap_or(service.port());
+        let listener = match TcpListener::bind((plan.host, port)).await {
+            Err(error) if asked.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
+                let listener = TcpListener::bind((plan.host, 0)).await?;
+                let free = listener.local_addr()?.port();
+                println!("Port {port} is taken: {service} listens on {free}.");
+                listener
+            }
+            bound => bound.map_err(because(format!("{service} cannot listen on {}:{port}", plan.host)))?,
+        };
+        listeners.push((service, listener));
+    }
+    Ok(listeners)
+}

@@ -1,0 +1,59 @@
+//! What `dev` says when it is ready.
+
+use super::{ACCEPTED_COUNTRY, catalogue::DemoAccount, state::DevFile};
+use serde_json::json;
+use std::{fmt::Write, path::Path};
+
+/// Where everything is, and commands that work as they stand.
+pub(super) fn text(file: &DevFile, account: &DemoAccount, data: &Path) -> String {
+    let mut text = String::from("\nWaybill is ready.\n\n");
+    for (service, url) in &file.services {
+        // Writing to a string cannot fail, here and below.
+        let _ = writeln!(text, "  {service:<10} {url}");
+    }
+    let (nats, durability) = (&file.nats_url, &file.durability);
+    let _ = writeln!(text, "  {:<10} {nats} (durability: {durability}, data: {})", "nats", data.display());
+
+    let order = json!({
+        "userId": account.user_id,
+        "accountId": account.account_id,
+        "items": [{ "sku": "TEA", "quantity": 2 }, { "sku": "CUP", "quantity": 1 }],
+        "shippingAddress": {
+            "name": "Ada Lovelace", "line1": "Gartenweg 1", "city": "Berlin", "postalCode": "10115",
+            "country": ACCEPTED_COUNTRY,
+        },
+    });
+    let of = |service: &str| file.services.get(service).map_or("", String::as_str);
+    let (orders, inventory, user) = (of("orders"), of("inventory"), account.user_id);
+    let _ = write!(
+        text,
+        "\nPlace an order, see what became of it, and what is left:\n\n  \
+         curl -s {orders}/orders -H 'Content-Type: application/json' -d '{order}'\n  \
+         curl -s '{orders}/orders?userId={user}&limit=5'\n  \
+         curl -s {inventory}/inventory/TEA\n\n\
+         In another terminal: waybill demo, or waybill replay --follow. Ctrl-C stops everything.\n"
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nats::Durability;
+    use std::collections::BTreeMap;
+    use uuid::Uuid;
+
+    #[test]
+    fn the_commands_stand_alone() {
+        let services = ["orders", "inventory"].map(|name| (name.to_owned(), format!("http://{name}")));
+        let file = DevFile::new("nats://n".to_owned(), BTreeMap::from(services), Durability::Always);
+        let account = DemoAccount { user_id: Uuid::from_u128(1), account_id: Uuid::from_u128(2) };
+        let text = text(&file, &account, Path::new(".waybill"));
+        let commands: Vec<_> = text.lines().filter(|line| line.contains("curl -s")).collect();
+        assert_eq!(commands.len(), 3);
+        let body = commands[0].split('\'').nth(3).unwrap();
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        assert_eq!(body["accountId"], "00000000-0000-0000-0000-000000000002");
+        assert!(commands[1].contains("userId=00000000-0000-0000-0000-000000000001"));
+    }
+}

@@ -1,0 +1,23 @@
+//! # waybill: the executable
+//!
+//! Wiring only: what a process consists of, and the subcommands.
+//!
+//! - [`system`]: one function makes a service of its write side, its read side and its probes; `dev`, `serve`, `demo` and
+//!   the tests all start services with it
+//! - [`outside`]: the simulated world outside, by flags
+//! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`: one file per subcommand
+//! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
+//! - [`failure`]: how a command ends when it fails
+
+pub mod api;
+pub mod audit;
+pub mod cli;
+pub mod failure;
+pub mod outside;
+pub mod system;
+
+mod demo;
+mod dev;
+mod replay;
+mod serve;
+mod settings;

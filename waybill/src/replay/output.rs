@@ -1,0 +1,110 @@
+//! How events are printed: a table for people, CloudEvents as JSON lines for programs.
+
+use super::redact::redact;
+use events::{DecodeError, Envelope};
+use nats::Message;
+use serde_json::{Value, json};
+use std::{
+    io::{self, BufWriter, Write},
+    str::FromStr,
+};
+
+/// The form of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Output {
+    Table,
+    Json,
+}
+
+impl FromStr for Output {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "table" => Ok(Self::Table),
+            "json" => Ok(Self::Json),
+            _ => Err("expected table or json"),
+        }
+    }
+}
+
+/// Prints events.
+pub(super) struct Printer<W: Write> {
+    output: Output,
+    reveal: bool,
+    /// Whether the head of the table is still to be printed.
+    head: bool,
+    to: BufWriter<W>,
+}
+
+impl<W: Write> Printer<W> {
+    pub(super) fn new(output: Output, reveal: bool, to: W) -> Self {
+        Self { output, reveal, head: output == Output::Table, to: BufWriter::new(to) }
+    }
+
+    pub(super) fn print(&mut self, message: &Message) -> io::Result<()> {
+        if std::mem::take(&mut self.head) {
+            row(&mut self.to, ["STORED", "POSITION", "TYPE", "AGGREGATE", "VERSION", "ACTOR", "CORRELATION"])?;
+        }
+        match (self.output, message.envelope()) {
+            (Output::Json, envelope) => writeln!(self.to, "{}", cloud_event(message, envelope, self.reveal)),
+            (Output::Table, Ok(envelope)) => {
+                let aggregate = format!("{}/{}", message.subject.aggregate().token(), message.subject.id());
+                let (stored, position) = (format!("{:.3}", message.stored), message.position.to_string());
+                let version = envelope.version.to_string();
+                let (actor, correlation) = (envelope.actor.as_str(), envelope.correlation.as_str());
+                let kind = &envelope.kind;
+                row(&mut self.to, [&stored, &position, kind, &aggregate, &version, actor, correlation])
+            }
+            (Output::Table, Err(error)) => writeln!(self.to, "{} is no event: {error}", message.position),
+        }
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
+fn row(to: &mut impl Write, cells: [&str; 7]) -> io::Result<()> {
+    let [stored, position, kind, aggregate, version, actor, correlation] = cells;
+    writeln!(
+        to,
+        "{stored:24}  {position:>14}  {kind:28}  {aggregate:48}  {version:>7}  {actor:20}  {correlation}"
+    )
+}
+
+/// An event in the JSON format of CloudEvents, with where it stands.
+fn cloud_event(message: &Message, envelope: Result<Envelope, DecodeError>, reveal: bool) -> Value {
+    let mut event = json!({
+        "stream": message.position.context.stream(),
+        "streamsequence": message.position.sequence,
+        "storedtime": message.stored,
+        "natssubject": message.subject.as_str(),
+        "data": data(message, reveal),
+    });
+    match envelope {
+        Ok(envelope) => envelope.write_headers(message.position.context, |name, value| {
+            let attribute = match name {
+                events::envelope::header::CONTENT_TYPE => "datacontenttype",
+                events::envelope::header::MSG_ID => return,
+                events::envelope::header::SEQUENCE => {
+                    event["sequence"] = value.parse::<u64>().map_or(Value::Null, Value::from);
+                    return;
+                }
+                name => name.strip_prefix("ce-").unwrap_or(name),
+            };
+            event[attribute] = value.into();
+        }),
+        Err(error) => event["error"] = error.to_string().into(),
+    }
+    event
+}
+
+/// The data as it was recorded.
+fn data(message: &Message, reveal: bool) -> Value {
+    let Ok(mut data) = serde_json::from_slice(message.body()) else { return Value::Null };
+    if !reveal {
+        redact(message.kind(), &mut data);
+    }
+    data
+}

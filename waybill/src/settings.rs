@@ -1,0 +1,66 @@
+//! Flags as settings: read together, so that everything that is wrong with them is said at once.
+
+use crate::{failure::Failure, system::Service};
+use service::config::{Faults, Settings};
+use std::{collections::HashMap, str::FromStr};
+
+/// A flag as the user writes it, and what it was given.
+pub(crate) type Flag = (&'static str, Option<String>);
+
+/// Settings out of flags; clap has already looked into the environment where a flag is missing.
+pub(crate) fn flags(flags: impl IntoIterator<Item = Flag>) -> Settings {
+    let flags: HashMap<_, _> = flags.into_iter().collect();
+    Settings::from_fn(move |key| flags.get(key).cloned().flatten().map(Into::into))
+}
+
+/// One fault with one setting, for `map_err`.
+pub(crate) fn fault<E: std::fmt::Display>(key: &'static str) -> impl FnOnce(E) -> Failure {
+    move |error| {
+        let mut faults = Faults::default();
+        faults.add(key, error);
+        faults.into()
+    }
+}
+
+/// `orders=4002,payments=4003`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ports(Vec<(String, u16)>);
+
+impl Ports {
+    /// The port asked for, if any.
+    pub(crate) fn of(&self, name: &str) -> Option<u16> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, port)| *port)
+    }
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let one = |pair: &str| {
+            let (name, port) = pair.trim().split_once('=').ok_or("expected NAME=PORT,..")?;
+            let known = name == NATS || name.parse::<Service>().is_ok();
+            known.then_some(()).ok_or_else(|| format!("there is no service {name}"))?;
+            let port = port.parse().map_err(|_| format!("{name} needs a port number, or 0 for a free one"))?;
+            Ok((name.to_owned(), port))
+        };
+        text.split(',').map(one).collect::<Result<_, String>>().map(Self)
+    }
+}
+
+/// The name of the port of nats-server.
+pub(crate) const NATS: &str = "nats";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_named() {
+        let ports: Ports = "orders=1, nats=0".parse().unwrap();
+        assert_eq!((ports.of("orders"), ports.of(NATS), ports.of("payments")), (Some(1), Some(0), None));
+        for bad in ["orders", "orders=", "orders=x", "users=1", "orders=70000", ""] {
+            assert!(bad.parse::<Ports>().is_err(), "{bad}");
+        }
+    }
+}

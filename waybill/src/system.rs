@@ -1,0 +1,188 @@
+//! What a process consists of: services against one NATS, each with its write side, its read side and its probes.
+//!
+//! `dev`, `serve`, `demo` and the end-to-end tests all start services here.
+
+mod assembly;
+
+use crate::{
+    failure::{Failure, because},
+    outside::Outside,
+};
+use events::Context;
+use nats::{Connection, Durability, topology};
+use service::{Clock, Shutdown};
+use std::{collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use tokio::{net::TcpListener, task::JoinSet};
+
+/// A service: owns the data of a context, and answers for it over HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Service {
+    /// Orders and what becomes of them.
+    Orders,
+    /// Accounts, payments and the fraud rules.
+    Payments,
+    /// Products and stock.
+    Inventory,
+    /// Shipments.
+    Shipping,
+}
+
+impl Service {
+    /// Every service.
+    pub const ALL: [Self; 4] = [Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Orders => "orders",
+            Self::Payments => "payments",
+            Self::Inventory => "inventory",
+            Self::Shipping => "shipping",
+        }
+    }
+
+    /// Its port, unless another is asked for.
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Orders => 3002,
+            Self::Payments => 3003,
+            Self::Inventory => 3004,
+            Self::Shipping => 3005,
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Service {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|service| service.name() == text).ok_or_else(|| {
+            format!("there is no service {text}: expected {}", Self::ALL.map(Self::name).join(", "))
+        })
+    }
+}
+
+/// What services need to run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where NATS is.
+    pub nats_url: String,
+    /// Folder of the read models.
+    pub data: PathBuf,
+    /// What the server does before it acknowledges.
+    pub durability: Durability,
+    /// Copies of each stream.
+    pub replicas: usize,
+    /// The world outside.
+    pub outside: Outside,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Config {
+    /// One durable machine, the world outside well disposed, the time of the machine.
+    pub fn new(nats_url: impl Into<String>, data: impl Into<PathBuf>) -> Self {
+        Self {
+            nats_url: nats_url.into(),
+            data: data.into(),
+            durability: Durability::Always,
+            replicas: 1,
+            outside: Outside::default(),
+            clock: Clock::system(),
+        }
+    }
+}
+
+/// Running services.
+#[derive(Debug)]
+pub struct System {
+    shutdown: Shutdown,
+    servers: JoinSet<(Service, io::Result<bool>)>,
+    addresses: BTreeMap<Service, SocketAddr>,
+}
+
+/// How long requests in flight may take after the stop has begun.
+const DRAIN: Duration = Duration::from_secs(10);
+
+impl System {
+    /// Ensures the topology and starts services, each on its listener. Answers once all of them are running; whether
+    /// they are ready is theirs to say.
+    pub async fn start(config: &Config, listeners: Vec<(Service, TcpListener)>) -> Result<Self, Failure> {
+        std::fs::create_dir_all(&config.data)
+            .map_err(because(format!("cannot create the data folder {}", config.data.display())))?;
+        let connection = Connection::connect(&config.nats_url, "waybill").await?;
+        topology::ensure(&connection, &Context::ALL, config.replicas).await?;
+        let shutdown = Shutdown::new();
+        let mut system = Self { shutdown, servers: JoinSet::new(), addresses: BTreeMap::new() };
+        for (service, listener) in listeners {
+            let started = system.start_one(config, service, listener).await;
+            if let Err(failure) = started {
+                system.stop().await;
+                return Err(because(format!("cannot start {service}"))(failure));
+            }
+        }
+        Ok(system)
+    }
+
+    async fn start_one(
+        &mut self,
+        config: &Config,
+        service: Service,
+        listener: TcpListener,
+    ) -> Result<(), Failure> {
+        let address = listener.local_addr()?;
+        let router = assembly::assemble(service, config, &self.shutdown).await?;
+        let server = service::http::serve(listener, router, self.shutdown.token(), DRAIN);
+        self.servers.spawn(async move { (service, server.await) });
+        self.addresses.insert(service, address);
+        tracing::info!(service = service.name(), %address, "listening");
+        Ok(())
+    }
+
+    /// Where the services listen.
+    pub fn addresses(&self) -> &BTreeMap<Service, SocketAddr> {
+        &self.addresses
+    }
+
+    /// Waits until a server ends by itself, which is a failure.
+    pub async fn failed(&mut self) -> Failure {
+        match self.servers.join_next().await {
+            Some(Ok((service, Err(error)))) => because(format!("{service} has failed"))(error),
+            Some(Ok((service, Ok(_)))) => format!("{service} has ended").into(),
+            Some(Err(error)) => error.into(),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops in two phases: takes nothing new, finishes what has begun. Says whether all was finished in time.
+    pub async fn stop(mut self) -> bool {
+        let finished = self.shutdown.drain(DRAIN).await;
+        let mut answered = true;
+        while let Some(server) = self.servers.join_next().await {
+            answered &= matches!(server, Ok((_, Ok(true))));
+        }
+        if !finished || !answered {
+            tracing::warn!(finished, answered, "stopped before everything was finished; the log has the rest");
+        }
+        finished && answered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_known_by_name() {
+        for service in Service::ALL {
+            assert_eq!(service.name().parse(), Ok(service));
+        }
+        assert!("users".parse::<Service>().unwrap_err().contains("orders, payments"));
+    }
+}

@@ -1,0 +1,70 @@
+//! One service: its write side, its read side, its probes and its documentation, as one router and some tasks.
+
+use super::{Config, Service};
+use crate::failure::Failure;
+use axum::{Json, Router, routing::get};
+use nats::{Connection, EventStore, StoreMetrics, StoreOptions};
+use projections::{ProjectionMetrics, Projections, View};
+use serde_json::{Map, Value};
+use service::{Metrics, Probes, Shutdown};
+use std::sync::Arc;
+
+/// Starts the tasks of a service, which end with the shutdown, and gives its routes.
+pub(super) async fn assemble(
+    service: Service,
+    config: &Config,
+    shutdown: &Shutdown,
+) -> Result<Router, Failure> {
+    let metrics = Metrics::new();
+    // Two connections: a read model that catches up must not make commands wait.
+    let writing = connect(config, service, "commands").await?;
+    let reading = connect(config, service, "projections").await?;
+
+    let store = store(config, &writing, &metrics);
+    let _ = store;
+    let view = View::of(service.name()).ok_or_else(|| format!("{service} has no read model"))?;
+    let projections = Projections::start(
+        view,
+        &reading,
+        &config.data.join(format!("{service}.sqlite")),
+        config.clock.clone(),
+        &metrics,
+        ProjectionMetrics::new(&metrics),
+        shutdown,
+    )
+    .await?;
+
+    let (routes, mut api) = projections.router().split_for_parts();
+    api.info.title = format!("Waybill {service}");
+    env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
+    let probes = probes(service, config, &writing, metrics).check("projections", projections.check());
+    let router =
+        routes.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
+    Ok(service::http::layers(router, config.clock.clone()))
+}
+
+async fn connect(config: &Config, service: Service, part: &str) -> Result<Connection, Failure> {
+    Ok(Connection::connect(&config.nats_url, &format!("waybill {service} {part}")).await?)
+}
+
+fn store(config: &Config, connection: &Connection, metrics: &Metrics) -> EventStore {
+    let counters = StoreMetrics::default();
+    counters.register(&mut metrics.registry());
+    let (durability, replicas) = (config.durability, config.replicas);
+    let options = StoreOptions { durability, replicas, metrics: counters, ..StoreOptions::default() };
+    EventStore::new(connection, options)
+}
+
+fn probes(service: Service, config: &Config, connection: &Connection, metrics: Metrics) -> Probes {
+    let details = [
+        ("service", service.name().to_owned()),
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("durability", config.durability.to_string()),
+        ("natsServer", connection.server_version()),
+    ];
+    let details = details.map(|(name, value)| (name.to_owned(), Value::from(value)));
+    let connection = connection.clone();
+    let connected =
+        move || if connection.is_connected() { Ok(()) } else { Err("no connection to NATS".to_owned()) };
+    Probes::new(metrics, Map::from_iter(details)).check("nats", Arc::new(connected))
+}
