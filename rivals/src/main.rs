@@ -88,7 +88,7 @@ enum Name {
 /// A contender, ready to record.
 enum Contender {
     Umadb(Umadb),
-    Cqrs(Cqrs),
+    Cqrs(Box<Cqrs>),
     Waybill(Waybill),
 }
 
@@ -97,7 +97,7 @@ impl Contender {
         std::fs::create_dir(&folder)?;
         Ok(match name {
             Name::Umadb => Self::Umadb(Umadb::start(&folder, arguments.umadb_connections).await?),
-            Name::CqrsEs => Self::Cqrs(Cqrs::start(&folder, arguments.postgres_connections).await?),
+            Name::CqrsEs => Self::Cqrs(Box::new(Cqrs::start(&folder, arguments.postgres_connections).await?)),
             Name::Waybill => Self::Waybill(Waybill::start(&folder).await?),
         })
     }
