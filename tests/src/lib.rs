@@ -1,1 +1,22 @@
-//! tests
+//! # The harness of the end-to-end tests
+//!
+//! - [`World`]: a nats-server and services in this process, started with the function that `waybill` uses
+//! - [`Process`]: the real `waybill dev`, to be killed
+//! - [`Subscriber`]: a NATS client of its own, which shares no code with what it observes
+//! - [`eventually`]: waiting for a condition, with a deadline; [`settled`]: waiting until all that must hold does
+//!
+//! Everything runs in temporary folders on ports that the system gives, and ends with the test.
+//!
+//! [`Process`] runs the executable that lies beside the tests in `target/<profile>/`. `cargo test --workspace` builds it,
+//! because the crate `waybill` has an integration test, for which cargo builds its executables. Whoever runs these tests
+//! alone builds it first: `cargo build -p waybill && cargo test -p waybill-tests`.
+
+mod process;
+mod subscriber;
+mod wait;
+mod world;
+
+pub use process::Process;
+pub use subscriber::{Received, Subscriber};
+pub use wait::eventually;
+pub use world::{World, settled};

@@ -1,5 +1,9 @@
 //! A client of the services' HTTP API: for the demo, for the catalogue of `dev`, and for end-to-end tests.
 
+mod shop;
+
+pub use shop::{CURRENCY, Cart};
+
 use crate::{
     failure::{Failure, because},
     system::Service,
@@ -40,10 +44,13 @@ impl Api {
     pub fn new(addresses: &BTreeMap<Service, SocketAddr>) -> Self {
         let url = |address: &SocketAddr| {
             // Who listens everywhere is also here.
-            let here = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+            let here =
+                if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
             format!("http://{}", SocketAddr::new(here, address.port()))
         };
-        Self::at(addresses.iter().map(|(service, address)| (service.name().to_owned(), url(address))).collect())
+        Self::at(
+            addresses.iter().map(|(service, address)| (service.name().to_owned(), url(address))).collect(),
+        )
     }
 
     /// Of services at these URLs, by name.

@@ -12,14 +12,12 @@ use crate::{
     settings::{self, NATS, Ports},
     system::{Config, Service, System},
 };
-pub(crate) use catalogue::ACCEPTED_COUNTRY;
 use lock::Lock;
 use nats::{
     Durability,
     server::{self, Binary, Server},
 };
-pub(crate) use state::find_nats;
-use state::DevFile;
+pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
 
@@ -94,7 +92,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if let Ok(signal) = result {
         tracing::info!(signal, "stopping");
     }
-    local.stop().await;
+    tokio::select! {
+        () = local.stop() => {}
+        _ = service::signal() => tracing::warn!("stopped at once; the log has what was not finished"),
+    }
     result.map(|_| ())
 }
 
@@ -168,7 +169,7 @@ async fn listeners(plan: &Plan) -> Result<Vec<(Service, TcpListener)>, Failure> 
     let mut listeners = Vec::new();
     for service in Service::ALL {
         let asked = plan.ports.of(service.name());
-        let port = asked.unwrap_or(service.port());
+        let port = asked.unwrap_or_else(|| service.port());
         let listener = match TcpListener::bind((plan.host, port)).await {
             Err(error) if asked.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
                 let listener = TcpListener::bind((plan.host, 0)).await?;

@@ -31,6 +31,11 @@ impl Ports {
     pub(crate) fn of(&self, name: &str) -> Option<u16> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, port)| *port)
     }
+
+    /// A free port for everything.
+    pub(crate) fn free() -> Self {
+        Self(Service::ALL.map(|service| (service.name().to_owned(), 0)).into())
+    }
 }
 
 impl FromStr for Ports {
@@ -41,7 +46,8 @@ impl FromStr for Ports {
             let (name, port) = pair.trim().split_once('=').ok_or("expected NAME=PORT,..")?;
             let known = name == NATS || name.parse::<Service>().is_ok();
             known.then_some(()).ok_or_else(|| format!("there is no service {name}"))?;
-            let port = port.parse().map_err(|_| format!("{name} needs a port number, or 0 for a free one"))?;
+            let port =
+                port.parse().map_err(|_| format!("{name} needs a port number, or 0 for a free one"))?;
             Ok((name.to_owned(), port))
         };
         text.split(',').map(one).collect::<Result<_, String>>().map(Self)

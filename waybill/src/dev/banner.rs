@@ -1,7 +1,7 @@
 //! What `dev` says when it is ready.
 
-use super::{ACCEPTED_COUNTRY, catalogue::DemoAccount, state::DevFile};
-use serde_json::json;
+use super::{catalogue::DemoAccount, state::DevFile};
+use crate::api::Cart;
 use std::{fmt::Write, path::Path};
 
 /// Where everything is, and commands that work as they stand.
@@ -14,22 +14,16 @@ pub(super) fn text(file: &DevFile, account: &DemoAccount, data: &Path) -> String
     let (nats, durability) = (&file.nats_url, &file.durability);
     let _ = writeln!(text, "  {:<10} {nats} (durability: {durability}, data: {})", "nats", data.display());
 
-    let order = json!({
-        "userId": account.user_id,
-        "accountId": account.account_id,
-        "items": [{ "sku": "TEA", "quantity": 2 }, { "sku": "CUP", "quantity": 1 }],
-        "shippingAddress": {
-            "name": "Ada Lovelace", "line1": "Gartenweg 1", "city": "Berlin", "postalCode": "10115",
-            "country": ACCEPTED_COUNTRY,
-        },
-    });
+    let items = vec![("TEA".to_owned(), 2), ("CUP".to_owned(), 1)];
+    let (user_id, account_id) = (account.user_id, account.account_id);
+    let order = Cart { user_id, account_id, items, country: "DE".to_owned() }.body();
     let of = |service: &str| file.services.get(service).map_or("", String::as_str);
-    let (orders, inventory, user) = (of("orders"), of("inventory"), account.user_id);
+    let (orders, inventory) = (of("orders"), of("inventory"));
     let _ = write!(
         text,
         "\nPlace an order, see what became of it, and what is left:\n\n  \
          curl -s {orders}/orders -H 'Content-Type: application/json' -d '{order}'\n  \
-         curl -s '{orders}/orders?userId={user}&limit=5'\n  \
+         curl -s '{orders}/orders?userId={user_id}&limit=5'\n  \
          curl -s {inventory}/inventory/TEA\n\n\
          In another terminal: waybill demo, or waybill replay --follow. Ctrl-C stops everything.\n"
     );

@@ -22,7 +22,8 @@ impl Lock {
         let io = || because(format!("cannot use the data folder {shown}"));
         fs::create_dir_all(dir).map_err(io())?;
         // Not truncated: the process id in it is somebody else's until the lock is ours.
-        let mut file = File::options().create(true).truncate(false).write(true).open(dir.join(NAME)).map_err(io())?;
+        let mut file =
+            File::options().create(true).truncate(false).write(true).open(dir.join(NAME)).map_err(io())?;
         match file.try_lock() {
             Ok(()) => {
                 file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(io())?;

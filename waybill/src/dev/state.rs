@@ -37,23 +37,27 @@ impl DevFile {
         let _ = fs::remove_file(dir.join(NAME));
     }
 
-    /// The running `dev` of a data folder.
-    pub(crate) fn find(dir: &Path) -> Result<Self, Failure> {
-        let none = || {
-            let dir = dir.display();
-            format!("no waybill dev is running on {dir}: start one, or name its folder with --data")
-        };
+    /// The running `dev` of a data folder, if there is one.
+    pub(crate) fn find(dir: &Path) -> Result<Option<Self>, Failure> {
         if !Lock::is_held(dir) {
-            return Err(none().into());
+            return Ok(None);
         }
-        let text = fs::read(dir.join(NAME)).map_err(because("waybill dev is still starting, or is stopping"))?;
-        serde_json::from_slice(&text).map_err(because(format!("cannot read {NAME}")))
+        let text =
+            fs::read(dir.join(NAME)).map_err(because("waybill dev is still starting, or is stopping"))?;
+        serde_json::from_slice(&text).map(Some).map_err(because(format!("cannot read {NAME}")))
     }
 }
 
 /// Where NATS is: as given, else that of the running `dev`.
 pub(crate) fn find_nats(given: Option<String>, dir: &Path) -> Result<String, Failure> {
-    given.map_or_else(|| DevFile::find(dir).map(|file| file.nats_url), Ok)
+    if let Some(url) = given {
+        return Ok(url);
+    }
+    let running = DevFile::find(dir)?.ok_or_else(|| {
+        let dir = dir.display();
+        format!("no waybill dev is running on {dir}: start one, name its folder with --data, or NATS with --nats-url")
+    })?;
+    Ok(running.nats_url)
 }
 
 /// Writes a file as a whole.
@@ -76,9 +80,10 @@ mod tests {
         let services = BTreeMap::from([("orders".to_owned(), "http://127.0.0.1:3002".to_owned())]);
         let file = DevFile::new("nats://127.0.0.1:4222".to_owned(), services, Durability::Always);
         file.write(dir.path()).unwrap();
-        assert!(DevFile::find(dir.path()).unwrap_err().to_string().contains("no waybill dev is running"));
+        assert_eq!(DevFile::find(dir.path()).unwrap(), None, "a stale file");
+        assert!(find_nats(None, dir.path()).unwrap_err().to_string().contains("no waybill dev is running"));
         let _lock = Lock::take(dir.path()).unwrap();
-        assert_eq!(DevFile::find(dir.path()).unwrap(), file);
+        assert_eq!(DevFile::find(dir.path()).unwrap(), Some(file));
         assert_eq!(find_nats(None, dir.path()).unwrap(), "nats://127.0.0.1:4222");
         assert_eq!(find_nats(Some("nats://x".to_owned()), dir.path()).unwrap(), "nats://x");
         DevFile::remove(dir.path());

@@ -44,7 +44,10 @@ impl<W: Write> Printer<W> {
 
     pub(super) fn print(&mut self, message: &Message) -> io::Result<()> {
         if std::mem::take(&mut self.head) {
-            row(&mut self.to, ["STORED", "POSITION", "TYPE", "AGGREGATE", "VERSION", "ACTOR", "CORRELATION"])?;
+            row(
+                &mut self.to,
+                ["STORED", "POSITION", "TYPE", "AGGREGATE", "VERSION", "ACTOR", "CORRELATION"],
+            )?;
         }
         match (self.output, message.envelope()) {
             (Output::Json, envelope) => writeln!(self.to, "{}", cloud_event(message, envelope, self.reveal)),

@@ -50,8 +50,7 @@ impl Request {
         };
         let filter = Filter { subject, kinds: args.kinds.clone(), correlation };
         let (follow, reveal) = (args.follow, args.reveal);
-        let request =
-            output.map(|output| Self { contexts, from, filter, output, follow, limit, reveal });
+        let request = output.map(|output| Self { contexts, from, filter, output, follow, limit, reveal });
         Ok(flags.finish(request)?)
     }
 }
@@ -135,7 +134,8 @@ mod tests {
 
     #[test]
     fn every_fault_is_named_at_once() {
-        let flags = "--stream ORDERS,NOPE --from x --since y --type order.gone --aggregate cart/1 --output xml";
+        let flags =
+            "--stream ORDERS,NOPE --from x --since y --type order.gone --aggregate cart/1 --output xml";
         let flags: Vec<_> = flags.split(' ').collect();
         assert!(read(&flags).unwrap_err().contains("--since"), "clap: either from or since");
         let flags: Vec<_> = flags.into_iter().filter(|flag| !["--since", "y"].contains(flag)).collect();

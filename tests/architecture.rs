@@ -1,0 +1,119 @@
+//! The house rules that a program can check: who may import whom, and where things are.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
+
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Which crates of the house each crate may import.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("events", &[]),
+    ("service", &[]),
+    ("nats", &["events", "service"]),
+    ("commands", &["events", "nats", "service"]),
+    ("projections", &["events", "nats", "service"]),
+    ("waybill", &["events", "nats", "service", "commands", "projections"]),
+    ("waybill-tests", &["events", "nats", "service", "commands", "projections", "waybill"]),
+];
+
+/// Other people's crates that only some may import.
+const RESERVED: &[(&str, &[&str])] = &[("async-nats", &["nats"]), ("sqlx", &["projections"])];
+
+/// The vocabulary is pure: nothing that waits, sends or stores.
+const NOT_IN_EVENTS: &[&str] = &["tokio", "tokio-util", "futures", "axum", "reqwest", "service"];
+
+/// Lines of a file, without its tests.
+const BUDGET: usize = 400;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every crate of the house with everything it imports, for tests and builds too.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    let name = |of: &Value| of["name"].as_str().unwrap().to_owned();
+    let imports = |package: &Value| package["dependencies"].as_array().unwrap().iter().map(name).collect();
+    metadata["packages"].as_array().unwrap().iter().map(|package| (name(package), imports(package))).collect()
+}
+
+#[test]
+fn imports_point_left() {
+    let imports = imports();
+    let house: BTreeSet<_> = imports.keys().cloned().collect();
+    let known: BTreeSet<_> = ARROWS.iter().map(|(of, _)| (*of).to_owned()).collect();
+    assert_eq!(house, known, "every crate has its place in ARROWS");
+    for (of, allowed) in ARROWS {
+        let allowed: BTreeSet<_> = allowed.iter().map(|of| (*of).to_owned()).collect();
+        let imported: BTreeSet<_> = imports[*of].intersection(&house).cloned().collect();
+        let wrong: Vec<_> = imported.difference(&allowed).collect();
+        assert!(wrong.is_empty(), "{of} must not import {wrong:?}");
+    }
+}
+
+#[test]
+fn databases_and_brokers_have_one_importer() {
+    let imports = imports();
+    for (reserved, owners) in RESERVED {
+        let importers = imports.iter().filter(|(_, imports)| imports.contains(*reserved));
+        let importers: Vec<_> = importers.map(|(of, _)| of.as_str()).collect();
+        assert_eq!(importers, *owners, "who imports {reserved}");
+    }
+}
+
+#[test]
+fn the_vocabulary_is_pure() {
+    let imports = &imports()["events"];
+    let found: Vec<_> = NOT_IN_EVENTS.iter().filter(|name| imports.contains(**name)).collect();
+    assert!(found.is_empty(), "events must not import {found:?}");
+}
+
+/// Every Rust file of the house.
+fn sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders: Vec<_> = ["events", "service", "nats", "commands", "projections", "waybill", "tests"]
+        .map(|name| root().join(name))
+        .to_vec();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    assert!(found.len() > 50, "the sources are where they are looked for");
+    found
+}
+
+#[test]
+fn modules_are_files_beside_their_folder() {
+    let wrong: Vec<_> = sources().into_iter().filter(|path| path.ends_with("mod.rs")).collect();
+    assert!(wrong.is_empty(), "foo.rs + foo/, never mod.rs: {wrong:?}");
+}
+
+#[test]
+fn files_say_what_they_are_for_and_stay_small() {
+    for path in sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        let shown = path.display();
+        assert!(text.starts_with("//!"), "{shown} does not begin with what it is for");
+        let code = text.split("\n#[cfg(test)]").next().unwrap();
+        let only_tests = code.contains("#[test]") || code.contains("proptest!");
+        let lines = if only_tests { 0 } else { code.lines().count() };
+        assert!(lines <= BUDGET, "{shown} has {lines} lines without its tests, more than {BUDGET}");
+    }
+}

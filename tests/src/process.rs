@@ -1,0 +1,141 @@
+//! The real executable as a process: to be killed, and started again on what it left behind.
+
+use crate::{eventually, world::urls};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::{
+    env, fs,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+use tokio::process::{Child, Command};
+use waybill::api::Api;
+
+const READY_WITHIN: Duration = Duration::from_secs(90);
+const ENDED_WITHIN: Duration = Duration::from_mins(1);
+
+/// A running `waybill dev`. Dropped, it and its nats-server are killed.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    dir: PathBuf,
+    /// Asks its services.
+    pub api: Api,
+    /// Where its NATS is.
+    pub nats_url: String,
+}
+
+impl Process {
+    /// Where the executable is: beside the tests, in `target/<profile>/`.
+    ///
+    /// # Panics
+    /// When it was not built.
+    pub fn executable() -> PathBuf {
+        let tests = env::current_exe().unwrap_or_default();
+        // target/debug/deps/stories-0123456789abcdef
+        let path = tests.ancestors().nth(2).map(|profile| profile.join("waybill")).unwrap_or_default();
+        assert!(path.exists(), "{} is missing: cargo build -p waybill", path.display());
+        path
+    }
+
+    /// Runs `waybill dev` on a data folder, on free ports, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready in time, or ends; its log is shown.
+    pub async fn dev(dir: &Path, flags: &[&str]) -> io::Result<Self> {
+        let mut child = Self::spawn(dir, flags)?;
+        let ready = eventually("waybill dev is ready", READY_WITHIN, async || {
+            if let Ok(Some(status)) = child.try_wait() {
+                panic!("waybill dev ended with {status}:\n{}", log(dir));
+            }
+            let text = fs::read(dir.join("dev.json")).ok()?;
+            let file: Value = serde_json::from_slice(&text).ok()?;
+            // After a kill the file of the last run is still there.
+            (file["pid"].as_u64() == child.id().map(u64::from)).then_some(file)
+        });
+        let file = ready.await;
+        let nats_url = file["natsUrl"].as_str().unwrap_or_default().to_owned();
+        Ok(Self { child, dir: dir.to_owned(), api: Api::at(urls(&file["services"])), nats_url })
+    }
+
+    /// Runs `waybill dev` on a data folder without waiting for anything. It is killed when dropped.
+    pub fn spawn(dir: &Path, flags: &[&str]) -> io::Result<Child> {
+        fs::create_dir_all(dir)?;
+        let log = File::options().create(true).append(true).open(log_file(dir))?;
+        Command::new(Self::executable())
+            .args(["dev", "--ports", "orders=0,payments=0,inventory=0,shipping=0", "--data"])
+            .arg(dir)
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+    }
+
+    /// Kills it as a crash would. Its nats-server goes on, as an orphan.
+    pub async fn kill(&mut self) -> io::Result<()> {
+        self.child.kill().await
+    }
+
+    /// Kills its nats-server as a crash would.
+    pub fn kill_nats(&self) {
+        kill_nats(&self.dir);
+    }
+
+    /// Asks it to stop, and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn stop(mut self) -> io::Result<ExitStatus> {
+        if let Some(pid) = self.child.id().and_then(pid) {
+            kill_process(pid, Signal::TERM)?;
+        }
+        let ended = tokio::time::timeout(ENDED_WITHIN, self.child.wait()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("waybill dev does not end:\n{}", log(&self.dir)));
+        // It stopped its server: the id may be somebody else's soon.
+        fs::remove_file(nats_pid_file(&self.dir)).ok();
+        ended
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The child is killed by its own drop.
+        kill_nats(&self.dir);
+        if std::thread::panicking() {
+            eprintln!("log of waybill dev:\n{}", log(&self.dir));
+        }
+    }
+}
+
+fn kill_nats(dir: &Path) {
+    let recorded = fs::read_to_string(nats_pid_file(dir)).unwrap_or_default();
+    let recorded = recorded.trim().parse().ok().and_then(pid);
+    if let Some(pid) = recorded {
+        // It has ended already where this fails.
+        kill_process(pid, Signal::KILL).ok();
+    }
+}
+
+fn nats_pid_file(dir: &Path) -> PathBuf {
+    dir.join("nats/nats-server.pid")
+}
+
+fn pid(id: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(id).ok()?)
+}
+
+fn log_file(dir: &Path) -> PathBuf {
+    dir.join("waybill.log")
+}
+
+/// The end of its log.
+fn log(dir: &Path) -> String {
+    let text = fs::read_to_string(log_file(dir)).unwrap_or_default();
+    let lines: Vec<_> = text.lines().rev().take(40).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}

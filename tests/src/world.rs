@@ -1,0 +1,123 @@
+//! A whole system in this process.
+
+use nats::{
+    Connection,
+    server::{self, Binary, Server},
+};
+use std::{collections::BTreeMap, time::Duration};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use waybill::{
+    api::Api,
+    audit::Audit,
+    failure::Failure,
+    system::{Config, Service, System},
+};
+
+const READY_WITHIN: Duration = Duration::from_mins(1);
+const SETTLED_WITHIN: Duration = Duration::from_mins(1);
+
+/// A nats-server of its own, and services against it. Dropped, everything ends.
+pub struct World {
+    /// The services; more of them can be started against the same NATS.
+    pub system: Option<System>,
+    /// Asks the services.
+    pub api: Api,
+    /// How the services were started: the world outside can be set here while they run.
+    pub config: Config,
+    /// The nats-server: can be killed and paused.
+    pub nats: Server,
+    _dir: TempDir,
+}
+
+impl World {
+    /// Every service, the durable profile, the world outside well disposed.
+    pub async fn start() -> Result<Self, Failure> {
+        Self::with(|_| ()).await
+    }
+
+    /// The same, with other settings.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Result<Self, Failure> {
+        let dir = tempfile::tempdir()?;
+        let binary = Binary::locate(None).await?;
+        let mut config = Config::new("", dir.path().join("views"));
+        change(&mut config);
+        let server = server::Config::new(binary, dir.path().join("nats"));
+        let nats = Server::start(server::Config { durability: config.durability, ..server }).await?;
+        config.nats_url = nats.url();
+        let (system, api) = start(&config, &Service::ALL).await?;
+        Ok(Self { system: Some(system), api, config, nats, _dir: dir })
+    }
+
+    /// Starts some services once more against the same NATS, with read models of their own in `views`: as another
+    /// process would.
+    pub async fn another(&self, views: &str, services: &[Service]) -> Result<(System, Api), Failure> {
+        let data = self.config.data.with_file_name(views);
+        start(&Config { data, ..self.config.clone() }, services).await
+    }
+
+    /// Stops the services, as Ctrl-C does. NATS goes on.
+    pub async fn stop(&mut self) -> bool {
+        match self.system.take() {
+            Some(system) => system.stop().await,
+            None => true,
+        }
+    }
+
+    /// Starts the services again, on what they left behind.
+    pub async fn resume(&mut self) -> Result<(), Failure> {
+        let (system, api) = start(&self.config, &Service::ALL).await?;
+        (self.system, self.api) = (Some(system), api);
+        Ok(())
+    }
+
+    /// A connection of the test's own.
+    pub async fn connect(&self) -> Result<Connection, Failure> {
+        Ok(Connection::connect(&self.nats.url(), "test").await?)
+    }
+
+    /// Waits until everything that must hold does: every order has ended once, is done or undone as a whole, stock and
+    /// money are conserved, and the read models say what the log says.
+    ///
+    /// # Panics
+    /// When it does not hold in time; the message says what does not.
+    pub async fn settled(&self) -> Result<Audit, Failure> {
+        settled(&self.connect().await?, &self.api).await
+    }
+}
+
+/// Waits until everything that must hold does, for services that run elsewhere.
+///
+/// # Panics
+/// When it does not hold in time; the message says what does not.
+pub async fn settled(connection: &Connection, api: &Api) -> Result<Audit, Failure> {
+    let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
+    loop {
+        let audit = Audit::of_log(connection, nats::From::Start).await?;
+        let mut faults = audit.faults();
+        if faults.is_empty() {
+            faults = audit.differences(api).await?;
+        }
+        if faults.is_empty() {
+            return Ok(audit);
+        }
+        assert!(tokio::time::Instant::now() < deadline, "does not settle:\n{}", faults.join("\n"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn start(config: &Config, services: &[Service]) -> Result<(System, Api), Failure> {
+    let mut listeners = Vec::new();
+    for service in services {
+        listeners.push((*service, TcpListener::bind(("127.0.0.1", 0)).await?));
+    }
+    let system = System::start(config, listeners).await?;
+    let api = Api::new(system.addresses());
+    api.wait_ready(READY_WITHIN).await?;
+    Ok((system, api))
+}
+
+/// The addresses of services by name, as `dev.json` has them.
+pub(crate) fn urls(services: &serde_json::Value) -> BTreeMap<String, String> {
+    serde_json::from_value(services.clone()).unwrap_or_default()
+}

@@ -1,0 +1,47 @@
+//! `waybill dev` as a process.
+
+use std::{fs, process::Output};
+use tokio::process::Command;
+use waybill_tests::{Process, settled};
+
+async fn waybill(arguments: &[&str]) -> Output {
+    Command::new(Process::executable()).args(arguments).output().await.unwrap()
+}
+
+#[tokio::test]
+async fn it_is_found_refuses_a_second_one_stops_cleanly_and_continues() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let shown = data.to_str().unwrap();
+    let first = Process::dev(&data, &[]).await.unwrap();
+    let file: serde_json::Value = serde_json::from_slice(&fs::read(data.join("dev.json")).unwrap()).unwrap();
+    assert_eq!(file["durability"], "always");
+    assert_eq!(file["services"].as_object().unwrap().len(), 4);
+
+    let second = waybill(&["dev", "--data", shown]).await;
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(said.contains("already running") && said.contains(&file["pid"].to_string()), "{said}");
+
+    let demo = waybill(&["demo", "--data", shown]).await;
+    let told = String::from_utf8_lossy(&demo.stdout);
+    assert!(demo.status.success(), "{told}\n{}", String::from_utf8_lossy(&demo.stderr));
+    assert!(told.contains("failed: out_of_stock") && told.contains("failed: carrier_refused"), "{told}");
+
+    let replay = waybill(&["replay", "--data", shown, "--type", "order.created", "--output", "json"]).await;
+    let lines = String::from_utf8(replay.stdout).unwrap();
+    let events: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 12);
+    assert!(events.iter().all(|event| event["data"]["shippingAddress"] == "[personal data]"));
+
+    let before = events.len();
+    assert!(first.stop().await.unwrap().success());
+    assert!(!data.join("dev.json").exists());
+
+    let again = Process::dev(&data, &["--durability", "interval"]).await.unwrap();
+    let connection = nats::Connection::connect(&again.nats_url, "test").await.unwrap();
+    let audit = settled(&connection, &again.api).await.unwrap();
+    assert_eq!(audit.orders(), before, "it continues where it was");
+    assert!(again.stop().await.unwrap().success());
+}

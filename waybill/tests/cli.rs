@@ -1,0 +1,65 @@
+//! The command line as a user meets it. Because of this test cargo builds the executable for all tests.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
+
+use std::process::{Command, Output};
+
+fn waybill(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_waybill"));
+    for name in ["WAYBILL_NATS_URL", "WAYBILL_DATA", "WAYBILL_LOG", "WAYBILL_CARRIER"] {
+        command.env_remove(name);
+    }
+    command.args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn every_command_helps_with_examples() {
+    for command in [&[][..], &["dev"], &["demo"], &["serve"], &["replay"]] {
+        let output = waybill(&[command, &["--help"]].concat());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("Examples:\n  waybill"), "{command:?}: {text}");
+    }
+}
+
+#[test]
+fn wrong_usage_exits_with_64() {
+    for arguments in
+        [&["nope"][..], &["serve"], &["replay", "--reveal=yes"], &["--log", "http=loudly", "replay"]]
+    {
+        let output = waybill(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn wrong_settings_are_named_all_at_once() {
+    let output = waybill(&["serve", "users", "--durability", "maybe", "--carrier", "rude", "--ports", "x"]);
+    assert_eq!(output.status.code(), Some(64));
+    let said = said(&output);
+    for fault in [
+        "SERVICE: there is no service users",
+        "--nats-url: is missing",
+        "--durability",
+        "--carrier",
+        "--ports",
+    ] {
+        assert!(said.contains(fault), "{fault} is missing in {said}");
+    }
+}
+
+#[test]
+fn a_failure_is_told_with_its_causes_and_exits_with_1() {
+    let output = waybill(&["replay", "--nats-url", "nats://127.0.0.1:1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = said(&output);
+    assert!(said.starts_with("error: cannot connect to NATS at nats://127.0.0.1:1\n  caused by: "), "{said}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let output = waybill(&["replay", "--data", folder.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(self::said(&output).contains("no waybill dev is running on"));
+}
