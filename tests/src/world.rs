@@ -4,7 +4,7 @@ use nats::{
     Connection,
     server::{self, Binary, Server},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use waybill::{
@@ -115,9 +115,4 @@ async fn start(config: &Config, services: &[Service]) -> Result<(System, Api), F
     let api = Api::new(system.addresses());
     api.wait_ready(READY_WITHIN).await?;
     Ok((system, api))
-}
-
-/// The addresses of services by name, as `dev.json` has them.
-pub(crate) fn urls(services: &serde_json::Value) -> BTreeMap<String, String> {
-    serde_json::from_value(services.clone()).unwrap_or_default()
 }
