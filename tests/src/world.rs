@@ -1,10 +1,11 @@
 //! A whole system in this process.
 
+use events::Context;
 use nats::{
-    Connection,
+    Connection, Filter, From, Reader, Until,
     server::{self, Binary, Server},
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use waybill::{
@@ -76,6 +77,17 @@ impl World {
         Ok(Connection::connect(&self.nats.url(), "test").await?)
     }
 
+    /// How many events each stream holds.
+    pub async fn lengths(&self) -> Result<BTreeMap<Context, u64>, Failure> {
+        let connection = self.connect().await?;
+        let mut lengths = BTreeMap::new();
+        for context in Context::ALL {
+            let reader = Reader::open(&connection, context, From::Now, Until::End, Filter::default()).await?;
+            lengths.insert(context, reader.end().unwrap_or_default());
+        }
+        Ok(lengths)
+    }
+
     /// Waits until everything that must hold does: every order has ended once, is done or undone as a whole, stock and
     /// money are conserved, and the read models say what the log says.
     ///
@@ -93,7 +105,7 @@ impl World {
 pub async fn settled(connection: &Connection, api: &Api) -> Result<Audit, Failure> {
     let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
     loop {
-        let audit = Audit::of_log(connection, nats::From::Start).await?;
+        let audit = Audit::of_log(connection, From::Start).await?;
         let mut faults = audit.faults();
         if faults.is_empty() {
             faults = audit.differences(api).await?;

@@ -2,7 +2,6 @@
 
 use events::Context;
 use futures::future::try_join_all;
-use nats::{Filter, From, Reader, Until};
 use std::time::Duration;
 use waybill::api::Cart;
 use waybill_tests::{World, eventually, request};
@@ -40,18 +39,6 @@ async fn a_command_sent_again_has_one_effect_and_one_answer() {
     assert!(world.stop().await);
 }
 
-/// How many events each stream holds.
-async fn lengths(world: &World) -> Vec<u64> {
-    let connection = world.connect().await.unwrap();
-    let mut lengths = Vec::new();
-    for context in Context::ALL {
-        let reader =
-            Reader::open(&connection, context, From::Now, Until::End, Filter::default()).await.unwrap();
-        lengths.push(reader.end().unwrap());
-    }
-    lengths
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_are_delivered_again_change_nothing() {
     let mut world = World::start().await.unwrap();
@@ -67,7 +54,7 @@ async fn events_that_are_delivered_again_change_nothing() {
         }
     }
     let audit = world.settled().await.unwrap();
-    let before = (audit.ends(), lengths(&world).await);
+    let before = (audit.ends(), world.lengths().await.unwrap());
 
     let url = world.nats.url();
     for round in 0..10 {
@@ -85,7 +72,11 @@ async fn events_that_are_delivered_again_change_nothing() {
             })
             .await;
         }
-        assert_eq!((world.settled().await.unwrap().ends(), lengths(&world).await), before, "round {round}");
+        assert_eq!(
+            (world.settled().await.unwrap().ends(), world.lengths().await.unwrap()),
+            before,
+            "round {round}"
+        );
     }
     assert!(world.stop().await);
 }

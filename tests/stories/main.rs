@@ -7,4 +7,6 @@ mod contention;
 mod crash;
 mod dev;
 mod order;
+mod outage;
+mod refusals;
 mod undo;
