@@ -91,8 +91,7 @@ impl Committer {
         match self.route(writes) {
             Route::Direct(writes) => {
                 let _in_flight = Single(&self.shared);
-                let Some(write) = writes.first() else { return Answer::Stored { last: 0, duplicate: false } };
-                publish::single(&self.shared.connection, write, self.shared.timeout).await
+                self.shared.alone(writes).await
             }
             // The driver answers every append it took; only a runtime that shuts down drops one.
             Route::Queued(answer) => answer.await.unwrap_or(Answer::Silence),
@@ -182,14 +181,23 @@ impl Shared {
 
     async fn each_alone(&self, group: Vec<Waiting>) {
         join_all(group.into_iter().map(|waiting| async move {
-            let answer = match waiting.writes.as_slice() {
-                [write] => publish::single(&self.connection, write, self.timeout).await,
-                writes => publish::batch(&self.connection, writes.iter(), self.timeout).await,
-            };
+            let answer = self.alone(waiting.writes).await;
             // The caller may have gone away; its append stands all the same.
             let _ = waiting.reply.send(answer);
         }))
         .await;
+    }
+
+    /// One append for itself: a plain publish, or a batch of its own.
+    async fn alone(&self, mut writes: Vec<Write>) -> Answer {
+        match writes.pop() {
+            Some(only) if writes.is_empty() => publish::single(&self.connection, only, self.timeout).await,
+            Some(last) => {
+                writes.push(last);
+                publish::batch(&self.connection, writes.iter(), self.timeout).await
+            }
+            None => Answer::Stored { last: 0, duplicate: false },
+        }
     }
 
     /// One batch for the whole group; taken apart while it is rejected.

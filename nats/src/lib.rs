@@ -31,6 +31,6 @@ pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};
 pub use metrics::StoreMetrics;
 pub use publish::{AppendError, Appended, Write};
-pub use replay::{Filter, From, Reader, ReplayError, Until};
+pub use replay::{Filter, From, Reader, ReplayError, Until, last_sequence};
 pub use snapshot::Snapshot;
 pub use store::{Durability, EventStore, StoreOptions};

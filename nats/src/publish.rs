@@ -161,11 +161,9 @@ pub(crate) fn check_sizes(connection: &Connection, writes: &[Write]) -> Result<(
 }
 
 /// One message, one answer.
-pub(crate) async fn single(connection: &Connection, write: &Write, timeout: Duration) -> Answer {
-    let request = async_nats::Request::new()
-        .headers(write.headers.clone())
-        .payload(write.body.clone())
-        .timeout(Some(timeout));
+pub(crate) async fn single(connection: &Connection, write: Write, timeout: Duration) -> Answer {
+    let request =
+        async_nats::Request::new().headers(write.headers).payload(write.body).timeout(Some(timeout));
     answer(connection.client.send_request(to_subject(&write.subject), request).await)
 }
 

@@ -114,9 +114,7 @@ impl Reader {
         until: Until,
         filter: Filter,
     ) -> Result<Self, ReplayError> {
-        let stream = connection.jetstream.get_stream(context.stream()).await;
-        let stream = stream.map_err(|error| unavailable(context, error))?;
-        let last = stream.cached_info().state.last_sequence;
+        let last = last_sequence(connection, context).await?;
         let from = if from == From::Now { From::Sequence(last + 1) } else { from };
         let end = (until == Until::End).then_some(last);
         let mut reader = Self {
@@ -239,6 +237,13 @@ impl Reader {
         self.source = Some(Source { messages, delivered: 0 });
         Ok(pending)
     }
+}
+
+/// Sequence of the last message of a stream; 0 for an empty one.
+pub async fn last_sequence(connection: &Connection, context: events::Context) -> Result<u64, ReplayError> {
+    let stream = connection.jetstream.get_stream(context.stream()).await;
+    let stream = stream.map_err(|error| unavailable(context, error))?;
+    Ok(stream.cached_info().state.last_sequence)
 }
 
 fn unavailable(

@@ -16,6 +16,7 @@ pub mod failure;
 pub mod outside;
 pub mod system;
 
+mod bench;
 mod demo;
 mod dev;
 mod replay;

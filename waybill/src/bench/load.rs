@@ -9,25 +9,35 @@ use std::{
 
 /// What a load measured.
 #[derive(Clone, Debug)]
-pub struct Sample {
+pub(super) struct Sample {
     /// Operations done.
-    pub operations: u64,
+    pub(super) operations: u64,
     /// Time they took together.
-    pub elapsed: Duration,
+    pub(super) elapsed: Duration,
     /// Latency of each, in microseconds.
-    pub latency: Histogram<u64>,
+    pub(super) latency: Histogram<u64>,
 }
 
 impl Sample {
+    /// Operations without a latency of their own.
+    pub(super) fn of(operations: u64, elapsed: Duration) -> Self {
+        Self { operations, elapsed, latency: new_histogram() }
+    }
+
+    /// Adds a latency.
+    pub(super) fn note(&mut self, latency: Duration) {
+        self.latency.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+    }
+
     /// Operations per second.
-    pub fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a count of operations is far below 2^52")]
         let operations = self.operations as f64;
         operations / self.elapsed.as_secs_f64()
     }
 
     /// A quantile of the latency, in milliseconds.
-    pub fn millis(&self, quantile: f64) -> f64 {
+    pub(super) fn millis(&self, quantile: f64) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^52 microseconds")]
         let micros = self.latency.value_at_quantile(quantile) as f64;
         micros / 1000.0
@@ -35,7 +45,7 @@ impl Sample {
 }
 
 /// Lets `callers` ask `total` times together. `ask` gets the number of the question.
-pub async fn run<F, Fut>(callers: usize, total: u64, ask: F) -> Sample
+pub(super) async fn run<F, Fut>(callers: usize, total: u64, ask: F) -> Sample
 where
     F: Fn(u64) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = ()> + Send,

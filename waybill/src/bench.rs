@@ -1,0 +1,103 @@
+//! `waybill bench`: what the system does per second and how long it takes, beside what the parts beneath it do.
+//!
+//! Machines are noisy, so every figure stands beside a baseline measured in the same run on the same nats-server, in
+//! alternating rounds; the ratio of the medians is the figure to quote.
+
+mod cold;
+mod commands;
+mod flow;
+mod hot;
+mod http;
+mod load;
+mod projection;
+mod report;
+mod rivals;
+mod stage;
+
+use crate::failure::Failure;
+use nats::Durability;
+use report::Report;
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  waybill bench commands                       append and load, beside raw publishes
+  waybill bench flow --durability always       orders from accepted to completed
+  waybill bench all --json > figures.json
+  waybill bench commands --quick               a tenth of the load, to see that it works
+
+Run it from a release build on a quiet machine: cargo run --release -- bench all";
+
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to measure
+    #[arg(value_enum, default_value = "all")]
+    what: What,
+    /// Measure only this durability profile [default: both]
+    #[arg(long, value_name = "PROFILE")]
+    durability: Option<Durability>,
+    /// A tenth of the load
+    #[arg(long)]
+    quick: bool,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// Appends and loads through the executor and over HTTP, beside raw publishes
+    Commands,
+    /// Orders from accepted to completed with every read model caught up
+    Flow,
+    /// Reservations of one single SKU, beside a loop of load, decide, append, retry
+    Hot,
+    /// Events into a read model, beside consuming and parsing them
+    Projection,
+    /// The same work on other event stores (builds the crate in rivals/)
+    Rivals,
+    /// Everything but the rivals
+    All,
+}
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+struct Scale {
+    /// Rounds of each case, alternating with its baseline.
+    rounds: usize,
+    /// Divides every count of operations.
+    divisor: u64,
+}
+
+impl Scale {
+    fn of(self, operations: u64) -> u64 {
+        (operations / self.divisor).max(64)
+    }
+}
+
+/// Measures and prints.
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    if args.what == What::Rivals {
+        return rivals::run(args.json, args.quick).await;
+    }
+    let scale = if args.quick { Scale { rounds: 1, divisor: 10 } } else { Scale { rounds: 3, divisor: 1 } };
+    let profiles =
+        args.durability.map_or_else(|| vec![Durability::Interval, Durability::Always], |one| vec![one]);
+    let mut report = Report::new();
+    for durability in profiles {
+        let wants = |what| args.what == What::All || args.what == what;
+        if wants(What::Commands) {
+            commands::measure(durability, scale, &mut report).await?;
+        }
+        if wants(What::Hot) {
+            hot::measure(durability, scale, &mut report).await?;
+        }
+        if wants(What::Flow) {
+            flow::measure(durability, scale, &mut report).await?;
+        }
+        if wants(What::Projection) {
+            projection::measure(durability, scale, &mut report).await?;
+        }
+    }
+    report.print(args.json)
+}

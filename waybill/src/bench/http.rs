@@ -1,0 +1,155 @@
+//! HTTP: (c) a handler that only publishes, (d) `POST /orders` with everything it does. Both over the same client.
+
+use super::{
+    Scale,
+    commands::none_failed,
+    load::{self, Sample},
+    report::{Case, Report, ratio},
+    stage::{Stage, ask, metadata, placement},
+};
+use crate::failure::Failure;
+use axum::{Router, body::Bytes, http::StatusCode, routing::post};
+use commands::{
+    Decision, Environment, Key, WriteSide,
+    fraud::Fraud,
+    inventory::{Product, ProductCommand},
+    orders::OrderCommand,
+    payments::{Account, AccountCommand},
+    shipping::SimulatedCarrier,
+};
+use events::{AccountId, Aggregate, Context, Money, Sku, UserId};
+use nats::{Durability, StoreOptions, baseline::Template};
+use serde_json::json;
+use service::{Metrics, Shutdown};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::net::TcpListener;
+use uuid::Uuid;
+
+const CALLERS: [usize; 2] = [64, 256];
+
+pub(super) async fn measure(
+    durability: Durability,
+    scale: Scale,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let stage = Stage::open(durability).await?;
+    let shutdown = Shutdown::new();
+    let (account, body) = prepare(&stage).await?;
+    let floor = serve(floor(&stage).await?, &shutdown).await?;
+    let orders = serve(orders(&stage).await?, &shutdown).await?;
+    let operations = scale.of(if durability == Durability::Always { 10_000 } else { 30_000 });
+    tracing::debug!(%account, "paying account");
+    for callers in CALLERS {
+        let (mut only, mut placed) = (vec![], vec![]);
+        for _ in 0..scale.rounds {
+            only.push(post_all(&floor, callers, operations, &body).await?);
+            placed.push(post_all(&orders, callers, operations, &body).await?);
+        }
+        let case = Case { bench: "commands", durability, callers };
+        report.add(case, "(c) axum, publish only", &only, None);
+        report.add(case, "(d) POST /orders", &placed, ratio(&placed, &only, "(c)", Some(0.75)));
+    }
+    shutdown.drain(Duration::from_secs(5)).await;
+    stage.close().await;
+    Ok(())
+}
+
+/// A product and an account, and an order for them.
+pub(super) async fn prepare(stage: &Stage) -> Result<(Uuid, Bytes), Failure> {
+    let (clock, sku): (_, Sku) = (&stage.clock, "TEA-1".parse()?);
+    let price = Money::new(1999, "EUR".parse()?);
+    let product = Key::<Product>::new(&sku);
+    let add = ProductCommand::Add { sku, name: "Green tea".to_owned(), price };
+    let run = move |decision: &mut Decision| {
+        decision.need([product.load()])?;
+        decision.apply(&product, add.clone())
+    };
+    stage.executor(Context::Inventory).execute(vec![], metadata(clock), run).await?;
+    let id = clock.uuid();
+    let (user_id, account_id) = (UserId::new(clock.uuid()), AccountId::new(id));
+    let account = Key::<Account>::new(id);
+    let open = AccountCommand::Open { account_id, user_id, currency: price.currency };
+    let run = move |decision: &mut Decision| {
+        decision.need([account.load()])?;
+        decision.apply(&account, open.clone())
+    };
+    stage.executor(Context::Payments).execute(vec![], metadata(clock), run).await?;
+    let body = json!({
+        "userId": user_id,
+        "accountId": account_id,
+        "items": [{ "sku": "TEA-1", "quantity": 2 }],
+        "shippingAddress": placement(id).shipping_address,
+    });
+    Ok((id, serde_json::to_vec(&body)?.into()))
+}
+
+/// The floor: reads the body, publishes an event of the same size, answers.
+async fn floor(stage: &Stage) -> Result<Router, Failure> {
+    let id = stage.clock.uuid();
+    let executor = stage.executor(Context::Orders);
+    ask(&executor, &stage.clock, id, true, OrderCommand::Place(Box::new(placement(id)))).await;
+    let template = Arc::new(Template::of(&stage.connection, &Aggregate::Order.subject(id)).await?);
+    let (connection, clock) = (stage.connection.clone(), stage.clock.clone());
+    let publish = move |_body: Bytes| {
+        let (template, connection, clock) = (Arc::clone(&template), connection.clone(), clock.clone());
+        async move {
+            let id = clock.uuid();
+            let (subject, id) = (format!("evt.orders.order.{id}"), id.to_string());
+            match template.publish(&connection, &subject, &id, 0).await {
+                Ok(_) => StatusCode::ACCEPTED,
+                Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+            }
+        }
+    };
+    Ok(Router::new().route("/orders", post(publish)))
+}
+
+/// The write side of orders as it runs everywhere: layers, validation, copies, executor.
+async fn orders(stage: &Stage) -> Result<Router, Failure> {
+    let env = Environment {
+        connection: stage.connection.clone(),
+        reactions: stage.connection.clone(),
+        store: StoreOptions { durability: stage.durability, ..StoreOptions::default() },
+        clock: stage.clock.clone(),
+        carrier: Arc::new(SimulatedCarrier::default()),
+        fraud: Arc::new(Fraud::default()),
+    };
+    let side = WriteSide::build(Context::Orders, &env, &Metrics::new()).await?;
+    let (router, _) = side.http.split_for_parts();
+    Ok(service::http::layers(router, stage.clock.clone()))
+}
+
+async fn serve(router: Router, shutdown: &Shutdown) -> Result<String, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}/orders", listener.local_addr()?);
+    shutdown.spawn(service::http::serve(listener, router, shutdown.token(), Duration::from_secs(5)));
+    Ok(url)
+}
+
+async fn post_all(url: &str, callers: usize, operations: u64, body: &Bytes) -> Result<Sample, Failure> {
+    let client = reqwest::Client::builder().pool_max_idle_per_host(callers).build()?;
+    let failures = Arc::new(AtomicU64::new(0));
+    let (url, body, failed) = (url.to_owned(), body.clone(), Arc::clone(&failures));
+    let sample = load::run(callers, operations, move |_| {
+        let request = client.post(&url).header("content-type", "application/json").body(body.clone());
+        let failed = Arc::clone(&failed);
+        async move {
+            let accepted = match request.send().await {
+                Ok(response) => response.status() == StatusCode::ACCEPTED && response.bytes().await.is_ok(),
+                Err(_) => false,
+            };
+            if !accepted {
+                failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    })
+    .await;
+    none_failed(&failures)?;
+    Ok(sample)
+}

@@ -1,0 +1,94 @@
+//! What a measurement runs on: a nats-server of its own, an executor, and orders to place.
+
+use crate::failure::Failure;
+use commands::{
+    Executor, ExecutorMetrics, Key,
+    orders::{Order, OrderCommand, Placement},
+};
+use events::{
+    AccountId, Actor, Address, CommandId, Context, Metadata, Money, OrderId, Personal, Sku, UserId,
+    orders::Line,
+};
+use nats::{Connection, Durability, EventStore, StoreOptions, server, topology};
+use service::Clock;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// A nats-server with empty streams, and a connection to it.
+pub(super) struct Stage {
+    pub(super) clock: Clock,
+    pub(super) connection: Connection,
+    pub(super) durability: Durability,
+    pub(super) server: server::Server,
+    pub(super) folder: TempDir,
+}
+
+impl Stage {
+    pub(super) async fn open(durability: Durability) -> Result<Self, Failure> {
+        let folder = tempfile::tempdir()?;
+        let binary = server::Binary::locate(None).await?;
+        let config = server::Config { durability, ..server::Config::new(binary, folder.path().join("nats")) };
+        let server = server::Server::start(config).await?;
+        let connection = Connection::connect(&server.url(), "waybill bench").await?;
+        topology::ensure(&connection, &Context::ALL, 1).await?;
+        Ok(Self { clock: Clock::system(), connection, durability, server, folder })
+    }
+
+    pub(super) fn executor(&self, context: Context) -> Executor {
+        let options = StoreOptions { durability: self.durability, ..StoreOptions::default() };
+        let store = EventStore::new(&self.connection, options);
+        Executor::new(context, store, self.clock.clone(), ExecutorMetrics::default())
+    }
+
+    pub(super) async fn close(self) {
+        self.server.stop().await;
+    }
+}
+
+/// A fresh command of a client.
+pub(super) fn metadata(clock: &Clock) -> Metadata {
+    let command = CommandId::new(clock.uuid());
+    Metadata {
+        command,
+        correlation: command.uuid().into(),
+        causation: command.uuid(),
+        actor: Actor::CLIENT,
+        traceparent: None,
+    }
+}
+
+/// An ordinary order of one line: about 500 bytes.
+#[expect(clippy::expect_used, reason = "the SKU and the currency are constants that are valid")]
+pub(super) fn placement(id: Uuid) -> Placement {
+    let unit_price = Money::new(1999, "EUR".parse().expect("valid"));
+    let line = Line { sku: Sku::new("TEA-1").expect("valid"), quantity: 2, unit_price };
+    Placement {
+        order_id: OrderId::new(id),
+        user_id: UserId::new(id),
+        account_id: AccountId::new(id),
+        items: vec![line],
+        shipping_address: Personal::new(Address {
+            name: "Ada Lovelace".to_owned(),
+            line1: "12 St James's Square".to_owned(),
+            line2: None,
+            city: "London".to_owned(),
+            postal_code: "SW1Y 4JH".to_owned(),
+            country: "GB".to_owned(),
+        }),
+        workflow: events::orders::Workflow::Choreography,
+    }
+}
+
+/// Asks one order something; whether it was recorded.
+pub(super) async fn ask(
+    executor: &Executor,
+    clock: &Clock,
+    id: Uuid,
+    new: bool,
+    command: OrderCommand,
+) -> bool {
+    let key = Key::<Order>::new(id);
+    let keys = vec![if new { key.likely_new() } else { key.load() }];
+    let run = move |decision: &mut commands::Decision| decision.apply(&key, command.clone());
+    executor.execute(keys, metadata(clock), run).await.is_ok()
+}
