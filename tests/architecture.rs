@@ -111,7 +111,9 @@ fn files_say_what_they_are_for_and_stay_small() {
         let text = fs::read_to_string(&path).unwrap();
         let shown = path.display();
         assert!(text.starts_with("//!"), "{shown} does not begin with what it is for");
-        let lines = text.lines().take_while(|line| *line != "#[cfg(test)]").count();
+        let code = text.split("\n#[cfg(test)]").next().unwrap();
+        let only_tests = code.contains("#[test]") || code.contains("proptest!");
+        let lines = if only_tests { 0 } else { code.lines().count() };
         assert!(lines <= BUDGET, "{shown} has {lines} lines without its tests, more than {BUDGET}");
     }
 }

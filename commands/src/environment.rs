@@ -1,7 +1,8 @@
 //! What the write sides share, and how one is put together.
 
 use crate::{
-    Executor, ExecutorMetrics, fraud::Fraud, inventory, orders, payments, shipping, shipping::CarrierGateway,
+    Executor, ExecutorMetrics, fraud::Fraud, http::Api, inventory, orders, payments, shipping,
+    shipping::CarrierGateway,
 };
 use events::Context;
 use futures::future::BoxFuture;
@@ -106,6 +107,11 @@ impl Build {
             reactions: env.reactions.clone(),
             metrics: consuming,
         })
+    }
+
+    /// What the service's endpoints need.
+    pub(crate) fn api(&self) -> Api {
+        Api { executor: self.executor.clone(), ledger: self.ledger.clone(), clock: self.clock.clone() }
     }
 
     /// One durable consumer for each stream the service reacts to.

@@ -3,6 +3,7 @@
 //! A reservation of several SKUs is one decision: all of them or none, together with the order's own reservation,
 //! which is what makes a repeated or late fact harmless.
 
+mod http;
 mod item;
 mod product;
 mod react;
@@ -23,11 +24,10 @@ use events::{
     inventory::{InventoryReserved, ReservationFailed, Shortage},
     orders::{Line, OrderCreated, Reason},
 };
-use utoipa_axum::router::OpenApiRouter;
 
 /// The write side of inventory.
 pub(crate) fn write_side(build: Build) -> WriteSide {
-    let http = OpenApiRouter::new();
+    let http = http::routes(build.api());
     let handler = reactor::handler(build.executor.clone());
     build.finish(http, INTERESTS, &handler)
 }

@@ -10,6 +10,7 @@ mod executor;
 #[cfg(test)]
 mod fixtures;
 pub mod fraud;
+mod http;
 pub mod inventory;
 pub mod orders;
 pub mod payments;

@@ -4,6 +4,7 @@
 //! with the fact that says why, or not at all.
 
 mod account;
+mod http;
 mod payment;
 mod react;
 mod reactor;
@@ -24,11 +25,10 @@ use events::{
     payments::{PaymentCharged, PaymentFailed},
 };
 use std::sync::Arc;
-use utoipa_axum::router::OpenApiRouter;
 
 /// The write side of payments, which also records what the fraud rules say.
 pub(crate) async fn write_side(build: Build, fraud: &Arc<Fraud>) -> Result<WriteSide, BuildError> {
-    let http = OpenApiRouter::new();
+    let http = http::routes(build.api());
     let remembering = Arc::clone(fraud).follow(&build.reactions, build.clock.now()).await?;
     let handler = reactor::handler(reactor::Payments {
         executor: build.executor.clone(),

@@ -1,6 +1,7 @@
 //! Shipping: what the carrier was asked to do for an order, and how far it got.
 
 mod carrier;
+mod http;
 mod react;
 mod reactor;
 mod shipment;
@@ -21,11 +22,10 @@ use events::{
     shipping::{ShippingFailed, ShippingScheduled},
 };
 use std::sync::Arc;
-use utoipa_axum::router::OpenApiRouter;
 
 /// The write side of shipping.
 pub(crate) fn write_side(build: Build, carrier: &Arc<dyn CarrierGateway>) -> WriteSide {
-    let http = OpenApiRouter::new();
+    let http = http::routes(build.api());
     let shipping = reactor::Shipping { executor: build.executor.clone(), carrier: Arc::clone(carrier) };
     let handler = reactor::handler(shipping);
     build.finish(http, INTERESTS, &handler)

@@ -132,7 +132,9 @@ mod tests {
 
     fn faults(facts: &[Fact]) -> String {
         let mut audit = Audit::default();
-        facts.iter().for_each(|fact| audit.apply(fact));
+        for fact in facts {
+            audit.apply(fact);
+        }
         audit.faults().join("\n")
     }
 

@@ -17,6 +17,8 @@ Examples:
 
 Exit codes: 0 ok, 1 failure, 64 wrong usage or settings.";
 
+const LOGS: &str = "Logs, on standard error";
+
 /// Event-sourced order fulfilment on NATS JetStream.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES, max_term_width = 100)]
@@ -25,11 +27,12 @@ pub struct Cli {
     command: Option<Command>,
 
     /// How log lines look: pretty or json
-    #[arg(long, global = true, value_name = "FORMAT", env = "WAYBILL_LOG_FORMAT", default_value = "pretty")]
+    #[arg(long, global = true, help_heading = LOGS, value_name = "FORMAT")]
+    #[arg(env = "WAYBILL_LOG_FORMAT", default_value = "pretty")]
     log_format: LogFormat,
 
     /// Which log lines are shown, such as info,http=warn [default: info for dev and serve, else warn]
-    #[arg(long, global = true, value_name = "FILTER", env = "WAYBILL_LOG")]
+    #[arg(long, global = true, help_heading = LOGS, value_name = "FILTER", env = "WAYBILL_LOG")]
     log: Option<String>,
 }
 
@@ -72,7 +75,7 @@ impl Cli {
     /// Runs the command to its end.
     pub fn run(self) -> Result<(), Failure> {
         let Some(command) = self.command else { return Ok(()) };
-        let filter = self.log.as_deref().unwrap_or(command.default_log());
+        let filter = self.log.as_deref().unwrap_or_else(|| command.default_log());
         telemetry::init(self.log_format, filter).map_err(crate::settings::fault("--log"))?;
         tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
             match command {

@@ -8,6 +8,7 @@ use crate::{
     audit::Audit,
     dev::{DevFile, Local, Plan},
     failure::Failure,
+    outside::Outside,
     settings::Ports,
 };
 use nats::{Connection, Durability, From};
@@ -50,19 +51,19 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let running = if args.alone { None } else { DevFile::find(&args.data)? };
     if let Some(dev) = running {
         println!("Placing orders with the waybill dev of process {}.", dev.pid);
-        return until_stopped(play(&args, Api::at(dev.services), &dev.nats_url)).await;
+        return Box::pin(until_stopped(play(&args, Api::at(dev.services), &dev.nats_url))).await;
     }
     println!("Starting a system of its own for the demo.");
     let dir = tempfile::tempdir()?;
-    let local = until_stopped(Local::start(Plan {
+    let plan = Plan {
         data: dir.path().to_owned(),
         durability: Durability::Always,
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         ports: Ports::free(),
-        outside: crate::outside::Outside::default(),
-    }))
-    .await?;
-    let result = until_stopped(play(&args, local.api(), &local.nats_url())).await;
+        outside: Outside::default(),
+    };
+    let local = Box::pin(until_stopped(Local::start(plan))).await?;
+    let result = Box::pin(until_stopped(play(&args, local.api(), &local.nats_url()))).await;
     local.stop().await;
     result
 }

@@ -92,7 +92,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if let Ok(signal) = result {
         tracing::info!(signal, "stopping");
     }
-    local.stop().await;
+    tokio::select! {
+        () = local.stop() => {}
+        _ = service::signal() => tracing::warn!("stopped at once; the log has what was not finished"),
+    }
     result.map(|_| ())
 }
 
@@ -166,7 +169,7 @@ async fn listeners(plan: &Plan) -> Result<Vec<(Service, TcpListener)>, Failure> 
     let mut listeners = Vec::new();
     for service in Service::ALL {
         let asked = plan.ports.of(service.name());
-        let port = asked.unwrap_or(service.port());
+        let port = asked.unwrap_or_else(|| service.port());
         let listener = match TcpListener::bind((plan.host, port)).await {
             Err(error) if asked.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
                 let listener = TcpListener::bind((plan.host, 0)).await?;

@@ -68,7 +68,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if let Ok(signal) = result {
         tracing::info!(signal, "stopping");
     }
-    system.stop().await;
+    tokio::select! {
+        _ = system.stop() => {}
+        _ = service::signal() => tracing::warn!("stopped at once; the log has what was not finished"),
+    }
     result.map(|_| ())
 }
 
@@ -122,7 +125,7 @@ fn places(services: &[Service], flags: &mut Settings) -> Vec<(Service, u16)> {
         flags.faults().add("--port", "several services need several ports: use --ports");
     }
     let ports: settings::Ports = flags.optional("--ports").unwrap_or_default();
-    let port = |service: Service| only.or_else(|| ports.of(service.name())).unwrap_or(service.port());
+    let port = |service: Service| only.or_else(|| ports.of(service.name())).unwrap_or_else(|| service.port());
     services.iter().map(|service| (*service, port(*service))).collect()
 }
 

@@ -31,13 +31,18 @@ impl Service {
     /// Every service.
     pub const ALL: [Self; 4] = [Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
 
-    /// Its name.
+    /// Its name, which is that of its context.
     pub const fn name(self) -> &'static str {
+        self.context().token()
+    }
+
+    /// The context it owns.
+    pub const fn context(self) -> Context {
         match self {
-            Self::Orders => "orders",
-            Self::Payments => "payments",
-            Self::Inventory => "inventory",
-            Self::Shipping => "shipping",
+            Self::Orders => Context::Orders,
+            Self::Payments => Context::Payments,
+            Self::Inventory => Context::Inventory,
+            Self::Shipping => Context::Shipping,
         }
     }
 

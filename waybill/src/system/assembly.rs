@@ -3,7 +3,8 @@
 use super::{Config, Service};
 use crate::failure::Failure;
 use axum::{Json, Router, routing::get};
-use nats::{Connection, EventStore, StoreMetrics, StoreOptions};
+use commands::{Environment, WriteSide};
+use nats::{Connection, StoreMetrics, StoreOptions};
 use projections::{ProjectionMetrics, Projections, View};
 use serde_json::{Map, Value};
 use service::{Metrics, Probes, Shutdown};
@@ -16,29 +17,31 @@ pub(super) async fn assemble(
     shutdown: &Shutdown,
 ) -> Result<Router, Failure> {
     let metrics = Metrics::new();
-    // Two connections: a read model that catches up must not make commands wait.
+    // A connection for each kind of traffic: a read model that catches up must not make commands wait.
     let writing = connect(config, service, "commands").await?;
     let reading = connect(config, service, "projections").await?;
 
-    let store = store(config, &writing, &metrics);
-    let _ = store;
+    let environment = Environment {
+        connection: writing.clone(),
+        reactions: connect(config, service, "reactions").await?,
+        store: store_options(config, &metrics),
+        clock: config.clock.clone(),
+        carrier: Arc::new(config.outside.carrier.clone()),
+        fraud: Arc::clone(&config.outside.fraud),
+    };
+    let mut write_side = WriteSide::build(service.context(), &environment, &metrics).await?;
+    write_side.react(shutdown);
     let view = View::of(service.name()).ok_or_else(|| format!("{service} has no read model"))?;
-    let projections = Projections::start(
-        view,
-        &reading,
-        &config.data.join(format!("{service}.sqlite")),
-        config.clock.clone(),
-        &metrics,
-        ProjectionMetrics::new(&metrics),
-        shutdown,
-    )
-    .await?;
+    let file = config.data.join(format!("{service}.sqlite"));
+    let counters = ProjectionMetrics::new(&metrics);
+    let clock = config.clock.clone();
+    let read_side = Projections::start(view, &reading, &file, clock, &metrics, counters, shutdown).await?;
 
-    let (routes, mut api) = projections.router().split_for_parts();
+    let (paths, mut api) = write_side.http.merge(read_side.router()).split_for_parts();
     api.info.title = format!("Waybill {service}");
     env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
-    let probes = probes(service, config, &writing, metrics).check("projections", projections.check());
-    let router = routes.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
+    let probes = probes(service, config, &writing, metrics).check("projections", read_side.check());
+    let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
     Ok(service::http::layers(router, config.clock.clone()))
 }
 
@@ -46,12 +49,11 @@ async fn connect(config: &Config, service: Service, part: &str) -> Result<Connec
     Ok(Connection::connect(&config.nats_url, &format!("waybill {service} {part}")).await?)
 }
 
-fn store(config: &Config, connection: &Connection, metrics: &Metrics) -> EventStore {
+fn store_options(config: &Config, metrics: &Metrics) -> StoreOptions {
     let counters = StoreMetrics::default();
     counters.register(&mut metrics.registry());
     let (durability, replicas) = (config.durability, config.replicas);
-    let options = StoreOptions { durability, replicas, metrics: counters, ..StoreOptions::default() };
-    EventStore::new(connection, options)
+    StoreOptions { durability, replicas, metrics: counters, ..StoreOptions::default() }
 }
 
 fn probes(service: Service, config: &Config, connection: &Connection, metrics: Metrics) -> Probes {

@@ -1,0 +1,328 @@
+//! The HTTP command API: what its endpoints share. Step 1 of the flow.
+//!
+//! A request says what it asks for in its path and body, and how in its headers ([`Call`]). Both are checked before
+//! anything is read or written; what is wrong becomes a 4xx problem that names the field. Then it is one
+//! [`idempotency::Command`], carried out once however often it is sent.
+
+mod idempotency;
+
+use crate::{Aggregate, AnyKey, Decision, ExecuteError, Executor, Receipt, Refusal, Stop};
+use axum::{
+    body::{Body, HttpBody},
+    extract::{FromRequest, FromRequestParts, Request},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use events::{CorrelationId, Position, Subject};
+pub(crate) use idempotency::{Attempt, Command};
+use nats::{AppendError, Ledger, Outcome};
+use serde::{Serialize, de::DeserializeOwned};
+use service::{Clock, Correlation, Problem, TraceParent, extract};
+use std::{error::Error, sync::Arc};
+use utoipa::{IntoParams, IntoResponses, ToSchema};
+
+/// Names a request: sent again under the same key it has no second effect and gets the same answer.
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Says that an answer was given before.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// In a request what must have been seen, in an answer where the command's last event stands.
+const POSITION: HeaderName = HeaderName::from_static("waybill-position");
+
+/// What the endpoints of one service need.
+#[derive(Clone)]
+pub(crate) struct Api {
+    /// Carries out the commands.
+    pub(crate) executor: Executor,
+    /// Knows what became of idempotency keys.
+    pub(crate) ledger: Ledger,
+    /// Time and new identifiers.
+    pub(crate) clock: Clock,
+}
+
+/// What a request says besides its path and body.
+pub(crate) struct Call {
+    key: Option<String>,
+    /// Whether it must see what others were told of: then nothing is taken from a copy.
+    pub(crate) fresh: bool,
+    correlation: CorrelationId,
+    traceparent: Option<Arc<str>>,
+}
+
+/// The headers that every command takes.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents what Call reads")]
+pub(crate) struct CallHeaders {
+    /// 1 to 255 visible ASCII characters: sent again with the same key and body, the command has no second effect and
+    /// gets the same answer, with `Idempotent-Replayed: true`. Kept for 7 days.
+    #[param(rename = "Idempotency-Key", required = false)]
+    key: String,
+    /// What the command has to see, as other answers returned it.
+    #[param(rename = "Waybill-Position", required = false, example = "INVENTORY:42")]
+    position: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Call {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(Correlation(correlation)) = parts.extensions.get() else { return Err(Problem::internal()) };
+        Ok(Self {
+            key: key(&parts.headers)?,
+            fresh: positions(&parts.headers)?,
+            correlation: correlation.parse().map_err(|_| Problem::internal())?,
+            traceparent: parts.extensions.get().map(|TraceParent(trace)| Arc::clone(trace)),
+        })
+    }
+}
+
+fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut sent = headers.get_all(KEY).iter();
+    let Some(first) = sent.next() else { return Ok(None) };
+    let visible = |value: &&HeaderValue| {
+        (1..=255).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    let key = Some(first).filter(visible).filter(|_| sent.next().is_none());
+    let key = key.and_then(|value| value.to_str().ok()).ok_or_else(|| {
+        let detail = "Idempotency-Key must be one value of 1 to 255 visible ASCII characters.";
+        Problem::bad_request("invalid-idempotency-key", detail).with_field("Idempotency-Key")
+    })?;
+    Ok(Some(key.to_owned()))
+}
+
+/// Whether positions are named; an error where one cannot be read. They need no waiting here: commands read the log.
+fn positions(headers: &HeaderMap) -> Result<bool, Problem> {
+    let readable = |value: &HeaderValue| {
+        let all = |text: &str| text.split(',').all(|one| one.trim().parse::<Position>().is_ok());
+        value.to_str().is_ok_and(all)
+    };
+    let mut named = false;
+    for value in headers.get_all(POSITION) {
+        if !readable(value) {
+            let detail = "A position is a stream and a sequence, such as ORDERS:42.";
+            return Err(Problem::bad_request("invalid-position", detail).with_field("Waybill-Position"));
+        }
+        named = true;
+    }
+    Ok(named)
+}
+
+/// A JSON body that may be left out. Where it is there, it is read as strictly as any other.
+pub(crate) struct Optional<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for Optional<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(Self(T::default()));
+        }
+        let extract::Body(body) = extract::Body::from_request(request, state).await?;
+        Ok(Self(body))
+    }
+}
+
+/// The body of a command that says everything in its path: left out, or `{}`.
+#[derive(Default, Serialize, serde::Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// An amount of money.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "documents events::Money, which knows nothing of OpenAPI")]
+pub(crate) struct Money {
+    /// Minor units, such as cents.
+    #[schema(example = 1250)]
+    amount: i64,
+    /// ISO 4217 code.
+    #[schema(example = "EUR")]
+    currency: String,
+}
+
+/// A place in the log.
+#[derive(ToSchema)]
+#[schema(as = Position)]
+#[expect(dead_code, reason = "documents events::Position, which knows nothing of OpenAPI")]
+pub(crate) struct PositionBody {
+    /// The stream.
+    #[schema(example = "ORDERS")]
+    stream: String,
+    /// The sequence in the stream.
+    #[schema(example = 42)]
+    sequence: u64,
+}
+
+/// What a command is answered that has nothing more to say.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Accepted<'a> {
+    /// What was created or changed.
+    id: &'a str,
+    /// Where the command's last event stands: a query given this position sees its effect.
+    #[schema(value_type = PositionBody)]
+    position: Position,
+}
+
+/// The answer to a command that was carried out.
+pub(crate) struct Answer {
+    outcome: Outcome,
+    /// Whether the command had been carried out before.
+    replayed: bool,
+}
+
+impl Answer {
+    /// With this body, about what is found at `location`.
+    pub(crate) fn new(
+        status: StatusCode,
+        location: String,
+        receipt: &Receipt,
+        body: &impl Serialize,
+    ) -> Self {
+        let outcome = Outcome {
+            status: status.as_u16(),
+            location: Some(location),
+            position: Some(receipt.position.to_string()),
+            // Structs of strings and numbers always serialize.
+            body: serde_json::value::to_raw_value(body).unwrap_or_default(),
+        };
+        Self { outcome, replayed: receipt.replayed }
+    }
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let Self { outcome: Outcome { status, location, position, body }, replayed } = self;
+        let mut response = Response::new(Body::from(String::from(Box::<str>::from(body))));
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = if status.is_success() { "application/json" } else { "application/problem+json" };
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        for (name, value) in [(header::LOCATION, location), (POSITION, position)] {
+            // Both are made of ids and SKUs, which are visible ASCII.
+            if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+                headers.insert(name, value);
+            }
+        }
+        if replayed {
+            headers.insert(REPLAYED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+/// How every command can be refused.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documents the problems of every command")]
+pub(crate) enum Refused {
+    /// The path, a header or the body cannot be read.
+    #[response(status = 400, content_type = "application/problem+json")]
+    Unreadable(Problem),
+    /// The state of things forbids it, or a request with the same key is in flight.
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(Problem),
+    /// The body is too large.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(Problem),
+    /// The body is not declared as JSON.
+    #[response(status = 415, content_type = "application/problem+json")]
+    NotJson(Problem),
+    /// A field cannot be accepted, or the key was used for another request.
+    #[response(status = 422, content_type = "application/problem+json")]
+    Invalid(Problem),
+    /// The log is away or busy: try again after `Retry-After`.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(Problem),
+}
+
+impl Api {
+    /// Carries out a command on the aggregate at `subject` (among `keys`) and answers with its id and the position.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        command: Command,
+        subject: Subject,
+        keys: Vec<AnyKey>,
+        (status, location): (StatusCode, String),
+        run: impl Fn(&mut Decision) -> Result<(), Stop> + Send + Sync + 'static,
+    ) -> Result<Response, Problem> {
+        let carry_out = async move |attempt: Attempt| {
+            let receipt = attempt.execute(&subject, keys, run).await?;
+            let body = Accepted { id: subject.id(), position: receipt.position };
+            Ok(Answer::new(status, location, &receipt, &body))
+        };
+        self.answer(command, carry_out).await
+    }
+}
+
+/// Refuses a command that is wrong in itself, by asking an aggregate in `state`. Refusals that rest on the state are
+/// left to the executor, which knows it.
+pub(crate) fn check<A: Aggregate>(state: &A::State, command: A::Command) -> Result<(), Problem> {
+    match A::decide(state, command).map_err(Into::<Refusal>::into) {
+        Err(refusal) if refusal.status == 422 => Err(refusal.into()),
+        _ => Ok(()),
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { slug, status, detail, field } = refusal;
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UNPROCESSABLE_ENTITY);
+        let problem = Self::new(status, slug, sentence(detail));
+        match field {
+            Some(field) => problem.with_field(field),
+            None => problem,
+        }
+    }
+}
+
+/// `an order needs a line` becomes `An order needs a line.`
+fn sentence(mut text: String) -> String {
+    if let Some(first) = text.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    text.push('.');
+    text
+}
+
+impl From<ExecuteError> for Problem {
+    fn from(error: ExecuteError) -> Self {
+        match error {
+            ExecuteError::Refused(refusal) => refusal.into(),
+            ExecuteError::Append(AppendError::Unknown) => {
+                let detail = "Nobody knows yet whether the command was carried out. Send it again with the same \
+                              Idempotency-Key: it has no second effect. Without a key, look before you repeat it.";
+                Self::unavailable("outcome-unknown", detail, 1)
+            }
+            ExecuteError::Append(AppendError::Unavailable(_)) | ExecuteError::Load(_) => {
+                tracing::warn!(error = chain(&error), "a command met a log that cannot be reached");
+                log_unavailable()
+            }
+            ExecuteError::Append(AppendError::Conflict) | ExecuteError::Contended => {
+                let detail = "Too many commands change the same thing at this moment. Nothing was recorded.";
+                Self::unavailable("contended", detail, 1)
+            }
+            ExecuteError::Append(AppendError::TooLarge { .. }) => {
+                let detail = "What the command would record is larger than the log takes.";
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", detail)
+            }
+            ExecuteError::Append(AppendError::Refused { .. }) | ExecuteError::Unreadable { .. } => {
+                tracing::error!(error = chain(&error), "a command failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+fn log_unavailable() -> Problem {
+    Problem::unavailable("log-unavailable", "The log cannot be reached. Nothing was recorded.", 1)
+}
+
+/// An error with everything that caused it.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,249 @@
+//! The HTTP commands of orders. Placing one is the hot path: without an idempotency key it costs one append.
+
+use super::{AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, Placement};
+use crate::{
+    Aggregate, ExecuteError, Key, Refusal,
+    http::{self, Accepted, Answer, Api, Attempt, Call, CallHeaders, Optional, PositionBody, Refused},
+};
+use axum::{extract::State, http::StatusCode, response::Response};
+use events::{
+    AccountId, Address, DecodeError, Fact, Money, OrderId, Personal, Position, Sku, Subject, UserId,
+    envelope::header,
+    orders::{Line, OrderEvent, Workflow},
+};
+use futures::{
+    TryFutureExt,
+    future::{try_join, try_join_all},
+};
+use nats::Message;
+use serde::{Deserialize, Serialize};
+use service::{
+    FieldError, Problem,
+    extract::{Body, Path},
+};
+use std::sync::Arc;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+struct Orders {
+    api: Arc<Api>,
+    copies: Copies,
+}
+
+/// The endpoints; prices and accounts come from `copies`.
+pub(crate) fn routes(api: Api, copies: Copies) -> OpenApiRouter {
+    OpenApiRouter::new()
+        .routes(routes!(place_order))
+        .routes(routes!(cancel_order))
+        .with_state(Arc::new(Orders { api: Arc::new(api), copies }))
+}
+
+/// An order to place. Prices are those of the catalogue.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PlaceOrder {
+    /// The customer.
+    #[schema(value_type = Uuid)]
+    user_id: UserId,
+    /// The customer's account that pays, in the currency of the prices.
+    #[schema(value_type = Uuid)]
+    account_id: AccountId,
+    /// What is ordered: 1 to 100 lines, no SKU twice.
+    #[schema(min_items = 1, max_items = 100)]
+    items: Vec<Item>,
+    /// Where it goes.
+    shipping_address: ShippingAddress,
+}
+
+/// A line of an order.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(as = OrderItem)]
+#[serde(deny_unknown_fields)]
+struct Item {
+    /// What.
+    #[schema(value_type = String, example = "TEA-1")]
+    sku: Sku,
+    /// How many.
+    #[schema(example = 2, minimum = 1, maximum = 1_000_000)]
+    quantity: u32,
+}
+
+/// Where an order goes. Personal data: never printed.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ShippingAddress {
+    /// Who receives it.
+    #[schema(example = "Ada Lovelace")]
+    name: String,
+    /// Street and number.
+    #[schema(example = "12 St James's Square")]
+    line1: String,
+    /// Anything more.
+    line2: Option<String>,
+    #[schema(example = "London")]
+    city: String,
+    #[schema(example = "SW1Y 4JH")]
+    postal_code: String,
+    /// ISO 3166-1 alpha-2 code.
+    #[schema(example = "GB")]
+    country: String,
+}
+
+/// An order that was placed.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct PlacedOrder {
+    #[schema(value_type = Uuid)]
+    id: OrderId,
+    /// Always `pending`: the order was accepted, and nothing more.
+    #[schema(example = "pending")]
+    status: &'static str,
+    /// The sum over its lines.
+    #[schema(value_type = http::Money)]
+    total_amount: Money,
+    /// Where it stands: a query given this position sees it.
+    #[schema(value_type = PositionBody)]
+    position: Position,
+}
+
+/// Place an order
+#[utoipa::path(
+    post, path = "/orders", tag = "orders", params(CallHeaders), request_body = PlaceOrder,
+    responses((status = 202, body = PlacedOrder), Refused)
+)]
+async fn place_order(
+    State(orders): State<Arc<Orders>>,
+    call: Call,
+    Body(body): Body<PlaceOrder>,
+) -> Result<Response, Problem> {
+    let Orders { api, copies } = &*orders;
+    let (items, account) = try_join(
+        priced(copies, &body.items, call.fresh),
+        copies.account(body.account_id, call.fresh).map_err(Problem::from),
+    )
+    .await?;
+    let command = call.command(&api.clock, "POST /orders", &body);
+    let PlaceOrder { user_id, account_id, shipping_address, .. } = body;
+    let order_id = OrderId::new(command.new_id("order", &api.clock));
+    let (workflow, shipping_address) = (Workflow::Choreography, Personal::new(shipping_address.into()));
+    let placement = Placement { order_id, user_id, account_id, items, shipping_address, workflow };
+    let total_amount = total(&placement)?;
+    check_account(account, &placement, total_amount)?;
+
+    let place = OrderCommand::Place(Box::new(placement));
+    let carry_out = async move |attempt: Attempt| {
+        let key = Key::<Order>::new(order_id);
+        let (subject, keys) = (key.subject().clone(), vec![key.likely_new()]);
+        let receipt = attempt.execute(&subject, keys, move |d| d.apply(&key, place.clone())).await?;
+        let total_amount =
+            if receipt.replayed { recorded_total(&attempt, &subject).await? } else { total_amount };
+        let body = PlacedOrder { id: order_id, status: "pending", total_amount, position: receipt.position };
+        Ok(Answer::new(StatusCode::ACCEPTED, location(order_id), &receipt, &body))
+    };
+    api.answer(command, carry_out).await
+}
+
+/// The lines with their prices. Names every product that does not exist.
+async fn priced(copies: &Copies, items: &[Item], fresh: bool) -> Result<Vec<Line>, Problem> {
+    // Before anything is looked up, for every line costs a look.
+    if items.len() > MAX_LINES {
+        return Err(Refusal::from(OrderRejection::TooManyLines(items.len())).into());
+    }
+    let products = try_join_all(items.iter().map(|item| copies.product(&item.sku, fresh))).await?;
+    let mut unknown = Vec::new();
+    let mut lines = Vec::with_capacity(items.len());
+    for (line, (Item { sku, quantity }, product)) in items.iter().zip(products).enumerate() {
+        match product {
+            Some(product) => {
+                lines.push(Line { sku: sku.clone(), quantity: *quantity, unit_price: product.price });
+            }
+            None => unknown.push(FieldError {
+                field: format!("items[{line}].sku"),
+                detail: format!("There is no product '{sku}'."),
+            }),
+        }
+    }
+    let Some(first) = unknown.first().cloned() else { return Ok(lines) };
+    let problem = Problem::invalid("unknown-product", first.field, first.detail);
+    Err(if unknown.len() > 1 { problem.with_errors(unknown) } else { problem })
+}
+
+/// What an order costs; an error names what is wrong with it.
+fn total(placement: &Placement) -> Result<Money, Problem> {
+    let place = OrderCommand::Place(Box::new(placement.clone()));
+    match Order::decide(&None, place).map_err(Refusal::from)?.as_slice() {
+        [OrderEvent::Created(created)] => Ok(created.total_amount),
+        // Placing an order records that it was created, and nothing else.
+        _ => Err(Problem::internal()),
+    }
+}
+
+/// The account is the customer's and holds the currency of the order. Whose else it may be is nobody's business.
+fn check_account(account: Option<AccountCopy>, placement: &Placement, total: Money) -> Result<(), Problem> {
+    let Some(account) = account.filter(|account| account.user_id == placement.user_id) else {
+        let detail = format!("The customer has no account {}.", placement.account_id);
+        return Err(Problem::invalid("unknown-account", "accountId", detail));
+    };
+    if account.currency != total.currency {
+        let detail = format!("The account is in {}, the order in {}.", account.currency, total.currency);
+        return Err(Problem::invalid("currency-mismatch", "accountId", detail));
+    }
+    Ok(())
+}
+
+/// The total of an order that was placed by an earlier attempt: prices may have changed since.
+async fn recorded_total(attempt: &Attempt, order: &Subject) -> Result<Money, ExecuteError> {
+    let history = attempt.store().load(order, Order::SCHEMA).await.map_err(Arc::new)?;
+    let unreadable =
+        |source| ExecuteError::Unreadable { subject: order.to_string(), source: Arc::new(source) };
+    match history.messages.first().map(Message::fact).transpose().map_err(unreadable)? {
+        Some(Fact::Order(OrderEvent::Created(created))) => Ok(created.total_amount),
+        _ => Err(unreadable(DecodeError::Header(header::TYPE))),
+    }
+}
+
+fn location(order_id: OrderId) -> String {
+    format!("/orders/{order_id}")
+}
+
+/// Why an order is cancelled.
+#[derive(Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct CancelOrder {
+    /// What the customer says, in at most 200 characters.
+    #[schema(example = "found it cheaper")]
+    reason: Option<String>,
+}
+
+/// Cancel an order
+///
+/// As long as it is pending. What was done for it is undone.
+#[utoipa::path(
+    post, path = "/orders/{id}/cancel", tag = "orders",
+    params(("id" = Uuid, Path, description = "The order"), CallHeaders), request_body = Option<CancelOrder>,
+    responses(
+        (status = 202, body = Accepted),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        Refused,
+    )
+)]
+async fn cancel_order(
+    State(orders): State<Arc<Orders>>,
+    Path(id): Path<OrderId>,
+    call: Call,
+    Optional(body): Optional<CancelOrder>,
+) -> Result<Response, Problem> {
+    let api = &orders.api;
+    let command = call.command(&api.clock, format_args!("POST /orders/{id}/cancel"), &body);
+    let cancel = OrderCommand::Cancel { reason: body.reason };
+    let (key, changed) = (Key::<Order>::new(id), (StatusCode::ACCEPTED, location(id)));
+    let (subject, keys) = (key.subject().clone(), vec![key.load()]);
+    api.accept(command, subject, keys, changed, move |decision| decision.apply(&key, cancel.clone())).await
+}
+
+impl From<ShippingAddress> for Address {
+    fn from(address: ShippingAddress) -> Self {
+        let ShippingAddress { name, line1, line2, city, postal_code, country } = address;
+        Self { name, line1, line2, city, postal_code, country }
+    }
+}
