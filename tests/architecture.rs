@@ -117,3 +117,34 @@ fn files_say_what_they_are_for_and_stay_small() {
         assert!(lines <= BUDGET, "{shown} has {lines} lines without its tests, more than {BUDGET}");
     }
 }
+
+/// Names of problems and refusals in a source: the first text of each of their constructors.
+fn problems(source: &str) -> BTreeSet<String> {
+    let code = source.split("\n#[cfg(test)]").next().unwrap();
+    let of_a_kind = ["::bad_request(", "::not_found(", "::conflict(", "::invalid(", "::unavailable("]
+        .into_iter()
+        .flat_map(|constructor| code.split(constructor).skip(1));
+    let of_a_status =
+        code.split("::new(").skip(1).filter(|rest| rest.trim_start().starts_with("StatusCode::"));
+    let of_a_status = of_a_status.filter_map(|rest| rest.split_once(',')).map(|(_, rest)| rest);
+    of_a_kind
+        .chain(of_a_status)
+        .filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next())
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_problem_is_documented() {
+    let answering = ["service", "commands", "projections"].map(|name| root().join(name).join("src"));
+    let answering = sources().into_iter().filter(|path| answering.iter().any(|src| path.starts_with(src)));
+    let used: BTreeSet<_> = answering.flat_map(|path| problems(&fs::read_to_string(path).unwrap())).collect();
+    assert!(used.len() > 50, "the constructors are as this test knows them: {used:?}");
+
+    // The first column of every table of the page.
+    let page = fs::read_to_string(root().join("docs/problems.md")).unwrap();
+    let names = page.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+    let documented: BTreeSet<_> =
+        names.flat_map(|names| names.split(", ").map(|name| name.trim_matches('`').to_owned())).collect();
+    assert_eq!(used, documented, "docs/problems.md lists what the code answers");
+}
