@@ -112,8 +112,8 @@ impl Worker {
         Ok(())
     }
 
-    async fn receive(self: &Arc<Self>, delivered: Delivered, tasks: &TaskTracker) -> Result<(), Failure> {
-        let message = match Message::delivered(&delivered) {
+    async fn receive(self: &Arc<Self>, mut delivered: Delivered, tasks: &TaskTracker) -> Result<(), Failure> {
+        let message = match Message::delivered(&mut delivered) {
             Ok(message) => message,
             Err(error) => {
                 // Nobody's event: it belongs to no aggregate, so nothing waits for it. Left for a human to see.

@@ -17,7 +17,7 @@ use std::{
 
 /// Rows of one statement at most. What remains of a batch goes into statements of half the rows, and half again, so that
 /// few texts are enough for every batch.
-const MOST: usize = 64;
+const MOST: usize = 128;
 
 /// What a statement does to each of its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
