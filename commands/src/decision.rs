@@ -115,9 +115,14 @@ impl Decision {
         self.slot(subject).is_some()
     }
 
+    /// The aggregate of the event decided at this place.
+    pub(crate) fn subject_of(&self, decided: usize) -> &Subject {
+        &self.slots[self.decided[decided].slot].subject
+    }
+
     /// Whether it has an event of this aggregate.
     pub(crate) fn has_written(&self, subject: &Subject) -> bool {
-        self.decided.iter().any(|decided| self.slots[decided.slot].subject == *subject)
+        (0..self.decided.len()).any(|decided| self.subject_of(decided) == subject)
     }
 
     /// The states after the decision, and its events.

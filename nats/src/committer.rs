@@ -10,7 +10,7 @@
 //! first.
 
 use crate::{
-    Connection, StoreMetrics,
+    AppendError, Connection, StoreMetrics,
     publish::{self, Answer, Write},
 };
 use events::Subject;
@@ -214,8 +214,10 @@ impl Shared {
             self.metrics.batch_events.observe(count as f64);
             match publish::batch(&self.connection, writes.into_iter(), self.timeout).await {
                 Answer::Stored { last, .. } => answer_stored(group, last, count),
-                Answer::Conflict | Answer::Repeated => {
-                    // Nobody says whose guard failed. Single messages are cheap alone; the others are halved.
+                Answer::Conflict
+                | Answer::Repeated
+                | Answer::Failed(AppendError::TooLarge { .. } | AppendError::Refused { .. }) => {
+                    // Nobody says whose fault it is. Single messages are cheap alone; the others are halved.
                     let (singles, mut others): (Vec<_>, Vec<_>) =
                         group.drain(..).partition(|waiting| waiting.writes.len() == 1);
                     let second = others.split_off(others.len() / 2);

@@ -61,7 +61,7 @@ impl Message {
     /// From the answer to a direct get.
     pub(crate) fn direct(message: async_nats::Message) -> Result<Self, MessageError> {
         let headers = message.headers.ok_or(MessageError("no headers in the answer"))?;
-        let get = |name: &str| headers.get(name).map(|value| value.as_str());
+        let get = |name: &str| headers.get(name).map(async_nats::HeaderValue::as_str);
         let subject =
             get("Nats-Subject").and_then(Subject::parse).ok_or(MessageError("not an event subject"))?;
         let sequence = get("Nats-Sequence").and_then(|text| text.parse().ok());
@@ -83,7 +83,7 @@ impl Message {
     pub fn header(&self, name: &'static str) -> Option<&str> {
         // A static name is looked up without a copy.
         let name = async_nats::HeaderName::from_static(name);
-        self.headers.get(name).map(|value| value.as_str())
+        self.headers.get(name).map(async_nats::HeaderValue::as_str)
     }
 
     /// The event's type, such as `order.created`; empty when the header is missing.

@@ -150,11 +150,17 @@ impl Reader {
         while batch.is_empty() && !self.done {
             match self.fill(&mut batch, max).await {
                 Ok(()) => retry = FIRST_RETRY,
-                // What was read before it goes first.
-                Err(error @ ReplayError::Foreign { .. }) if batch.is_empty() => return Err(error),
                 Err(error) => {
-                    tracing::warn!(stream = self.context.stream(), seen = self.seen, %error, "reading again");
+                    // The next reading starts behind the last message seen, and meets again what is no event.
                     self.source = None;
+                    if !batch.is_empty() {
+                        // Not kept over a pause: whoever gives up waiting would lose it.
+                        break;
+                    }
+                    if matches!(error, ReplayError::Foreign { .. }) {
+                        return Err(error);
+                    }
+                    tracing::warn!(stream = self.context.stream(), seen = self.seen, %error, "reading again");
                     tokio::time::sleep(retry).await;
                     retry = (retry * 2).min(LAST_RETRY);
                 }
@@ -223,7 +229,7 @@ impl Reader {
             deliver_policy,
             ack_policy: AckPolicy::None,
             filter_subject: self.filter.subject.clone().unwrap_or_default(),
-            inactive_threshold: Duration::from_secs(60),
+            inactive_threshold: Duration::from_mins(1),
             memory_storage: true,
             num_replicas: 1,
             ..pull::Config::default()
