@@ -18,7 +18,7 @@ use events::{Context, Metadata, Position};
 use flight::Flight;
 use lanes::{Admission, Lanes};
 pub use metrics::ExecutorMetrics;
-use nats::{AppendError, EventStore, LoadError};
+use nats::{AppendError, EventStore, LoadError, Snapshot};
 use service::Clock;
 use std::{
     num::NonZeroUsize,
@@ -136,7 +136,7 @@ impl Executor {
             Box::pin(Flight::new(Arc::clone(&self.inner), vec![*job]).run()).await;
         }
         // Without an answer the flight was dropped with the runtime: nobody knows what became of it.
-        let result = answer.await.unwrap_or(Err(AppendError::Unknown.into()));
+        let result = answer.await.unwrap_or_else(|_| Err(AppendError::Unknown.into()));
         self.inner.metrics.command(&result, asked.elapsed());
         result
     }
@@ -167,7 +167,12 @@ impl Inner {
 
     /// Loads an aggregate; `asked` is when the need arose.
     async fn load(&self, key: &AnyKey, asked: Instant) -> Result<Entry, ExecuteError> {
-        let history = self.store.load(&key.subject, key.codec.schema).await.map_err(Arc::new)?;
+        let mut history = self.store.load(&key.subject, key.codec.schema).await.map_err(Arc::new)?;
+        let thaws = |snapshot: &Snapshot| (key.codec.thaw)(snapshot.state.get().as_bytes()).is_some();
+        if !history.snapshot.as_ref().is_none_or(thaws) {
+            // Of another shape under the same name: the whole history tells.
+            history = self.store.load(&key.subject, "").await.map_err(Arc::new)?;
+        }
         Entry::loaded(key.codec, history, asked).map_err(|source| ExecuteError::Unreadable {
             subject: key.subject.to_string(),
             source: Arc::new(source),

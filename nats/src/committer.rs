@@ -11,7 +11,7 @@
 //! first.
 
 use crate::{
-    Connection, StoreMetrics,
+    AppendError, Connection, StoreMetrics,
     publish::{self, Answer, Write},
 };
 use events::Subject;
@@ -295,8 +295,10 @@ impl Shared {
                     self.lock().costs.batch(start.elapsed());
                     answer_stored(group, last, count);
                 }
-                Answer::Conflict | Answer::Repeated => {
-                    // Nobody says whose guard failed. Single messages are cheap alone; the others are halved.
+                Answer::Conflict
+                | Answer::Repeated
+                | Answer::Failed(AppendError::TooLarge { .. } | AppendError::Refused { .. }) => {
+                    // Nobody says whose fault it is. Single messages are cheap alone; the others are halved.
                     let (singles, mut others): (Vec<_>, Vec<_>) =
                         group.drain(..).partition(|waiting| waiting.writes.len() == 1);
                     let second = others.split_off(others.len() / 2);

@@ -15,10 +15,10 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
 };
 use events::Context;
-use futures::{StreamExt, future::BoxFuture};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use lanes::Lanes;
 pub use metrics::ConsumerMetrics;
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Messages handled at the same time, over all processes. More wait in the stream.
@@ -112,8 +112,8 @@ impl Worker {
         Ok(())
     }
 
-    async fn receive(self: &Arc<Self>, delivered: Delivered, tasks: &TaskTracker) -> Result<(), Failure> {
-        let message = match Message::delivered(&delivered) {
+    async fn receive(self: &Arc<Self>, mut delivered: Delivered, tasks: &TaskTracker) -> Result<(), Failure> {
+        let message = match Message::delivered(&mut delivered) {
             Ok(message) => message,
             Err(error) => {
                 // Nobody's event: it belongs to no aggregate, so nothing waits for it. Left for a human to see.
@@ -145,7 +145,11 @@ impl Worker {
         let mut pause = FIRST_RETRY;
         while !self.stop.is_cancelled() {
             let result = match message.record() {
-                Ok(recorded) => (self.handler)(recorded).await,
+                // A panic would end the lane's task and leave its messages waiting, unseen by anybody.
+                Ok(recorded) => AssertUnwindSafe(async { (self.handler)(recorded).await })
+                    .catch_unwind()
+                    .await
+                    .unwrap_or_else(|_| Err(Retry("the handler panicked".to_owned()))),
                 Err(error) => Err(Retry(error.to_string())),
             };
             match result {

@@ -156,7 +156,9 @@ impl Loader<'_> {
         if tail.snapshot == 0 && !tail.broken {
             return None;
         }
-        snapshot::read(self.connection, self.subject).await.filter(|snapshot| snapshot.schema == schema)
+        snapshot::read(self.connection, self.subject, self.timeout)
+            .await
+            .filter(|snapshot| snapshot.schema == schema)
     }
 
     async fn earlier(&self, tail: &Tail) -> Result<Vec<Message>, LoadError> {
@@ -178,16 +180,16 @@ impl Loader<'_> {
     pub(crate) async fn by_subject(&self, mut start: u64) -> Result<Vec<Message>, LoadError> {
         let mut messages = Vec::new();
         loop {
-            let before = messages.len();
-            self.page(start, &mut messages).await?;
-            if messages.len() - before < REPAIR_BATCH {
+            // The server ends an answer early when it grows too large in bytes.
+            if self.page(start, &mut messages).await? == 0 {
                 return Ok(messages);
             }
             start = messages.last().map_or(start, |message: &Message| message.position.sequence + 1);
         }
     }
 
-    async fn page(&self, start: u64, messages: &mut Vec<Message>) -> Result<(), LoadError> {
+    /// Some more of them; how many are left.
+    async fn page(&self, start: u64, messages: &mut Vec<Message>) -> Result<u64, LoadError> {
         let unavailable = |detail: String| LoadError::Unavailable { subject: self.subject.clone(), detail };
         let client = &self.connection.client;
         let inbox = client.new_inbox();
@@ -203,8 +205,14 @@ impl Loader<'_> {
             let answer = answer.ok_or_else(|| unavailable("the subscription ended".to_owned()))?;
             match answer.status {
                 None => messages.push(self.message(answer)?),
-                // The end of the batch, or nothing there.
-                Some(status) if status.as_u16() == 204 || status == StatusCode::NOT_FOUND => return Ok(()),
+                // The end of the batch.
+                Some(status) if status.as_u16() == 204 => {
+                    let left = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Num-Pending"));
+                    return left
+                        .and_then(|left| left.as_str().parse().ok())
+                        .ok_or_else(|| unavailable("the server does not say what is left".to_owned()));
+                }
+                Some(StatusCode::NOT_FOUND) => return Ok(0),
                 Some(status) => return Err(unavailable(format!("the server answers {status}"))),
             }
         }

@@ -42,8 +42,8 @@ pub struct Recorded {
 pub struct MessageError(&'static str);
 
 impl Message {
-    /// From a consumer's delivery.
-    pub(crate) fn delivered(message: &async_nats::jetstream::Message) -> Result<Self, MessageError> {
+    /// From a consumer's delivery, out of which headers and body are taken.
+    pub(crate) fn delivered(message: &mut async_nats::jetstream::Message) -> Result<Self, MessageError> {
         let info =
             message.info().map_err(|_| MessageError("no delivery information in the reply subject"))?;
         let subject = Subject::parse(&message.subject).ok_or(MessageError("not an event subject"))?;
@@ -53,15 +53,15 @@ impl Message {
             subject,
             stored: stored.map_err(|_| MessageError("the stored time is out of range"))?,
             pending: info.pending,
-            headers: message.headers.clone().unwrap_or_default(),
-            body: message.payload.clone(),
+            headers: message.message.headers.take().unwrap_or_default(),
+            body: std::mem::take(&mut message.message.payload),
         })
     }
 
     /// From the answer to a direct get.
     pub(crate) fn direct(message: async_nats::Message) -> Result<Self, MessageError> {
         let headers = message.headers.ok_or(MessageError("no headers in the answer"))?;
-        let get = |name: &str| headers.get(name).map(|value| value.as_str());
+        let get = |name: &str| headers.get(name).map(async_nats::HeaderValue::as_str);
         let subject =
             get("Nats-Subject").and_then(Subject::parse).ok_or(MessageError("not an event subject"))?;
         let sequence = get("Nats-Sequence").and_then(|text| text.parse().ok());
@@ -83,7 +83,7 @@ impl Message {
     pub fn header(&self, name: &'static str) -> Option<&str> {
         // A static name is looked up without a copy.
         let name = async_nats::HeaderName::from_static(name);
-        self.headers.get(name).map(|value| value.as_str())
+        self.headers.get(name).map(async_nats::HeaderValue::as_str)
     }
 
     /// The event's type, such as `order.created`; empty when the header is missing.

@@ -57,7 +57,7 @@ impl Write {
     }
 
     pub(crate) fn header(&self, name: &'static str) -> &str {
-        self.headers.get(HeaderName::from_static(name)).map(|value| value.as_str()).unwrap_or_default()
+        self.headers.get(HeaderName::from_static(name)).map(HeaderValue::as_str).unwrap_or_default()
     }
 }
 
@@ -143,6 +143,8 @@ const WRONG_LAST_SEQUENCE: u64 = 10071;
 const WRITE_IN_FLIGHT: u64 = 10164;
 const DUPLICATE_IN_FLIGHT: u64 = 10158;
 const DUPLICATE_IN_BATCH: u64 = 10201;
+/// Its beginning was sent to a server that has died since.
+const BATCH_INCOMPLETE: u64 = 10176;
 const TOO_MANY_BATCHES: u64 = 10210;
 const TOO_LARGE: [u64; 2] = [10054, 10097];
 
@@ -225,7 +227,7 @@ fn classify(error: AckError, size: usize) -> Answer {
     match error.err_code {
         WRONG_LAST_SEQUENCE | WRITE_IN_FLIGHT => Answer::Conflict,
         DUPLICATE_IN_FLIGHT | DUPLICATE_IN_BATCH => Answer::Repeated,
-        TOO_MANY_BATCHES => Answer::Failed(AppendError::Unavailable(error.description)),
+        BATCH_INCOMPLETE | TOO_MANY_BATCHES => Answer::Failed(AppendError::Unavailable(error.description)),
         code if TOO_LARGE.contains(&code) => Answer::Failed(AppendError::TooLarge { size, max: 0 }),
         // No quorum, a full disk, a stream that is just being moved: may pass.
         _ if error.code >= 500 => Answer::Failed(AppendError::Unavailable(error.description)),

@@ -150,10 +150,17 @@ impl Reader {
         while batch.is_empty() && !self.done {
             match self.fill(&mut batch, max).await {
                 Ok(()) => retry = FIRST_RETRY,
-                Err(error @ ReplayError::Foreign { .. }) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(stream = self.context.stream(), seen = self.seen, %error, "reading again");
+                    // The next reading starts behind the last message seen, and meets again what is no event.
                     self.source = None;
+                    if !batch.is_empty() {
+                        // Not kept over a pause: whoever gives up waiting would lose it.
+                        break;
+                    }
+                    if matches!(error, ReplayError::Foreign { .. }) {
+                        return Err(error);
+                    }
+                    tracing::warn!(stream = self.context.stream(), seen = self.seen, %error, "reading again");
                     tokio::time::sleep(retry).await;
                     retry = (retry * 2).min(LAST_RETRY);
                 }
@@ -186,7 +193,7 @@ impl Reader {
         let Some(source) = self.source.as_mut() else { return Ok(()) };
         let lost = |what: &str| unavailable(self.context, what.to_owned());
         let message = next.ok_or_else(|| lost("the consumer ended"))?;
-        let message = message.map_err(|error| unavailable(self.context, error))?;
+        let mut message = message.map_err(|error| unavailable(self.context, error))?;
         let info = message.info().map_err(|error| unavailable(self.context, error))?;
         source.delivered += 1;
         if info.consumer_sequence != source.delivered {
@@ -197,7 +204,7 @@ impl Reader {
             self.done = true;
             return Ok(());
         }
-        let message = Message::delivered(&message).map_err(|source| ReplayError::Foreign {
+        let message = Message::delivered(&mut message).map_err(|source| ReplayError::Foreign {
             position: format!("{}:{sequence}", self.context.stream()),
             source,
         })?;
@@ -222,7 +229,7 @@ impl Reader {
             deliver_policy,
             ack_policy: AckPolicy::None,
             filter_subject: self.filter.subject.clone().unwrap_or_default(),
-            inactive_threshold: Duration::from_secs(60),
+            inactive_threshold: Duration::from_mins(1),
             memory_storage: true,
             num_replicas: 1,
             ..pull::Config::default()

@@ -3,7 +3,7 @@
 use crate::{Connection, topology};
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use events::Subject;
+use events::{CommandId, Subject};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::time::Duration;
@@ -18,6 +18,10 @@ pub struct Snapshot {
     pub sequence: u64,
     /// Version of the aggregate then.
     pub version: u64,
+    /// Its newest commands then, oldest first, each with the sequence of its last event: a repeated command is
+    /// recognised also when its events are in the snapshot.
+    #[serde(default)]
+    pub commands: Vec<(CommandId, u64)>,
     /// The state.
     pub state: Box<RawValue>,
 }
@@ -29,10 +33,11 @@ fn subject(of: &Subject) -> (String, String) {
 }
 
 /// Reads a snapshot; `None` where there is none that can be read.
-pub(crate) async fn read(connection: &Connection, of: &Subject) -> Option<Snapshot> {
+pub(crate) async fn read(connection: &Connection, of: &Subject, timeout: Duration) -> Option<Snapshot> {
     let (bucket, key) = subject(of);
     let api = format!("$JS.API.DIRECT.GET.KV_{bucket}.{key}");
-    let answer = connection.client.request(api, Bytes::new()).await.ok()?;
+    let request = async_nats::Request::new().payload(Bytes::new()).timeout(Some(timeout));
+    let answer = connection.client.send_request(api, request).await.ok()?;
     if answer.status.is_some() { None } else { serde_json::from_slice(&answer.payload).ok() }
 }
 

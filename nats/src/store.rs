@@ -8,7 +8,10 @@ use crate::{
     publish::{self, Answer},
     snapshot,
 };
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::{
+    message::StreamMessage,
+    stream::{LastRawMessageError, LastRawMessageErrorKind},
+};
 use events::{CommandId, Context, Position, Subject, envelope::header};
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration, time::Instant};
 
@@ -78,6 +81,20 @@ impl StoreOptions {
     }
 }
 
+/// What is needed to find an append again.
+struct Sent {
+    /// Sequence that the first subject had to have.
+    guard: u64,
+    /// Ids of its first and last event.
+    first: String,
+    last: String,
+    count: u64,
+}
+
+fn has_id(message: &StreamMessage, id: &str) -> bool {
+    message.headers.get(header::ID).is_some_and(|found| found.as_str() == id)
+}
+
 /// Appends to and loads from the streams of all contexts. Cheap to clone.
 #[derive(Clone)]
 pub struct EventStore {
@@ -131,7 +148,13 @@ impl EventStore {
         publish::check_sizes(&self.connection, &writes)?;
         let count = writes.len() as u64;
         let (subject, id) = (first.subject().clone(), first.header(header::ID).to_owned());
-        let guard = first.header("Nats-Expected-Last-Subject-Sequence").parse().unwrap_or(0);
+        let last_id = writes[writes.len() - 1].header(header::ID).to_owned();
+        let sent = Sent {
+            guard: first.header("Nats-Expected-Last-Subject-Sequence").parse().unwrap_or(0),
+            first: id,
+            last: last_id,
+            count,
+        };
         debug_assert!(first.guarded(), "the first write of a subject carries its guard");
         match self.committers[&subject.context()].append(writes).await {
             Answer::Stored { last, duplicate: false } => {
@@ -139,30 +162,45 @@ impl EventStore {
             }
             // A single message; the sequence is the original one.
             Answer::Stored { last, duplicate: true } => Ok(Appended { first: last, duplicate: true }),
-            Answer::Conflict => Err(AppendError::Conflict),
             Answer::Failed(error) => Err(error),
-            Answer::Repeated | Answer::Silence => self.read_back(&subject, guard, &id).await,
+            // An append that stands already fails at its own guard.
+            Answer::Conflict | Answer::Repeated | Answer::Silence => self.read_back(&subject, &sent).await,
         }
     }
 
-    /// Asks the leader of the stream what became of an append whose answer was lost: the message behind the guard is
-    /// ours, somebody else's, or not there. In the last two cases the append has failed or will fail at its guard
-    /// once the aggregate moves on, and deciding again gives the same event ids: so both are a conflict.
-    async fn read_back(&self, subject: &Subject, guard: u64, id: &str) -> Result<Appended, AppendError> {
+    /// Asks the leader of the stream whether an append stands: the message behind its guard is its first event, and
+    /// its last event is where it has to be. The first alone does not tell: another process may have recorded the
+    /// first command of a group, and no other.
+    ///
+    /// Otherwise the append has failed, or will fail at its guard once the aggregate moves on; deciding again gives the
+    /// same event ids. So it is a conflict.
+    async fn read_back(&self, subject: &Subject, sent: &Sent) -> Result<Appended, AppendError> {
         let stream = self.connection.jetstream.get_stream_no_info(subject.context().stream()).await;
         let stream = stream.map_err(|_| AppendError::Unknown)?;
-        let request = stream.raw_message_builder().sequence(guard + 1).next_by_subject(subject.as_str());
-        let found = match tokio::time::timeout(self.options.timeout, request.send()).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => {
+        let first = stream.raw_message_builder().sequence(sent.guard + 1).next_by_subject(subject.as_str());
+        let first = self.asked(first.send()).await?;
+        let Some(first) = first.filter(|found| has_id(found, &sent.first)) else {
+            return Err(AppendError::Conflict);
+        };
+        if sent.count > 1 {
+            let last = stream.raw_message_builder().sequence(first.sequence + sent.count - 1);
+            if !self.asked(last.send()).await?.is_some_and(|found| has_id(&found, &sent.last)) {
                 return Err(AppendError::Conflict);
             }
-            Ok(Err(_)) | Err(_) => return Err(AppendError::Unknown),
-        };
-        if found.headers.get(header::ID).is_some_and(|found| found.as_str() == id) {
-            return Ok(Appended { first: found.sequence, duplicate: true });
         }
-        Err(AppendError::Conflict)
+        Ok(Appended { first: first.sequence, duplicate: true })
+    }
+
+    /// The answer to a question about the past of the stream; without one nobody knows.
+    async fn asked(
+        &self,
+        answer: impl Future<Output = Result<StreamMessage, LastRawMessageError>>,
+    ) -> Result<Option<StreamMessage>, AppendError> {
+        match tokio::time::timeout(self.options.timeout, answer).await {
+            Ok(Ok(found)) => Ok(Some(found)),
+            Ok(Err(error)) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
+            Ok(Err(_)) | Err(_) => Err(AppendError::Unknown),
+        }
     }
 
     /// What is recorded of an aggregate; a snapshot is used if its state has this schema.

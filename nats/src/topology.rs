@@ -2,7 +2,7 @@
 
 use crate::Connection;
 use async_nats::jetstream::{
-    context::{CreateKeyValueErrorKind, GetStreamErrorKind},
+    context::GetStreamErrorKind,
     kv,
     stream::{Compression, Config, StorageType},
 };
@@ -14,7 +14,7 @@ use std::time::Duration;
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(30);
 
 /// How long the answer to an idempotency key is kept.
-pub const LEDGER_RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const LEDGER_RETENTION: Duration = Duration::from_hours(7 * 24);
 
 /// Why the topology is not as declared.
 #[derive(Debug, thiserror::Error)]
@@ -150,9 +150,20 @@ fn weaknesses(have: &Config, want: &Config) -> Vec<String> {
         ("max_msgs", have.max_messages),
         ("max_bytes", have.max_bytes),
         ("max_msgs_per_subject", have.max_messages_per_subject),
+        ("max_msg_size", have.max_message_size.into()),
+        ("max_consumers", have.max_consumers.into()),
     ];
     for (name, limit) in limits {
         check(limit <= 0, name, limit.to_string(), "no limit".to_owned());
+    }
+    for (name, is) in [
+        ("sealed", have.sealed),
+        ("no_ack", have.no_ack),
+        ("mirror", have.mirror.is_some()),
+        ("sources", have.sources.as_ref().is_some_and(|sources| !sources.is_empty())),
+        ("subject_transform", have.subject_transform.is_some()),
+    ] {
+        check(!is, name, "set".to_owned(), "none".to_owned());
     }
     check(have.max_age.is_zero(), "max_age", format!("{:?}", have.max_age), "no limit".to_owned());
     let kept = format!("{:?}", have.retention);
@@ -167,21 +178,39 @@ fn weaknesses(have: &Config, want: &Config) -> Vec<String> {
 }
 
 async fn ensure_bucket(connection: &Connection, want: kv::Config) -> Result<(), TopologyError> {
-    if connection.jetstream.get_key_value(&want.bucket).await.is_ok() {
-        return Ok(());
-    }
     let name = format!("bucket {}", want.bucket);
-    match connection.jetstream.create_key_value(want.clone()).await {
-        Ok(_) => Ok(()),
-        // Another process was faster.
-        Err(error)
-            if error.kind() == CreateKeyValueErrorKind::BucketCreate
-                && connection.jetstream.get_key_value(&want.bucket).await.is_ok() =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(TopologyError::Request { action: "create", name, source: error.into() }),
-    }
+    let have = match connection.jetstream.get_key_value(&want.bucket).await {
+        Ok(bucket) => bucket,
+        Err(_) => match connection.jetstream.create_key_value(want.clone()).await {
+            Ok(bucket) => bucket,
+            // Perhaps another process was faster.
+            Err(error) => match connection.jetstream.get_key_value(&want.bucket).await {
+                Ok(bucket) => bucket,
+                Err(_) => {
+                    return Err(TopologyError::Request { action: "create", name, source: error.into() });
+                }
+            },
+        },
+    };
+    let differences = bucket_weaknesses(&have.stream.cached_info().config, &want);
+    if differences.is_empty() { Ok(()) } else { Err(TopologyError::Weaker { name, differences }) }
+}
+
+/// Every setting in which a bucket keeps less than it has to.
+fn bucket_weaknesses(have: &Config, want: &kv::Config) -> Vec<String> {
+    let (age, forever) = (have.max_age, Duration::ZERO);
+    let kept = age == forever || (want.max_age != forever && age >= want.max_age);
+    let checks = [
+        (have.storage == want.storage, format!("storage is {:?}, needs {:?}", have.storage, want.storage)),
+        (
+            have.num_replicas >= want.num_replicas,
+            format!("replicas is {}, needs {}", have.num_replicas, want.num_replicas),
+        ),
+        (kept, format!("max_age is {age:?}, needs {:?}", want.max_age)),
+        (have.max_messages <= 0, format!("max_msgs is {}, needs no limit", have.max_messages)),
+        (have.max_bytes <= 0, format!("max_bytes is {}, needs no limit", have.max_bytes)),
+    ];
+    checks.into_iter().filter(|(holds, _)| !holds).map(|(_, difference)| difference).collect()
 }
 
 #[cfg(test)]

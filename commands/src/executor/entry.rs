@@ -47,11 +47,10 @@ impl Entry {
         let mut entry = Self::absent(codec, Some(asked));
         entry.sequence = history.last;
         entry.tail = history.tail;
-        if let Some(snapshot) = &history.snapshot
-            && let Some(state) = (codec.thaw)(snapshot.state.get().as_bytes())
-        {
-            entry.state = state;
+        if let Some(snapshot) = history.snapshot {
+            entry.state = (codec.thaw)(snapshot.state.get().as_bytes()).unwrap_or(entry.state);
             entry.version = snapshot.version;
+            entry.commands = snapshot.commands.into();
         }
         for message in &history.messages {
             entry.state = (codec.fold)(&entry.state, message.kind(), message.schema()?, message.body())?;

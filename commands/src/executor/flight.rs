@@ -8,9 +8,8 @@ use crate::{
 use events::{Envelope, Position, Subject};
 use futures::future::try_join_all;
 use jiff::Timestamp;
-use nats::{AppendError, Appended, Snapshot, Tail, Write};
+use nats::{AppendError, Appended, LoadError, Snapshot, Write};
 use std::{
-    collections::{HashMap, HashSet},
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
@@ -28,7 +27,7 @@ const SNAPSHOT_EVERY: usize = 32;
 pub(super) struct Flight {
     inner: Arc<Inner>,
     jobs: Vec<Job>,
-    held: HashSet<Subject>,
+    held: Vec<Subject>,
     landed: bool,
 }
 
@@ -40,9 +39,8 @@ struct Plan {
     /// What each job did, in the order of the jobs.
     outcomes: Vec<Outcome>,
     decided: Vec<Decided>,
+    /// The aggregates with their states afterwards.
     slots: Vec<Slot>,
-    /// Sequence and tail of each slot before the decision.
-    baselines: HashMap<Subject, (u64, Tail)>,
     time: Timestamp,
 }
 
@@ -51,7 +49,17 @@ enum Outcome {
     Decided(Range<usize>),
     /// Carried out before; its last event stands here.
     Replayed(u64),
+    /// The same command is in this flight already and decided these.
+    Repeated(Range<usize>),
     Refused(Refusal),
+}
+
+impl Plan {
+    /// Sequence of an aggregate's last event as the job saw it that came after `before` decided events.
+    fn seen(&self, slot: usize, before: usize, first: u64) -> u64 {
+        let decided = self.decided[..before].iter().rposition(|decided| decided.slot == slot);
+        decided.map_or(self.slots[slot].sequence, |at| first + at as u64)
+    }
 }
 
 impl Flight {
@@ -66,6 +74,9 @@ impl Flight {
         if let Err(error) = self.fly().await {
             if matches!(error, ExecuteError::Append(AppendError::Unknown)) {
                 self.forget();
+            }
+            if self.jobs.len() > 1 && may_be_of_one(&error) {
+                self.part();
             }
             for job in self.jobs.drain(..) {
                 // Whoever asked may have gone away.
@@ -87,11 +98,13 @@ impl Flight {
                 self.answer(&plan, 0);
                 break;
             }
+            let sent = Instant::now();
             match self.inner.store.append(self.writes(&mut plan)).await {
-                Ok(appended) => {
-                    self.record(&plan, appended);
-                    self.answer(&plan, appended.first);
+                Ok(Appended { first, duplicate: false }) => {
+                    self.record(&plan, first, sent);
+                    self.answer(&plan, first);
                 }
+                Ok(Appended { first, .. }) => self.stands(&plan, first),
                 Err(AppendError::Conflict) if conflicts < ATTEMPTS => {
                     conflicts += 1;
                     self.inner.metrics.conflict();
@@ -99,15 +112,32 @@ impl Flight {
                     self.read(self.jobs.iter().flat_map(|job| job.keys.clone()).collect()).await?;
                 }
                 Err(AppendError::Conflict) => return Err(ExecuteError::Contended),
-                Err(AppendError::TooLarge { .. } | AppendError::Refused { .. }) if self.jobs.len() > 1 => {
-                    // One of them is at fault, and nobody says which: each for itself.
-                    let alone = self.jobs.drain(..).map(|job| Job { alone: true, ..job }).collect();
-                    self.inner.lock().put_back(alone);
-                }
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
+    }
+
+    /// An earlier attempt stands, of this process or of another one, perhaps decided on another state: it is read when
+    /// it is needed.
+    fn stands(&mut self, plan: &Plan, first: u64) {
+        self.forget();
+        if self.jobs.len() > 1 {
+            // What one of them recorded says nothing of the others' answers: each finds its own events.
+            self.part();
+            return;
+        }
+        let sequence = first + plan.decided.len() as u64 - 1;
+        let position = Position { context: self.inner.context, sequence };
+        for job in self.jobs.drain(..) {
+            let _ = job.reply.send(Ok(Receipt { position, events: 0, replayed: true }));
+        }
+    }
+
+    /// Lets each job fly for itself.
+    fn part(&mut self) {
+        let alone = self.jobs.drain(..).map(|job| Job { alone: true, ..job }).collect();
+        self.inner.lock().put_back(alone);
     }
 
     /// Runs every job once against the cached states, each seeing what the ones before it decided.
@@ -122,7 +152,7 @@ impl Flight {
                 lanes.put_back(std::iter::once(job).chain(jobs).collect());
                 break;
             }
-            match self.decide_one(&mut job, &mut lanes, &mut decision, &mut plan.read) {
+            match self.decide_one(&mut job, &mut lanes, &mut decision, &mut plan) {
                 Some(outcome) => {
                     plan.outcomes.push(outcome);
                     self.jobs.push(job);
@@ -132,11 +162,6 @@ impl Flight {
         }
         self.doubt(&mut lanes, &decision, &mut plan.read);
         (plan.slots, plan.decided) = decision.into_parts();
-        for slot in &plan.slots {
-            if let Some(entry) = lanes.cache.peek(&slot.subject) {
-                plan.baselines.insert(slot.subject.clone(), (entry.sequence, entry.tail.clone()));
-            }
-        }
         plan
     }
 
@@ -146,18 +171,21 @@ impl Flight {
         job: &mut Job,
         lanes: &mut Lanes,
         decision: &mut Decision,
-        read: &mut Vec<AnyKey>,
+        plan: &mut Plan,
     ) -> Option<Outcome> {
         loop {
             let unknown = job.keys.iter().filter(|key| !seat(key, lanes, decision)).cloned();
-            read.extend(unknown);
-            if !read.is_empty() {
+            plan.read.extend(unknown);
+            if !plan.read.is_empty() {
                 // Everything is decided again once it is read.
                 return Some(Outcome::Decided(0..0));
             }
             let done = |key: &AnyKey| lanes.cache.peek(&key.subject)?.outcome_of(job.metadata.command);
             if let Some(sequence) = job.keys.iter().filter_map(done).max() {
                 return Some(Outcome::Replayed(sequence));
+            }
+            if let Some(range) = self.decided_before(job, decision, plan) {
+                return Some(Outcome::Repeated(range));
             }
             let start = decision.decided.len();
             let needs = match decision.attempt(|decision| (job.run)(decision)) {
@@ -167,17 +195,29 @@ impl Flight {
             };
             let mut free = true;
             for key in &needs {
-                let held = self.held.contains(&key.subject) || lanes.hold(&key.subject);
-                if held {
-                    self.held.insert(key.subject.clone());
+                let held = self.held.contains(&key.subject);
+                if !held && lanes.hold(&key.subject) {
+                    self.held.push(key.subject.clone());
+                } else {
+                    free &= held;
                 }
-                free &= held;
             }
             job.keys.extend(needs);
             if !free {
                 return None;
             }
         }
+    }
+
+    /// What the same command, asked twice at once, decided earlier in this flight.
+    fn decided_before(&self, job: &Job, decision: &Decision, plan: &Plan) -> Option<Range<usize>> {
+        let concerns = |at: usize| job.keys.iter().any(|key| key.subject == *decision.subject_of(at));
+        let earlier = self.jobs.iter().zip(&plan.outcomes);
+        let mut same = earlier.filter(|(earlier, _)| earlier.metadata.command == job.metadata.command);
+        same.find_map(|(_, outcome)| match outcome {
+            Outcome::Decided(range) => range.clone().any(concerns).then(|| range.clone()),
+            _ => None,
+        })
     }
 
     /// What a decision only read is not guarded by the append. It must have been looked at since the command was
@@ -187,12 +227,11 @@ impl Flight {
         if !read.is_empty() {
             return;
         }
-        let written: HashSet<&Subject> = decision.decided.iter().map(|decided| &decided.subject).collect();
-        let mut doubted = HashSet::new();
         for key in self.jobs.iter().flat_map(|job| &job.keys) {
             let trusted = |entry: &Entry| entry.verified.is_some_and(|verified| verified >= newest);
-            let fresh = lanes.cache.peek(&key.subject).is_some_and(trusted);
-            if !fresh && !written.contains(&key.subject) && doubted.insert(&key.subject) {
+            let written = decision.has_written(&key.subject);
+            let fresh = written || lanes.cache.peek(&key.subject).is_some_and(trusted);
+            if !fresh && read.iter().all(|doubted| doubted.subject != key.subject) {
                 read.push(key.clone());
             }
         }
@@ -226,42 +265,27 @@ impl Flight {
 
     /// The decided events as messages: the first one of every aggregate carries its guard.
     fn writes(&self, plan: &mut Plan) -> Vec<Write> {
-        let mut standing: HashMap<Subject, Vec<usize>> = HashMap::new();
-        let mut bodies = std::mem::take(&mut plan.decided);
-        let mut writes = Vec::with_capacity(bodies.len());
-        let empty = (0, Tail::default());
+        let mut standing: Vec<Vec<usize>> = vec![Vec::new(); plan.slots.len()];
+        let mut writes = Vec::with_capacity(plan.decided.len());
         for (job, outcome) in self.jobs.iter().zip(&plan.outcomes) {
             let Outcome::Decided(range) = outcome else { continue };
             for (index, at) in range.clone().enumerate() {
-                let decided = &mut bodies[at];
-                let (sequence, tail) = plan.baselines.get(&decided.subject).unwrap_or(&empty);
-                let before = standing.entry(decided.subject.clone()).or_default();
+                let decided = &mut plan.decided[at];
+                let (slot, before) = (&plan.slots[decided.slot], &mut standing[decided.slot]);
                 let distances: Vec<usize> = before.iter().map(|earlier| at - earlier).collect();
-                let expect = before.is_empty().then_some(*sequence);
+                let expect = before.is_empty().then_some(slot.sequence);
                 before.push(at);
-                let envelope = Envelope::new(
-                    decided.fact,
-                    &decided.subject,
-                    decided.version,
-                    index,
-                    plan.time,
-                    &job.metadata,
-                );
+                let (fact, version) = (decided.fact, decided.version);
+                let envelope = Envelope::new(fact, &slot.subject, version, index, plan.time, &job.metadata);
                 let body = std::mem::take(&mut decided.body);
-                writes.push(Write::new(&decided.subject, expect, &envelope, tail.header(&distances), body));
+                writes.push(Write::new(&slot.subject, expect, &envelope, slot.tail.header(&distances), body));
             }
         }
-        plan.decided = bodies;
         writes
     }
 
     /// Takes what was appended into the cache.
-    fn record(&self, plan: &Plan, appended: Appended) {
-        if appended.duplicate {
-            // An earlier attempt stands, perhaps decided on another state: read it when it is needed.
-            self.forget();
-            return;
-        }
+    fn record(&self, plan: &Plan, first: u64, sent: Instant) {
         let mut freeze = Vec::new();
         let mut lanes = self.inner.lock();
         for slot in &plan.slots {
@@ -273,14 +297,16 @@ impl Flight {
         for (job, outcome) in self.jobs.iter().zip(&plan.outcomes) {
             let Outcome::Decided(range) = outcome else { continue };
             for at in range.clone() {
-                let Some(entry) = lanes.cache.get_mut(&plan.decided[at].subject) else { continue };
-                entry.sequence = appended.first + at as u64;
+                let subject = &plan.slots[plan.decided[at].slot].subject;
+                let Some(entry) = lanes.cache.get_mut(subject) else { continue };
+                entry.sequence = first + at as u64;
                 entry.tail.push(entry.sequence);
                 entry.remember(job.metadata.command, entry.sequence);
-                entry.verified = Some(Instant::now());
+                // Not now: somebody may have changed it since the server looked.
+                entry.verified = Some(sent);
                 if entry.tail.since.len() >= SNAPSHOT_EVERY && !entry.freezing {
                     entry.freezing = true;
-                    freeze.push(plan.decided[at].subject.clone());
+                    freeze.push(subject.clone());
                 }
             }
         }
@@ -298,12 +324,17 @@ impl Flight {
             };
             let result = match outcome {
                 Outcome::Decided(range) if range.is_empty() => {
-                    let known =
-                        |key: &AnyKey| plan.baselines.get(&key.subject).map(|(sequence, _)| *sequence);
-                    receipt(job.keys.iter().filter_map(known).max().unwrap_or(0), 0, false)
+                    // A position is one of the service's own stream.
+                    let own = |slot: &usize| plan.slots[*slot].subject.context() == context;
+                    let of_job =
+                        |slot: &usize| job.keys.iter().any(|key| key.subject == plan.slots[*slot].subject);
+                    let seen = (0..plan.slots.len()).filter(own).filter(of_job);
+                    let last = seen.map(|slot| plan.seen(slot, range.start, first)).max();
+                    receipt(last.unwrap_or(0), 0, false)
                 }
                 Outcome::Decided(range) => receipt(first + range.end as u64 - 1, range.len(), false),
                 Outcome::Replayed(sequence) => receipt(*sequence, 0, true),
+                Outcome::Repeated(range) => receipt(first + range.end as u64 - 1, 0, true),
                 Outcome::Refused(refusal) => Err(refusal.clone().into()),
             };
             // Whoever asked may have gone away.
@@ -336,6 +367,16 @@ impl Drop for Flight {
     }
 }
 
+/// Whether an error may be the fault of one job in a flight.
+fn may_be_of_one(error: &ExecuteError) -> bool {
+    match error {
+        ExecuteError::Append(AppendError::TooLarge { .. } | AppendError::Refused { .. })
+        | ExecuteError::Unreadable { .. } => true,
+        ExecuteError::Load(error) => matches!(**error, LoadError::Foreign { .. }),
+        _ => false,
+    }
+}
+
 /// Puts an aggregate into the decision; whether its state is known.
 fn seat(key: &AnyKey, lanes: &mut Lanes, decision: &mut Decision) -> bool {
     if decision.has(&key.subject) {
@@ -345,7 +386,13 @@ fn seat(key: &AnyKey, lanes: &mut Lanes, decision: &mut Decision) -> bool {
         lanes.cache.put(key.subject.clone(), Entry::absent(key.codec, None));
     }
     let Some(entry) = lanes.cache.get(&key.subject) else { return false };
-    decision.seat(Slot { subject: key.subject.clone(), state: entry.state.clone(), version: entry.version });
+    decision.seat(Slot {
+        subject: key.subject.clone(),
+        state: entry.state.clone(),
+        version: entry.version,
+        sequence: entry.sequence,
+        tail: entry.tail.clone(),
+    });
     true
 }
 
@@ -363,6 +410,7 @@ async fn freeze_state(inner: Arc<Inner>, subject: Subject) {
             schema: entry.codec.schema.to_owned(),
             sequence: entry.sequence,
             version: entry.version,
+            commands: entry.commands.iter().copied().collect(),
             state: serde_json::value::RawValue::from_string(state).ok()?,
         })
     });

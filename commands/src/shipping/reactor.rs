@@ -37,7 +37,7 @@ impl Shipping {
     async fn schedule(&self, order: Box<PaymentCharged>, metadata: Metadata) -> Result<&'static str, Retry> {
         let (order_id, key) = (order.order_id, Key::<Shipment>::new(order.order_id));
         // A parcel booked again after its shipment was called off would belong to nobody.
-        match self.executor.state(&key).await.map_err(retry)?.parcel() {
+        match self.executor.state(&key).await.map_err(|error| retry(&error))?.parcel() {
             Some(Parcel::Wanted) => return Ok("unchanged"),
             Some(Parcel::Unwanted) => return self.call_off(order_id).await,
             None => {}
@@ -49,7 +49,8 @@ impl Shipping {
         let nothing_recorded = matches!(&result, Ok(receipt) if receipt.events == 0);
         // Somebody decided meanwhile, and may have called it off.
         if nothing_recorded
-            && self.executor.state(&key).await.map_err(retry)?.parcel() == Some(Parcel::Unwanted)
+            && self.executor.state(&key).await.map_err(|error| retry(&error))?.parcel()
+                == Some(Parcel::Unwanted)
         {
             return self.call_off(order_id).await;
         }
@@ -62,6 +63,6 @@ impl Shipping {
     }
 }
 
-fn retry(error: ExecuteError) -> Retry {
+fn retry(error: &ExecuteError) -> Retry {
     Retry(error.to_string())
 }
