@@ -141,10 +141,13 @@ impl Committer {
     }
 
     fn route(&self, writes: Vec<Write>) -> Route {
+        let single = writes.len() == 1;
+        if single && self.shared.never_groups() {
+            return Route::Direct(writes);
+        }
         let mut state = self.shared.lock();
-        let limit = self.shared.break_even(&state);
-        let calm = !state.grouping && state.queue.is_empty() && state.singles < limit;
-        if writes.len() == 1 && (calm || limit == usize::MAX) {
+        let calm = !state.grouping && state.queue.is_empty();
+        if single && calm && state.singles < self.shared.break_even(&state) {
             return Route::Direct(writes);
         }
         let (reply, answer) = oneshot::channel();
@@ -197,13 +200,21 @@ impl Shared {
         }
     }
 
+    /// Whether single messages are always published singly.
+    fn never_groups(&self) -> bool {
+        self.policy.singles == usize::MAX
+    }
+
     /// From how many appends on a batch is cheaper than publishing singly.
     fn break_even(&self, state: &State) -> usize {
-        if self.policy.singles == usize::MAX { usize::MAX } else { state.costs.break_even() }
+        if self.never_groups() { usize::MAX } else { state.costs.break_even() }
     }
 
     /// Publishes one message, and learns from how long it took.
     async fn single(&self, write: Write) -> Answer {
+        if self.never_groups() {
+            return publish::single(&self.connection, write, self.timeout).await;
+        }
         let before = {
             let mut state = self.lock();
             state.singles += 1;
