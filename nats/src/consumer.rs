@@ -182,6 +182,7 @@ impl Worker {
             durable = self.consumer.durable,
             kind = message.kind(),
             id = message.subject.id(),
+            orderId = message.subject.order_id(),
             correlationId = message.header(header::CORRELATION),
             outcome,
             millis = took.as_secs_f64() * 1000.0,

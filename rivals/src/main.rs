@@ -50,6 +50,9 @@ struct Arguments {
     /// Seconds before each measurement that do not count.
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
+    /// One round of one second: whether it works, not how fast it is.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    quick: bool,
     /// gRPC connections to UmaDB.
     #[arg(long, default_value_t = 1)]
     umadb_connections: usize,
@@ -131,7 +134,10 @@ impl Contender {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
+    if arguments.quick {
+        (arguments.rounds, arguments.seconds) = (1, 1.0);
+    }
     if let Some(Role::UmadbServer { address, folder }) = &arguments.role {
         return umadb::serve(address, folder).await;
     }

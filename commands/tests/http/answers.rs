@@ -161,7 +161,10 @@ async fn a_completed_order_is_shipped_and_refunded(shop: &Shop) {
     let refunded = shop.post_nothing(&refund).await.expect(202);
     assert_eq!((refunded.id(), refunded.header("location")), (id, Some(&*format!("/payments/{id}"))));
     assert_eq!(balance(shop, account).await, Value::from(1000));
-    shop.post_nothing(&refund).await.expect(202);
+    let again = shop.post_nothing(&refund).await.expect(202);
+    assert_eq!(again.position(), refunded.position(), "nothing needed to change");
+    let again = shop.post_nothing(&dispatch).await.expect(202);
+    assert_eq!(again.position(), delivered.position(), "nothing needed to change");
     assert_eq!(balance(shop, account).await, Value::from(1000), "once");
 }
 

@@ -40,6 +40,13 @@ async fn every_command_is_documented() {
     for status in ["202", "400", "409", "413", "415", "422", "503"] {
         assert!(place["responses"][status].is_object(), "{status}");
     }
+    for (path, status) in [("/orders", "202"), ("/accounts", "201"), ("/orders/{id}/cancel", "202")] {
+        let answer = &document["paths"][path]["post"]["responses"][status];
+        for header in ["Location", "Waybill-Position"] {
+            assert!(answer["headers"][header].is_object(), "{path} {answer}");
+        }
+        assert!(answer["content"]["application/json"]["schema"].is_object(), "{path} {answer}");
+    }
     nats.server.stop().await;
 }
 

@@ -140,6 +140,7 @@ fn accounts() -> Vec<Fault> {
 fn credits() -> Vec<Fault> {
     let credit = json!({ "amount": { "amount": 100, "currency": "EUR" } });
     let mut faults = amounts(&credit, "amount", "amount-not-positive", "amount.amount");
+    faults.push((with(&credit, "amount.amount", Value::Null), 422, "invalid-body", "amount.amount"));
     let too_much = with(&credit, "amount.amount", json!(i64::MAX));
     faults.push((too_much, 422, "balance-too-large", "amount.amount"));
     faults.push((

@@ -21,7 +21,7 @@ use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
 /// Far more than anything here takes: only a hang gets there.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 /// A nats-server, and a folder that outlives it.
 pub(crate) struct Nats {
@@ -74,13 +74,13 @@ impl Shop {
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
         };
-        let (mut executors, mut routes) = (HashMap::new(), OpenApiRouter::new());
+        let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
         for context in [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping] {
             let side = WriteSide::build(context, &environment, &metrics).await.unwrap();
             executors.insert(context, side.executor);
-            routes = routes.merge(side.http);
+            all = all.merge(side.http);
         }
-        let (router, documentation) = routes.split_for_parts();
+        let (router, documentation) = all.split_for_parts();
         let router = service::http::layers(router, clock.clone());
         Self { connection, clock, executors, documentation, router }
     }
