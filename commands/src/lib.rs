@@ -1,4 +1,14 @@
-//! commands
+//! # commands: the write side
+//!
+//! Steps 1 (command), 2 (decide), 3 (append) and the deciding half of 5 (react). It meets `projections` in the stream only.
+//!
+//! - [`Aggregate`]: pure decide and evolve; [`Decision`]: one decision over several aggregates; [`Refusal`]: why not
+//! - [`Executor`]: the only write path: lanes, cache, append, again on conflict
+//! - one folder per context: [`orders`], [`inventory`], [`payments`], [`shipping`], each with a file per aggregate,
+//!   `react` (fact to effect, pure), `reactor` (carries effects out) and `http` (its endpoints); and [`fraud`]
+//! - `http`: what the endpoints share, with idempotency keys; `reactor`: what the reactors share
+//! - [`WriteSide`], [`Environment`]: the front door: one service's endpoints and reactions, put together
+//! - `choreography`: tests of all contexts together, in any order, with repetitions and deaths
 
 mod aggregate;
 mod behaviour;
