@@ -8,7 +8,7 @@
 //! - `projector`: from streams into tables, in order, in batches, with the checkpoint in the same transaction
 //! - [`table`], [`Changes`]: tables and changes of rows as values, for any database; [`sqlite`]: the one there is
 //! - `freshness`: read your writes; [`Progress`]: how far the tables are
-//! - [`rebuild`], [`verify`]: the log folded again, and where the tables differ from it
+//! - [`rebuild()`], [`verify()`]: the log folded again, and where the tables differ from it
 
 pub mod sqlite;
 pub mod table;
