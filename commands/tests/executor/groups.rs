@@ -52,9 +52,13 @@ async fn what_is_too_large_fails_alone() {
 async fn who_needs_no_change_is_told_where_the_change_is() {
     let rig = Rig::start().await;
     let (process, key) = (rig.process().await, shelf());
-    process.change(&key, Change::Put(5)).await.unwrap();
-    let results = join_all((0..10).map(|_| process.change(&key, Change::Clear))).await;
-    let receipts: Vec<_> = results.into_iter().map(Result::unwrap).collect();
+    // While the first one flies, the others gather.
+    let (put, cleared) = tokio::join!(
+        process.change(&key, Change::Put(5)),
+        join_all((0..10).map(|_| process.change(&key, Change::Clear)))
+    );
+    put.unwrap();
+    let receipts: Vec<_> = cleared.into_iter().map(Result::unwrap).collect();
     assert_eq!(receipts.iter().map(|receipt| receipt.events).sum::<usize>(), 1);
     for receipt in receipts {
         assert_eq!(receipt.position.sequence, 2, "{receipt:?}");

@@ -101,6 +101,8 @@ async fn later_elsewhere_and_after_a_snapshot() {
             assert_eq!(again, Receipt { position: receipt.position, events: 0, replayed: true });
         }
     }
+    // Recognised without the help of the server's duplicate window, which is short.
+    assert_eq!(there.count(r#"waybill_appends_total{outcome="duplicate"}"#), 0);
     here.executor.forget();
     for (id, receipt) in receipts {
         assert_eq!(here.repeat(id, &key, Change::Put(1)).await.unwrap().position, receipt.position);
