@@ -11,6 +11,7 @@ mod entry;
 mod flight;
 mod lanes;
 mod metrics;
+mod plan;
 
 use crate::{Aggregate, AnyKey, Decision, Key, Refusal, Stop, aggregate::typed};
 use entry::Entry;
@@ -38,7 +39,8 @@ pub struct Receipt {
     pub position: Position,
     /// How many events it recorded.
     pub events: usize,
-    /// Whether it had been carried out before: this is its first outcome.
+    /// Whether it had been carried out before: this is its first outcome. Its events stand side by side; the position
+    /// is that of the last one on the aggregates that were asked first.
     pub replayed: bool,
 }
 

@@ -238,3 +238,230 @@ impl EventStore {
         Loader { connection: &self.connection, subject, timeout: self.options.timeout }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Appends that share batches have the outcomes of single appends: of every run, the log is compared with what
+    //! each append was told.
+
+    use super::*;
+    use crate::{
+        Filter, From, Reader, Until,
+        server::{Binary, Config, Server},
+    };
+    use events::{Actor, Aggregate, Envelope, FactType, Metadata};
+    use futures::future::join_all;
+    use jiff::Timestamp;
+    use proptest::{prelude::*, test_runner::TestRunner};
+    use service::Clock;
+
+    const DEADLINE: Duration = Duration::from_mins(1);
+
+    /// An append: the aggregates of its events, whether its guards are wrong, and how often it is asked at once.
+    #[derive(Clone, Debug)]
+    struct Unit {
+        events: Vec<usize>,
+        stale: bool,
+        times: usize,
+    }
+
+    fn units() -> impl Strategy<Value = Vec<Unit>> {
+        let times = prop_oneof![4 => Just(1_usize), 1 => Just(2)];
+        let unit = (prop::collection::vec(0_usize..6, 1..=4), prop::bool::weighted(0.2), times)
+            .prop_map(|(events, stale, times)| Unit { events, stale, times });
+        prop::collection::vec(unit, 4..40)
+    }
+
+    /// What one asker was told.
+    struct Told {
+        command: CommandId,
+        events: usize,
+        result: Result<Appended, AppendError>,
+    }
+
+    struct World {
+        server: Server,
+        connection: Connection,
+        store: EventStore,
+        _folder: tempfile::TempDir,
+    }
+
+    impl World {
+        async fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let binary = Binary::locate(None).await.unwrap();
+            let config = Config::new(binary, folder.path().join("nats"));
+            let server = Server::start(Config { durability: Durability::Interval, ..config }).await.unwrap();
+            let connection = Connection::connect(&server.url(), "test").await.unwrap();
+            crate::topology::ensure(&connection, &[Context::Inventory], 1).await.unwrap();
+            let options = StoreOptions { timeout: Duration::from_secs(1), ..StoreOptions::default() };
+            let mut store = EventStore::new(&connection, options);
+            // Batches form as soon as two wait.
+            let policy = Policy { singles: 2, batches: 2 };
+            let committer =
+                Committer::new(&connection, policy, store.options.timeout, &store.options.metrics);
+            store.committers = Arc::new([(Context::Inventory, committer)].into());
+            Self { server, connection, store, _folder: folder }
+        }
+
+        /// Asks as the executor does: with the newest guards, a few times.
+        async fn ask(&self, subjects: &[Subject], unit: &Unit, command: CommandId) -> Told {
+            let mut result = Err(AppendError::Conflict);
+            for _ in 0..3 {
+                let Ok(writes) = self.writes(subjects, unit, command).await else { break };
+                result = self.store.append(writes).await;
+                if !matches!(result, Err(AppendError::Conflict)) {
+                    break;
+                }
+            }
+            Told { command, events: unit.events.len(), result }
+        }
+
+        async fn writes(
+            &self,
+            subjects: &[Subject],
+            unit: &Unit,
+            command: CommandId,
+        ) -> Result<Vec<Write>, LoadError> {
+            let metadata = Metadata {
+                command,
+                correlation: command.uuid().into(),
+                causation: command.uuid(),
+                actor: Actor::CLIENT,
+                traceparent: None,
+            };
+            let fact = &FactType::of(Aggregate::Item)[0];
+            let mut versions: HashMap<usize, u64> = HashMap::new();
+            let mut writes = Vec::new();
+            for (index, at) in unit.events.iter().enumerate() {
+                let mut expect = None;
+                if !versions.contains_key(at) {
+                    let last = self.store.last(&subjects[*at]).await?;
+                    let sequence = last.as_ref().map_or(0, |message| message.position.sequence);
+                    // A guard of the past; it can never hold again.
+                    let past = sequence.checked_sub(1).unwrap_or(1 << 40);
+                    expect = Some(if unit.stale { past } else { sequence });
+                    let version = last.and_then(|message| message.header(header::SEQUENCE)?.parse().ok());
+                    versions.insert(*at, version.unwrap_or(0));
+                }
+                let version = versions.get_mut(at).unwrap();
+                *version += 1;
+                let time = Timestamp::UNIX_EPOCH;
+                let envelope = Envelope::new(fact, &subjects[*at], *version, index, time, &metadata);
+                writes.push(Write::new(&subjects[*at], expect, &envelope, None, b"{}".to_vec()));
+            }
+            Ok(writes)
+        }
+
+        async fn log(&self, from: u64) -> Vec<Message> {
+            let (from, until) = (From::Sequence(from), Until::End);
+            let open = Reader::open(&self.connection, Context::Inventory, from, until, Filter::default());
+            let mut reader = open.await.unwrap();
+            let mut log = Vec::new();
+            loop {
+                let batch = reader.next_batch(1000).await.unwrap();
+                if batch.is_empty() {
+                    return log;
+                }
+                log.extend(batch);
+            }
+        }
+
+        /// Everything at once, on aggregates of their own; then the log must agree with what everybody was told.
+        async fn run(&self, units: Vec<Unit>, kill: bool) {
+            let start = crate::last_sequence(&self.connection, Context::Inventory).await.unwrap() + 1;
+            let clock = Clock::system();
+            let subjects: Vec<Subject> =
+                (0..6).map(|_| Aggregate::Item.subject(clock.uuid().simple())).collect();
+            let commands = units.iter().map(|unit| (unit, CommandId::new(clock.uuid())));
+            let asked = commands.flat_map(|(unit, command)| {
+                let ask = || self.ask(&subjects, unit, command);
+                (0..unit.times).map(move |_| ask()).collect::<Vec<_>>()
+            });
+            let killing = async {
+                if kill {
+                    // In the middle of what is asked at the same time.
+                    tokio::time::timeout(
+                        Duration::from_millis(fastrand::u64(1..30)),
+                        std::future::pending::<()>(),
+                    )
+                    .await
+                    .ok();
+                    self.server.kill().await;
+                    assert!(self.server.ready(DEADLINE).await);
+                }
+            };
+            let all = async { tokio::join!(join_all(asked), killing).0 };
+            let told = tokio::time::timeout(DEADLINE, all).await.expect("everybody is answered");
+            let back = async {
+                while !self.store.is_connected() || self.store.last(&subjects[0]).await.is_err() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(DEADLINE, back).await.expect("the server is back");
+            let log = tokio::time::timeout(DEADLINE, self.log(start)).await.expect("the log");
+            agree(&log, &told);
+        }
+    }
+
+    /// All or nothing, each guard true, versions without a gap, and nothing that nobody was told of.
+    fn agree(log: &[Message], told: &[Told]) {
+        let (mut last, mut versions) = (HashMap::new(), HashMap::new());
+        let mut found: HashMap<&str, Vec<u64>> = HashMap::new();
+        for message in log {
+            let sequence = message.position.sequence;
+            let before = last.insert(&message.subject, sequence).unwrap_or(0);
+            if let Some(guard) = message.header("Nats-Expected-Last-Subject-Sequence") {
+                assert_eq!(guard, before.to_string(), "the guard of {message:?}");
+            }
+            let version: &mut u64 = versions.entry(&message.subject).or_default();
+            *version += 1;
+            assert_eq!(message.header(header::SEQUENCE), Some(version.to_string().as_str()));
+            found.entry(message.header(header::COMMAND).unwrap()).or_default().push(sequence);
+        }
+        let mut confirmed: HashMap<String, usize> = HashMap::new();
+        let mut unsure: HashMap<String, usize> = HashMap::new();
+        for Told { command, events, result } in told {
+            let command = command.to_string();
+            let sequences = found.get(command.as_str()).map_or(&[][..], Vec::as_slice);
+            assert!(sequences.is_empty() || sequences.len() == *events, "all or nothing, and once");
+            match result {
+                Ok(Appended { first, duplicate }) => {
+                    assert_eq!(sequences, (*first..first + *events as u64).collect::<Vec<_>>());
+                    *confirmed.entry(command).or_default() += usize::from(!duplicate);
+                }
+                Err(AppendError::Unknown) => *unsure.entry(command).or_default() += 1,
+                Err(AppendError::Conflict | AppendError::Unavailable(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert!(confirmed.values().all(|times| *times <= 1), "one of the same appends did it");
+        for command in found.keys() {
+            let known = confirmed.contains_key(*command) || unsure.contains_key(*command);
+            assert!(known, "{command} is recorded, and nobody was told");
+        }
+    }
+
+    fn property(cases: u32, kill: bool) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let world = runtime.block_on(World::start());
+        let config =
+            ProptestConfig { cases, max_shrink_iters: 50, failure_persistence: None, ..Default::default() };
+        let run = |units| {
+            runtime.block_on(world.run(units, kill));
+            Ok(())
+        };
+        TestRunner::new(config).run(&units(), run).unwrap();
+        runtime.block_on(world.server.stop());
+    }
+
+    #[test]
+    fn appends_that_share_batches_have_the_outcomes_of_single_ones() {
+        property(24, false);
+    }
+
+    #[test]
+    fn a_killed_server_changes_no_outcome() {
+        property(5, true);
+    }
+}

@@ -19,7 +19,8 @@ pub(super) struct Entry {
     /// Number of its events.
     pub(super) version: u64,
     pub(super) tail: Tail,
-    /// Its newest commands, each with the sequence of its last event.
+    /// Its newest commands, each with the sequence of its last event: of those read from the log, the last one on this
+    /// aggregate.
     pub(super) commands: VecDeque<(CommandId, u64)>,
     /// When the log was last seen to agree; `None` for a mere supposition.
     pub(super) verified: Option<Instant>,
@@ -62,7 +63,7 @@ impl Entry {
         Ok(entry)
     }
 
-    /// Remembers that `command` recorded an event at `sequence`.
+    /// Remembers that `command` recorded events here, and where its last one stands.
     pub(super) fn remember(&mut self, command: CommandId, sequence: u64) {
         match self.commands.back_mut() {
             Some(last) if last.0 == command => last.1 = sequence,

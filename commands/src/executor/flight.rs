@@ -1,16 +1,16 @@
 //! One flight: jobs that share aggregates, decided one after the other and appended as one.
 
-use super::{ExecuteError, Inner, Job, Receipt, entry::Entry, lanes::Lanes};
-use crate::{
-    AnyKey, Decision, Refusal, Stop,
-    decision::{Decided, Slot},
+use super::{
+    ExecuteError, Inner, Job, Receipt,
+    entry::Entry,
+    lanes::Lanes,
+    plan::{Outcome, Plan},
 };
+use crate::{AnyKey, Decision, Stop, decision::Slot};
 use events::{Envelope, Position, Subject};
 use futures::future::try_join_all;
-use jiff::Timestamp;
 use nats::{AppendError, Appended, LoadError, Snapshot, Write};
 use std::{
-    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,37 +29,6 @@ pub(super) struct Flight {
     jobs: Vec<Job>,
     held: Vec<Subject>,
     landed: bool,
-}
-
-/// What one pass over the jobs decided.
-#[derive(Default)]
-struct Plan {
-    /// Aggregates that must be read (again) before anything is decided for good.
-    read: Vec<AnyKey>,
-    /// What each job did, in the order of the jobs.
-    outcomes: Vec<Outcome>,
-    decided: Vec<Decided>,
-    /// The aggregates with their states afterwards.
-    slots: Vec<Slot>,
-    time: Timestamp,
-}
-
-enum Outcome {
-    /// These of the decided events; none where nothing needed to change.
-    Decided(Range<usize>),
-    /// Carried out before; its last event stands here.
-    Replayed(u64),
-    /// The same command is in this flight already and decided these.
-    Repeated(Range<usize>),
-    Refused(Refusal),
-}
-
-impl Plan {
-    /// Sequence of an aggregate's last event as the job saw it that came after `before` decided events.
-    fn seen(&self, slot: usize, before: usize, first: u64) -> u64 {
-        let decided = self.decided[..before].iter().rposition(|decided| decided.slot == slot);
-        decided.map_or(self.slots[slot].sequence, |at| first + at as u64)
-    }
 }
 
 impl Flight {
@@ -184,7 +153,7 @@ impl Flight {
             if let Some(sequence) = job.keys.iter().filter_map(done).max() {
                 return Some(Outcome::Replayed(sequence));
             }
-            if let Some(range) = self.decided_before(job, decision, plan) {
+            if let Some(range) = plan.decided_before(&self.jobs, job, decision) {
                 return Some(Outcome::Repeated(range));
             }
             let start = decision.decided.len();
@@ -207,17 +176,6 @@ impl Flight {
                 return None;
             }
         }
-    }
-
-    /// What the same command, asked twice at once, decided earlier in this flight.
-    fn decided_before(&self, job: &Job, decision: &Decision, plan: &Plan) -> Option<Range<usize>> {
-        let concerns = |at: usize| job.keys.iter().any(|key| key.subject == *decision.subject_of(at));
-        let earlier = self.jobs.iter().zip(&plan.outcomes);
-        let mut same = earlier.filter(|(earlier, _)| earlier.metadata.command == job.metadata.command);
-        same.find_map(|(_, outcome)| match outcome {
-            Outcome::Decided(range) => range.clone().any(concerns).then(|| range.clone()),
-            _ => None,
-        })
     }
 
     /// What a decision only read is not guarded by the append. It must have been looked at since the command was
@@ -301,7 +259,7 @@ impl Flight {
                 let Some(entry) = lanes.cache.get_mut(subject) else { continue };
                 entry.sequence = first + at as u64;
                 entry.tail.push(entry.sequence);
-                entry.remember(job.metadata.command, entry.sequence);
+                entry.remember(job.metadata.command, first + range.end as u64 - 1);
                 // Not now: somebody may have changed it since the server looked.
                 entry.verified = Some(sent);
                 if entry.tail.since.len() >= SNAPSHOT_EVERY && !entry.freezing {

@@ -1,0 +1,275 @@
+//! Consumers: everything is handled at least once, in order per aggregate, whatever dies meanwhile.
+
+use crate::rig::{DEADLINE, Rig, command, event, item, soon, until};
+use async_nats::jetstream;
+use events::{Context, Subject};
+use nats::{Consumer, ConsumerMetrics, Handler, Recorded, Retry};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+const DURABLE: &str = "test-inventory";
+
+fn consumer(rig: &Rig, metrics: &ConsumerMetrics) -> Consumer {
+    Consumer {
+        connection: rig.connection.clone(),
+        context: Context::Inventory,
+        durable: DURABLE.to_owned(),
+        interests: &["stock.received"],
+        metrics: metrics.clone(),
+    }
+}
+
+/// What was handled, in the order in which it was done.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<(Subject, u64)>>>);
+
+impl Seen {
+    fn note(&self, recorded: &Recorded) {
+        self.0.lock().unwrap().push((recorded.subject.clone(), recorded.envelope.version));
+    }
+
+    fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// The versions of an aggregate, each where it was first seen.
+    fn versions(&self, of: &Subject) -> Vec<u64> {
+        let mut versions = Vec::new();
+        for (_, version) in self.0.lock().unwrap().iter().filter(|(subject, _)| subject == of) {
+            if !versions.contains(version) {
+                versions.push(*version);
+            }
+        }
+        versions
+    }
+}
+
+fn handler<F: Future<Output = Result<&'static str, Retry>> + Send + 'static>(
+    handle: impl Fn(Recorded) -> F + Send + Sync + 'static,
+) -> Handler {
+    Arc::new(move |recorded| Box::pin(handle(recorded)))
+}
+
+/// So many events of each item, taking turns.
+async fn fill(rig: &Rig, items: &[Subject], from: u64, to: u64) {
+    for version in from..=to {
+        for of in items {
+            let last = rig.store.last(of).await.unwrap().map_or(0, |message| message.position.sequence);
+            rig.store.append(vec![event(of, Some(last), command(), 0, version, None)]).await.unwrap();
+        }
+    }
+}
+
+async fn unacknowledged(rig: &Rig) -> (usize, u64) {
+    let jetstream = jetstream::new(rig.client().await);
+    let consumer: jetstream::consumer::PullConsumer =
+        jetstream.get_consumer_from_stream(DURABLE, "INVENTORY").await.unwrap();
+    let info = consumer.cached_info();
+    (info.num_ack_pending, info.num_pending)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_holds_per_aggregate_and_aggregates_run_side_by_side() {
+    let rig = Rig::start().await;
+    let items: Vec<Subject> = (0..10).map(|_| item()).collect();
+    fill(&rig, &items, 1, 10).await;
+    let (seen, together) = (Seen::default(), Arc::new(tokio::sync::Barrier::new(10)));
+    let handle = {
+        let seen = seen.clone();
+        handler(move |recorded| {
+            let (seen, together) = (seen.clone(), Arc::clone(&together));
+            async move {
+                // Ten aggregates at once get here, or nobody does.
+                together.wait().await;
+                seen.note(&recorded);
+                Ok("done")
+            }
+        })
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).run(handle, stop.clone()));
+    until("all are handled", async || seen.count() == 100).await;
+    for of in &items {
+        assert_eq!(seen.versions(of), (1..=10).collect::<Vec<_>>());
+    }
+    until("all are acknowledged", async || unacknowledged(&rig).await == (0, 0)).await;
+    stop.cancel();
+    soon("stop", running).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_finished_comes_again() {
+    let rig = Rig::start().await;
+    let of = item();
+    fill(&rig, std::slice::from_ref(&of), 1, 1).await;
+    let entered = Arc::new(Notify::new());
+    let endless = {
+        let entered = Arc::clone(&entered);
+        handler(move |_| {
+            let entered = Arc::clone(&entered);
+            async move {
+                entered.notify_one();
+                std::future::pending().await
+            }
+        })
+    };
+    // A runtime of its own dies as a process does: with everything that runs in it.
+    let dying = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let stop = CancellationToken::new();
+    dying.spawn(consumer(&rig, &ConsumerMetrics::default()).run(endless, stop.clone()));
+    soon("the handler has it", entered.notified()).await;
+    dying.shutdown_background();
+    assert_eq!(unacknowledged(&rig).await.0, 1, "not acknowledged before it is done");
+    let seen = Seen::default();
+    let handle = {
+        let seen = seen.clone();
+        handler(move |recorded| {
+            let seen = seen.clone();
+            async move {
+                seen.note(&recorded);
+                Ok("done")
+            }
+        })
+    };
+    let running = tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).run(handle, stop.clone()));
+    until("it came again", async || seen.count() == 1).await;
+    stop.cancel();
+    soon("stop", running).await.unwrap();
+}
+
+/// One aggregate's reaction fails, or panics: it waits, counted, and no other does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poisoned_aggregate_waits_alone() {
+    let rig = Rig::start().await;
+    let items: Vec<Subject> = (0..4).map(|_| item()).collect();
+    fill(&rig, &items, 1, 5).await;
+    let (seen, healed) = (Seen::default(), Arc::new(Mutex::new(false)));
+    let handle = {
+        let (seen, healed, failing, panicking) =
+            (seen.clone(), Arc::clone(&healed), items[0].clone(), items[1].clone());
+        handler(move |recorded| {
+            let poisoned = !*healed.lock().unwrap() && recorded.envelope.version == 2;
+            let (fails, panics) = (recorded.subject == failing, recorded.subject == panicking);
+            let seen = seen.clone();
+            async move {
+                if poisoned && fails {
+                    return Err(Retry("poisoned".to_owned()));
+                }
+                if poisoned && panics {
+                    // As a panic, without its message in the output.
+                    std::panic::resume_unwind(Box::new("poisoned"));
+                }
+                seen.note(&recorded);
+                Ok("done")
+            }
+        })
+    };
+    let (stop, metrics) = (CancellationToken::new(), ConsumerMetrics::default());
+    let running = tokio::spawn(consumer(&rig, &metrics).run(handle, stop.clone()));
+    until("the others are through", async || {
+        seen.versions(&items[2]).len() == 5 && seen.versions(&items[3]).len() == 5
+    })
+    .await;
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let failures = || {
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let line = text.lines().find(|line| line.starts_with("waybill_reaction_failures_total{"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    until("failures are counted", async || failures() >= 4).await;
+    for poisoned in &items[..2] {
+        assert_eq!(seen.versions(poisoned), [1]);
+    }
+    *healed.lock().unwrap() = true;
+    until("the poisoned ones go on", async || seen.count() >= 20).await;
+    for of in &items {
+        assert_eq!(seen.versions(of), [1, 2, 3, 4, 5]);
+    }
+    stop.cancel();
+    soon("stop", running).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_consumer_and_a_killed_server_are_survived() {
+    let rig = Rig::start().await;
+    let items: Vec<Subject> = (0..3).map(|_| item()).collect();
+    fill(&rig, &items, 1, 2).await;
+    let seen = Seen::default();
+    let handle = {
+        let seen = seen.clone();
+        handler(move |recorded| {
+            let seen = seen.clone();
+            async move {
+                seen.note(&recorded);
+                Ok("done")
+            }
+        })
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).run(handle, stop.clone()));
+    let through = async |version: u64| {
+        until("through", async || items.iter().all(|of| seen.versions(of).last() == Some(&version))).await;
+    };
+    through(2).await;
+    jetstream::new(rig.client().await).delete_consumer_from_stream(DURABLE, "INVENTORY").await.unwrap();
+    fill(&rig, &items, 3, 4).await;
+    through(4).await;
+    rig.server.kill().await;
+    assert!(rig.server.ready(DEADLINE).await);
+    rig.connected().await;
+    fill(&rig, &items, 5, 6).await;
+    through(6).await;
+    for of in &items {
+        assert_eq!(seen.versions(of), [1, 2, 3, 4, 5, 6]);
+    }
+    stop.cancel();
+    soon("stop", running).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_share_the_work_and_stopping_finishes_what_runs() {
+    let rig = Rig::start().await;
+    let items: Vec<Subject> = (0..60).map(|_| item()).collect();
+    let counts: Arc<Mutex<HashMap<(usize, Subject), usize>>> = Arc::default();
+    let (gate, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+    let workers: Vec<_> = (0..2)
+        .map(|worker| {
+            let (counts, gate) = (Arc::clone(&counts), Arc::clone(&gate));
+            let handle = handler(move |recorded| {
+                *counts.lock().unwrap().entry((worker, recorded.subject)).or_default() += 1;
+                let gate = Arc::clone(&gate);
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Ok("done")
+                }
+            });
+            tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).run(handle, stop.clone()))
+        })
+        .collect();
+    let of = |worker: usize| counts.lock().unwrap().keys().filter(|(by, _)| *by == worker).count();
+    until("both wait for work", async || {
+        let jetstream = jetstream::new(rig.client().await);
+        let found: Result<jetstream::consumer::PullConsumer, _> =
+            jetstream.get_consumer_from_stream(DURABLE, "INVENTORY").await;
+        found.is_ok_and(|consumer| consumer.cached_info().num_waiting >= 2)
+    })
+    .await;
+    fill(&rig, &items, 1, 1).await;
+    until("all are under way", async || of(0) + of(1) == 60).await;
+    assert!(of(0) > 0 && of(1) > 0, "{} and {}", of(0), of(1));
+    stop.cancel();
+    assert!(!workers.iter().any(tokio::task::JoinHandle::is_finished), "what runs is finished first");
+    gate.add_permits(60);
+    for worker in workers {
+        soon("stop", worker).await.unwrap();
+    }
+    until("all are acknowledged", async || unacknowledged(&rig).await == (0, 0)).await;
+    assert!(counts.lock().unwrap().values().all(|count| *count == 1), "each was handled once");
+}

@@ -1,0 +1,11 @@
+//! The store, the reader, the consumer and the topology against real nats-servers that are killed, paused and lied to.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets an error has failed")]
+#![expect(clippy::large_futures, reason = "tests have room for their futures")]
+
+mod append;
+mod consumer;
+mod load;
+mod reader;
+mod rig;
+mod topology;
