@@ -12,6 +12,7 @@ use crate::{
     aggregate::{AnyState, Codec, typed},
 };
 use events::{DomainEvent, FactType, Subject};
+use nats::Tail;
 use std::{fmt, marker::PhantomData, sync::Arc};
 
 /// Names one aggregate of type `A`.
@@ -79,11 +80,16 @@ pub(crate) struct Slot {
     pub(crate) state: AnyState,
     /// Version of the aggregate, counting what this decision adds.
     pub(crate) version: u64,
+    /// Where its last event stood before this decision; 0 where there was none.
+    pub(crate) sequence: u64,
+    /// Where its earlier events stand.
+    pub(crate) tail: Tail,
 }
 
 /// An event decided but not yet recorded.
 pub(crate) struct Decided {
-    pub(crate) subject: Subject,
+    /// Of which aggregate of the decision.
+    pub(crate) slot: usize,
     pub(crate) fact: &'static FactType,
     pub(crate) version: u64,
     pub(crate) body: Vec<u8>,
@@ -94,7 +100,8 @@ pub(crate) struct Decided {
 pub struct Decision {
     slots: Vec<Slot>,
     pub(crate) decided: Vec<Decided>,
-    undo: Vec<(usize, Slot)>,
+    /// States before each event.
+    undo: Vec<(usize, AnyState)>,
 }
 
 impl Decision {
@@ -106,6 +113,16 @@ impl Decision {
     /// Whether it was given the state of this aggregate.
     pub(crate) fn has(&self, subject: &Subject) -> bool {
         self.slot(subject).is_some()
+    }
+
+    /// The aggregate of the event decided at this place.
+    pub(crate) fn subject_of(&self, decided: usize) -> &Subject {
+        &self.slots[self.decided[decided].slot].subject
+    }
+
+    /// Whether it has an event of this aggregate.
+    pub(crate) fn has_written(&self, subject: &Subject) -> bool {
+        (0..self.decided.len()).any(|decided| self.subject_of(decided) == subject)
     }
 
     /// The states after the decision, and its events.
@@ -131,11 +148,11 @@ impl Decision {
         let events = A::decide(typed::<A>(&self.slots[index].state), command)?;
         for event in events {
             let slot = &mut self.slots[index];
-            self.undo.push((index, slot.clone()));
+            self.undo.push((index, slot.state.clone()));
             slot.state = Arc::new(A::evolve(typed::<A>(&slot.state).clone(), &event));
             slot.version += 1;
             self.decided.push(Decided {
-                subject: slot.subject.clone(),
+                slot: index,
                 fact: event.fact_type(),
                 version: slot.version,
                 body: event.to_json(),
@@ -154,8 +171,9 @@ impl Decision {
         if outcome.is_err() {
             self.decided.truncate(mark);
             while self.undo.len() > mark {
-                let Some((index, slot)) = self.undo.pop() else { break };
-                self.slots[index] = slot;
+                let Some((index, state)) = self.undo.pop() else { break };
+                self.slots[index].state = state;
+                self.slots[index].version -= 1;
             }
         }
         outcome
@@ -176,13 +194,15 @@ pub(crate) mod testing {
         pub(crate) fn given<A: Aggregate>(mut self, key: &Key<A>, history: &[A::Event]) -> Self {
             let state = history.iter().fold(A::State::default(), A::evolve);
             let version = history.len() as u64;
-            self.slots.push(Slot { subject: key.subject.clone(), state: Arc::new(state), version });
+            let (subject, sequence, tail) = (key.subject.clone(), version, Tail::default());
+            self.slots.push(Slot { subject, state: Arc::new(state), version, sequence, tail });
             self
         }
 
         /// The events of `key` decided so far.
         pub(crate) fn then<A: Aggregate>(&self, key: &Key<A>) -> Vec<A::Event> {
-            let of_key = self.decided.iter().filter(|decided| decided.subject == key.subject);
+            let of_key =
+                self.decided.iter().filter(|decided| self.slots[decided.slot].subject == key.subject);
             of_key.map(|d| A::Event::from_json(d.fact.name, d.fact.version, &d.body).unwrap()).collect()
         }
     }

@@ -134,7 +134,13 @@ impl Fraud {
             Reader::open(connection, Context::Fraud, since, Until::Forever, Filter::default()).await?;
         Ok(Some(async move {
             loop {
-                let batch = reader.next_batch(1000).await.unwrap_or_default();
+                let batch = match reader.next_batch(1000).await {
+                    Ok(batch) => batch,
+                    Err(error) => {
+                        tracing::error!(%error, "the velocity rule can no longer follow the log");
+                        return;
+                    }
+                };
                 for message in batch {
                     if let Ok(Fact::Assessment(AssessmentEvent::Assessed(assessed))) = message.fact() {
                         self.observe(&assessed, message.stored);

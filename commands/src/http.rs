@@ -15,11 +15,12 @@ use axum::{
 };
 use events::{CorrelationId, Position, Subject};
 pub(crate) use idempotency::{Attempt, Command};
-use nats::{AppendError, Ledger, Outcome};
+use nats::{AppendError, Ledger, LoadError, Outcome};
 use serde::{Serialize, de::DeserializeOwned};
 use service::{Clock, Correlation, Problem, TraceParent, extract};
 use std::{error::Error, sync::Arc};
-use utoipa::{IntoParams, IntoResponses, ToSchema};
+use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
 
 /// Names a request: sent again under the same key it has no second effect and gets the same answer.
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -210,6 +211,42 @@ impl IntoResponse for Answer {
     }
 }
 
+/// The schemas of the answers below, which are not collected from the routes.
+#[derive(OpenApi)]
+#[openapi(components(schemas(Accepted, Problem)))]
+struct Schemas;
+
+/// A router for commands that answer with what is documented here.
+pub(crate) fn router<S: Clone + Send + Sync + 'static>() -> OpenApiRouter<S> {
+    OpenApiRouter::with_openapi(Schemas::openapi())
+}
+
+/// It was created.
+#[derive(IntoResponses)]
+#[response(status = 201, headers(
+    ("Location" = String, description = "Where it is found"),
+    ("Waybill-Position" = String, description = "The position, for the header of the same name in a query"),
+    ("Idempotent-Replayed" = Option<bool>, description = "`true` where this was answered before"),
+))]
+#[expect(dead_code, reason = "documents an answer")]
+pub(crate) struct Created(Accepted<'static>);
+
+/// It was recorded.
+#[derive(IntoResponses)]
+#[response(status = 202, headers(
+    ("Location" = String, description = "Where it is found"),
+    ("Waybill-Position" = String, description = "The position, for the header of the same name in a query"),
+    ("Idempotent-Replayed" = Option<bool>, description = "`true` where this was answered before"),
+))]
+#[expect(dead_code, reason = "documents an answer")]
+pub(crate) struct Recorded(Accepted<'static>);
+
+/// What the command is about does not exist.
+#[derive(IntoResponses)]
+#[response(status = 404, content_type = "application/problem+json")]
+#[expect(dead_code, reason = "documents an answer")]
+pub(crate) struct Unknown(Problem);
+
 /// How every command can be refused.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documents the problems of every command")]
@@ -292,6 +329,7 @@ impl From<ExecuteError> for Problem {
                               Idempotency-Key: it has no second effect. Without a key, look before you repeat it.";
                 Self::unavailable("outcome-unknown", detail, 1)
             }
+            ExecuteError::Load(ref load) if matches!(**load, LoadError::Foreign { .. }) => failed(&error),
             ExecuteError::Append(AppendError::Unavailable(_)) | ExecuteError::Load(_) => {
                 tracing::warn!(error = chain(&error), "a command met a log that cannot be reached");
                 log_unavailable()
@@ -305,11 +343,16 @@ impl From<ExecuteError> for Problem {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "event-too-large", detail)
             }
             ExecuteError::Append(AppendError::Refused { .. }) | ExecuteError::Unreadable { .. } => {
-                tracing::error!(error = chain(&error), "a command failed");
-                Self::internal()
+                failed(&error)
             }
         }
     }
+}
+
+/// Our fault: told to the logs, not to the client.
+fn failed(error: &ExecuteError) -> Problem {
+    tracing::error!(error = chain(error), "a command failed");
+    Problem::internal()
 }
 
 fn log_unavailable() -> Problem {

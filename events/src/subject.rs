@@ -106,6 +106,11 @@ impl Aggregate {
         }
     }
 
+    /// Whether there is one of its kind per order, named by the order's id.
+    pub const fn is_of_an_order(self) -> bool {
+        !matches!(self, Self::Product | Self::Item | Self::Account)
+    }
+
     /// The token in subjects: `evt.<context>.<aggregate>.<id>`.
     pub const fn token(self) -> &'static str {
         match self {
@@ -159,6 +164,11 @@ impl Subject {
     /// The aggregate's id: the last token.
     pub fn id(&self) -> &str {
         self.text.rsplit_once('.').map_or(&self.text, |(_, id)| id)
+    }
+
+    /// The order it belongs to, where there is exactly one.
+    pub fn order_id(&self) -> Option<&str> {
+        self.aggregate.is_of_an_order().then(|| self.id())
     }
 
     /// Reads a subject; `None` for one that is no aggregate's.

@@ -112,8 +112,8 @@ impl Worker {
         Ok(())
     }
 
-    async fn receive(self: &Arc<Self>, delivered: Delivered, tasks: &TaskTracker) -> Result<(), Failure> {
-        let message = match Message::delivered(&delivered) {
+    async fn receive(self: &Arc<Self>, mut delivered: Delivered, tasks: &TaskTracker) -> Result<(), Failure> {
+        let message = match Message::delivered(&mut delivered) {
             Ok(message) => message,
             Err(error) => {
                 // Nobody's event: it belongs to no aggregate, so nothing waits for it. Left for a human to see.
@@ -182,6 +182,7 @@ impl Worker {
             durable = self.consumer.durable,
             kind = message.kind(),
             id = message.subject.id(),
+            orderId = message.subject.order_id(),
             correlationId = message.header(header::CORRELATION),
             outcome,
             millis = took.as_secs_f64() * 1000.0,

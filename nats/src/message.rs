@@ -42,8 +42,8 @@ pub struct Recorded {
 pub struct MessageError(&'static str);
 
 impl Message {
-    /// From a consumer's delivery.
-    pub(crate) fn delivered(message: &async_nats::jetstream::Message) -> Result<Self, MessageError> {
+    /// From a consumer's delivery, out of which headers and body are taken.
+    pub(crate) fn delivered(message: &mut async_nats::jetstream::Message) -> Result<Self, MessageError> {
         let info =
             message.info().map_err(|_| MessageError("no delivery information in the reply subject"))?;
         let subject = Subject::parse(&message.subject).ok_or(MessageError("not an event subject"))?;
@@ -53,8 +53,8 @@ impl Message {
             subject,
             stored: stored.map_err(|_| MessageError("the stored time is out of range"))?,
             pending: info.pending,
-            headers: message.headers.clone().unwrap_or_default(),
-            body: message.payload.clone(),
+            headers: message.message.headers.take().unwrap_or_default(),
+            body: std::mem::take(&mut message.message.payload),
         })
     }
 

@@ -193,7 +193,7 @@ impl Reader {
         let Some(source) = self.source.as_mut() else { return Ok(()) };
         let lost = |what: &str| unavailable(self.context, what.to_owned());
         let message = next.ok_or_else(|| lost("the consumer ended"))?;
-        let message = message.map_err(|error| unavailable(self.context, error))?;
+        let mut message = message.map_err(|error| unavailable(self.context, error))?;
         let info = message.info().map_err(|error| unavailable(self.context, error))?;
         source.delivered += 1;
         if info.consumer_sequence != source.delivered {
@@ -204,7 +204,7 @@ impl Reader {
             self.done = true;
             return Ok(());
         }
-        let message = Message::delivered(&message).map_err(|source| ReplayError::Foreign {
+        let message = Message::delivered(&mut message).map_err(|source| ReplayError::Foreign {
             position: format!("{}:{sequence}", self.context.stream()),
             source,
         })?;

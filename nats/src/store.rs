@@ -70,7 +70,8 @@ impl Default for StoreOptions {
 }
 
 impl StoreOptions {
-    /// From how many waiting appends on a batch is cheaper than publishing singly (docs/benchmarks.md).
+    /// From how many waiting appends on a batch is cheaper than publishing singly (docs/benchmarks.md), at first: the
+    /// committer learns it from the disk.
     fn policy(&self) -> Policy {
         match (self.durability, self.replicas) {
             (Durability::Interval, _) => Policy { singles: usize::MAX, batches: 1 },

@@ -76,7 +76,6 @@ const ORDER_EVENTS: Table = Table {
         ("time", Type::Timestamp),
         ("actor", Type::Text),
         ("causation", Type::Uuid),
-        ("correlation", Type::Text),
     ],
     indexes: &[],
 };
@@ -183,7 +182,6 @@ fn happened(recorded: &Recorded, order: OrderId, changes: &mut Changes) {
         time: envelope.time,
         actor: envelope.actor.as_str().to_owned(),
         causation: envelope.causation,
-        correlation: envelope.correlation.as_str().to_owned(),
     });
     changes.upsert(&ORDER_EVENTS, key, row);
 }

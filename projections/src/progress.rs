@@ -73,8 +73,12 @@ impl StreamProgress {
         if self.end.is_none() {
             return Some(format!("{stream} has not been read yet"));
         }
-        let lag = now.duration_since(self.behind_since?);
-        (lag > LAG_LIMIT).then(|| format!("{stream} is {} events behind", self.lag()))
+        let late = match self.behind_since {
+            Some(since) => now.duration_since(since) > LAG_LIMIT,
+            // Just started: how old the first event is will be known when it is read.
+            None => self.lag() > 0,
+        };
+        late.then(|| format!("{stream} is {} events behind", self.lag()))
     }
 }
 
@@ -98,8 +102,12 @@ mod tests {
         let now = Timestamp::from_second(1000).unwrap();
         let mut progress = Progress::new(&["ORDERS:4".parse().unwrap()]);
         assert_eq!(progress.check(now), Err("ORDERS has not been read yet".to_owned()));
-        progress.streams[0].end = Some(9);
+        progress.streams[0].end = Some(4);
         assert_eq!(progress.check(now), Ok(()));
+        progress.streams[0].end = Some(9);
+        assert_eq!(progress.check(now), Err("ORDERS is 5 events behind".to_owned()));
+        progress.streams[0].behind_since = Some(Timestamp::from_second(991).unwrap());
+        assert_eq!(progress.check(now), Ok(()), "that is soon enough");
         progress.streams[0].behind_since = Some(Timestamp::from_second(980).unwrap());
         assert_eq!(progress.check(now), Err("ORDERS is 5 events behind".to_owned()));
         progress.streams[0].fault = Some("unknown event type x".to_owned());

@@ -36,7 +36,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Place of a column outside the key. For [`row!`], which asks at compile time.
+    /// Place of a column outside the key. For `row!`, which asks at compile time.
     ///
     /// # Panics
     /// Where there is no such column, which fails the build.

@@ -2,7 +2,7 @@
 
 use crate::{
     Result,
-    event::{Event, Parcel},
+    event::{Event, Move, Parcel},
     server::{PATIENCE, Server, free_port},
 };
 use cqrs_es::{
@@ -20,7 +20,6 @@ use std::{
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
-use uuid::Uuid;
 
 /// Where the crate keeps events, as in its own `db/init.sql`.
 const TABLE: &str = "CREATE TABLE events (
@@ -68,14 +67,14 @@ impl Cqrs {
     }
 
     /// Records one event: through the framework, which always loads, or straight into its repository.
-    pub(crate) async fn append(&self, id: Uuid, version: u64, loading: bool) -> Result<()> {
+    pub(crate) async fn append(&self, command: Move, loading: bool) -> Result<()> {
         if loading {
-            return Ok(self.framework.execute(&id.to_string(), Move { id, version }).await?);
+            return Ok(self.framework.execute(&command.id.to_string(), command).await?);
         }
-        let event = Event::new(id, version);
+        let event = Event::new(command);
         let record = SerializedEvent::new(
-            id.to_string(),
-            usize::try_from(version)?,
+            command.id.to_string(),
+            usize::try_from(command.version)?,
             Parcel::TYPE.to_owned(),
             event.event_type(),
             event.event_version(),
@@ -90,12 +89,6 @@ impl Cqrs {
         sqlx::query("CHECKPOINT").execute(&self.pool).await?;
         Ok(())
     }
-}
-
-/// The command: record this version.
-pub(crate) struct Move {
-    id: Uuid,
-    version: u64,
 }
 
 /// Why the command is refused.
@@ -128,7 +121,7 @@ impl Aggregate for Parcel {
     type Services = ();
 
     async fn handle(&mut self, command: Move, (): &(), sink: &EventSink<Self>) -> Result<(), Refused> {
-        let event = self.decide(command.id, command.version).ok_or(Refused)?;
+        let event = self.decide(command).ok_or(Refused)?;
         sink.write(event, self).await;
         Ok(())
     }
@@ -182,8 +175,7 @@ fn programs() -> Result<PathBuf> {
     let mut debian: Vec<_> = fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()
-        .filter_map(|entry| Some((entry.ok()?.file_name().to_str()?.parse::<u32>().ok()?, ())))
-        .map(|(version, ())| version)
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
         .collect();
     debian.sort_unstable_by(|a, b| b.cmp(a));
     let debian = debian.into_iter().map(|version| format!("/usr/lib/postgresql/{version}/bin").into());

@@ -21,12 +21,12 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// The `version`-th event of an aggregate.
-    pub(crate) fn new(order_id: Uuid, version: u64) -> Self {
+    /// What happens when the command is carried out.
+    pub(crate) fn new(command: Move) -> Self {
         Self {
-            order_id,
-            user_id: order_id,
-            version,
+            order_id: command.id,
+            user_id: command.id,
+            version: command.version,
             status: "pending".to_owned(),
             amount: 4300,
             currency: "EUR".to_owned(),
@@ -46,6 +46,13 @@ impl Event {
     }
 }
 
+/// The command: record this version of this aggregate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move {
+    pub(crate) id: Uuid,
+    pub(crate) version: u64,
+}
+
 /// What every contender folds its events into where it loads an aggregate.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub(crate) struct Parcel {
@@ -61,8 +68,8 @@ impl Parcel {
     }
 
     /// The decision: the event that comes next, when it is the one asked for.
-    pub(crate) fn decide(&self, order_id: Uuid, version: u64) -> Option<Event> {
-        (self.version + 1 == version).then(|| Event::new(order_id, version))
+    pub(crate) fn decide(&self, command: Move) -> Option<Event> {
+        (self.version + 1 == command.version).then(|| Event::new(command))
     }
 }
 
@@ -72,16 +79,17 @@ mod tests {
 
     #[test]
     fn an_event_is_about_300_bytes() {
-        let body = Event::new(Uuid::now_v7(), 1).body().unwrap();
+        let body = Event::new(Move { id: Uuid::now_v7(), version: 1 }).body().unwrap();
         assert!((280..=340).contains(&body.len()), "{}", body.len());
     }
 
     #[test]
     fn only_the_next_event_is_decided() {
         let mut parcel = Parcel::default();
-        let event = parcel.decide(Uuid::nil(), 1).unwrap();
+        let to = |version| Move { id: Uuid::nil(), version };
+        let event = parcel.decide(to(1)).unwrap();
         parcel.evolve(&event);
-        assert_eq!(parcel.decide(Uuid::nil(), 1), None);
-        assert_eq!(parcel.decide(Uuid::nil(), 2).unwrap().kind(), "parcel.moved");
+        assert_eq!(parcel.decide(to(1)), None);
+        assert_eq!(parcel.decide(to(2)).unwrap().kind(), "parcel.moved");
     }
 }

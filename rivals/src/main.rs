@@ -9,15 +9,17 @@ mod measure;
 mod report;
 mod server;
 mod umadb;
+mod waybill;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use cqrs::Cqrs;
-use event::Event;
+use event::{Event, Move};
 use measure::{Setting, measure};
 use report::{Report, Row};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use umadb::Umadb;
 use uuid::Uuid;
+use waybill::Waybill;
 
 /// Any failure ends the run.
 pub(crate) type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
@@ -48,6 +50,9 @@ struct Arguments {
     /// Seconds before each measurement that do not count.
     #[arg(long, default_value_t = 1.0)]
     warm_up: f64,
+    /// One round of one second: whether it works, not how fast it is.
+    #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
+    quick: bool,
     /// gRPC connections to UmaDB.
     #[arg(long, default_value_t = 1)]
     umadb_connections: usize,
@@ -80,12 +85,14 @@ enum Role {
 enum Name {
     Umadb,
     CqrsEs,
+    Waybill,
 }
 
 /// A contender, ready to record.
 enum Contender {
     Umadb(Umadb),
-    Cqrs(Cqrs),
+    Cqrs(Box<Cqrs>),
+    Waybill(Waybill),
 }
 
 impl Contender {
@@ -93,7 +100,8 @@ impl Contender {
         std::fs::create_dir(&folder)?;
         Ok(match name {
             Name::Umadb => Self::Umadb(Umadb::start(&folder, arguments.umadb_connections).await?),
-            Name::CqrsEs => Self::Cqrs(Cqrs::start(&folder, arguments.postgres_connections).await?),
+            Name::CqrsEs => Self::Cqrs(Box::new(Cqrs::start(&folder, arguments.postgres_connections).await?)),
+            Name::Waybill => Self::Waybill(Waybill::start(&folder).await?),
         })
     }
 
@@ -101,32 +109,35 @@ impl Contender {
         match self {
             Self::Umadb(_) => "umadb 0.7.8",
             Self::Cqrs(_) => "cqrs-es 0.5 + PostgreSQL",
+            Self::Waybill(_) => "waybill, durable",
         }
     }
 
-    /// Records the `version`-th event of an aggregate. `last` is what the append before gave.
-    async fn append(&self, id: Uuid, version: u64, last: Option<u64>, loading: bool) -> Result<Option<u64>> {
-        Ok(match self {
-            Self::Umadb(umadb) => Some(umadb.append(id, version, last, loading).await?),
-            Self::Cqrs(cqrs) => {
-                cqrs.append(id, version, loading).await?;
-                None
-            }
-        })
+    /// Records one event. `last` is what the append before gave: the position that `UmaDB` appends after.
+    async fn append(&self, command: Move, last: Option<u64>, loading: bool) -> Result<Option<u64>> {
+        match self {
+            Self::Umadb(umadb) => return Ok(Some(umadb.append(command, last, loading).await?)),
+            Self::Cqrs(cqrs) => cqrs.append(command, loading).await?,
+            Self::Waybill(waybill) => waybill.append(command, loading).await?,
+        }
+        Ok(None)
     }
 
     /// Ends what a measurement left behind before another contender's begins.
     async fn settle(&self) -> Result<()> {
         match self {
             Self::Cqrs(cqrs) => cqrs.settle().await,
-            Self::Umadb(_) => Ok(()),
+            Self::Umadb(_) | Self::Waybill(_) => Ok(()),
         }
     }
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
+    if arguments.quick {
+        (arguments.rounds, arguments.seconds) = (1, 1.0);
+    }
     if let Some(Role::UmadbServer { address, folder }) = &arguments.role {
         return umadb::serve(address, folder).await;
     }
@@ -172,7 +183,7 @@ async fn compare(arguments: &Arguments) -> Result<Report> {
     let runs = settings.iter().flat_map(|setting| contenders.iter().map(move |c| (c.name(), *setting)));
     Ok(Report {
         cpus: std::thread::available_parallelism()?.get(),
-        payload_bytes: Event::new(Uuid::now_v7(), 1).body()?.len(),
+        payload_bytes: Event::new(Move { id: Uuid::now_v7(), version: 1 }).body()?.len(),
         rounds: arguments.rounds,
         seconds: arguments.seconds,
         durability: "fsync before every acknowledgement",

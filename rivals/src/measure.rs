@@ -1,6 +1,9 @@
 //! The load: workers that create aggregates and append to them, one command after the other, for a fixed time.
 
-use crate::{Contender, Result, event::PER_AGGREGATE};
+use crate::{
+    Contender, Result,
+    event::{Move, PER_AGGREGATE},
+};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -61,7 +64,7 @@ async fn worker(
         let mut last = None;
         for version in 1..=PER_AGGREGATE {
             let start = Instant::now();
-            last = contender.append(id, version, last, loading).await?;
+            last = contender.append(Move { id, version }, last, loading).await?;
             let end = Instant::now();
             if end >= to {
                 return Ok(latencies);

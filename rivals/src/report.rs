@@ -98,7 +98,10 @@ mod tests {
         };
         let setting = Setting { workers: 64, loading: true };
         let row = Row::new("x", setting, &[sample(300.0, 9), sample(100.0, 3), sample(200.0, 6)]);
-        assert_eq!([row.slowest, row.commands_per_second, row.fastest], [100.0, 200.0, 300.0]);
-        assert_eq!([row.p50_ms, row.p99_ms], [6.0, 12.0]);
+        let expected = serde_json::json!({
+            "contender": "x", "workers": 64, "loading": true,
+            "commandsPerSecond": 200.0, "slowest": 100.0, "fastest": 300.0, "p50Ms": 6.0, "p99Ms": 12.0,
+        });
+        assert_eq!(serde_json::to_value(&row).unwrap(), expected);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Result,
-    event::{Event, Parcel},
+    event::{Event, Move, Parcel},
     server::{PATIENCE, Server, free_port},
 };
 use rustix::process::Signal;
@@ -48,15 +48,9 @@ impl Umadb {
     }
 
     /// Records one event, after the aggregate's last position; gives the new position.
-    pub(crate) async fn append(
-        &self,
-        id: Uuid,
-        version: u64,
-        last: Option<u64>,
-        loading: bool,
-    ) -> Result<u64> {
+    pub(crate) async fn append(&self, command: Move, last: Option<u64>, loading: bool) -> Result<u64> {
         let client = &self.clients[self.next.fetch_add(1, Ordering::Relaxed) % self.clients.len()];
-        let tag = id.to_string();
+        let tag = command.id.to_string();
         let query = DcbQuery::new().item(DcbQueryItem::new().tags([tag.as_str()]));
         let (event, after) = if loading {
             let (events, head) = client.read_with_head(Some(query.clone()), None, false, None).await?;
@@ -64,9 +58,9 @@ impl Umadb {
             for recorded in &events {
                 parcel.evolve(&serde_json::from_slice(&recorded.event.data)?);
             }
-            (parcel.decide(id, version).ok_or("UmaDB gave another history")?, head)
+            (parcel.decide(command).ok_or("UmaDB gave another history")?, head)
         } else {
-            (Event::new(id, version), last)
+            (Event::new(command), last)
         };
         let kind = event.kind();
         let record = DcbEvent::new().event_type(kind).tags([tag]).data(event.body()?).uuid(Uuid::now_v7());

@@ -157,9 +157,11 @@ fn locate(path: &str, reason: &str) -> String {
         .iter()
         .find_map(|start| reason.strip_prefix(start))
         .and_then(|rest| rest.split('`').next());
+    // A missing field is never in the path, even where the object around it has the same name.
+    let missing = reason.starts_with("missing field `");
     match named {
         Some(name) if path.is_empty() => name.to_owned(),
-        Some(name) if path.rsplit('.').next() != Some(name) => format!("{path}.{name}"),
+        Some(name) if missing || path.rsplit('.').next() != Some(name) => format!("{path}.{name}"),
         _ => path.to_owned(),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`World`]: a nats-server and services in this process, started with the function that `waybill` uses
 //! - [`Process`]: the real `waybill dev`, to be killed
-//! - [`Subscriber`]: a NATS client of its own, which shares no code with what it observes
+//! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes
 //! - [`eventually`]: waiting for a condition, with a deadline; [`settled`]: waiting until all that must hold does
 //!
 //! Everything runs in temporary folders on ports that the system gives, and ends with the test.
@@ -17,6 +17,6 @@ mod wait;
 mod world;
 
 pub use process::Process;
-pub use subscriber::{Received, Subscriber};
+pub use subscriber::{Received, Subscriber, request};
 pub use wait::eventually;
 pub use world::{World, settled};

@@ -1,9 +1,10 @@
 //! The real executable as a process: to be killed, and started again on what it left behind.
 
-use crate::{eventually, world::urls};
+use crate::eventually;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
     env, fs,
     fs::File,
     io,
@@ -46,8 +47,27 @@ impl Process {
     /// # Panics
     /// When it does not become ready in time, or ends; its log is shown.
     pub async fn dev(dir: &Path, flags: &[&str]) -> io::Result<Self> {
-        let mut child = Self::spawn(dir, flags)?;
-        let ready = eventually("waybill dev is ready", READY_WITHIN, async || {
+        let child = Self::spawn(dir, flags)?;
+        // From here on whatever is started ends with this.
+        let api = Api::at(BTreeMap::new());
+        let mut process = Self { child, dir: dir.to_owned(), api, nats_url: String::new() };
+        process.ready().await;
+        Ok(process)
+    }
+
+    /// After a kill: runs it again on what it left behind, and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not become ready in time, or ends; its log is shown.
+    pub async fn again(&mut self, flags: &[&str]) -> io::Result<()> {
+        self.child = Self::spawn(&self.dir, flags)?;
+        self.ready().await;
+        Ok(())
+    }
+
+    async fn ready(&mut self) {
+        let Self { child, dir, .. } = self;
+        let file = eventually("waybill dev is ready", READY_WITHIN, async || {
             if let Ok(Some(status)) = child.try_wait() {
                 panic!("waybill dev ended with {status}:\n{}", log(dir));
             }
@@ -55,10 +75,10 @@ impl Process {
             let file: Value = serde_json::from_slice(&text).ok()?;
             // After a kill the file of the last run is still there.
             (file["pid"].as_u64() == child.id().map(u64::from)).then_some(file)
-        });
-        let file = ready.await;
-        let nats_url = file["natsUrl"].as_str().unwrap_or_default().to_owned();
-        Ok(Self { child, dir: dir.to_owned(), api: Api::at(urls(&file["services"])), nats_url })
+        })
+        .await;
+        file["natsUrl"].as_str().unwrap_or_default().clone_into(&mut self.nats_url);
+        self.api = Api::at(serde_json::from_value(file["services"].clone()).unwrap_or_default());
     }
 
     /// Runs `waybill dev` on a data folder without waiting for anything. It is killed when dropped.

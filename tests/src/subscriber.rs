@@ -1,10 +1,12 @@
 //! A NATS client in a hundred lines: it reads the protocol from the wire, so that what it sees does not depend on the
 //! client library that Waybill uses.
 
+use crate::eventually;
 use serde_json::Value;
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -14,6 +16,8 @@ use tokio::{
     },
     task::JoinHandle,
 };
+
+const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A message as it came over the wire.
 #[derive(Clone, Debug)]
@@ -43,13 +47,19 @@ pub struct Subscriber {
 impl Subscriber {
     /// Listens from now on: what is published after this returns is seen.
     pub async fn listen(nats_url: &str, subject: &str) -> io::Result<Self> {
+        Self::say(nats_url, &format!("SUB {subject} 1\r\n")).await
+    }
+
+    /// Connects and says this; answers when the server has heard it.
+    async fn say(nats_url: &str, lines: &str) -> io::Result<Self> {
         let address = nats_url.trim_start_matches("nats://");
         let (from, mut to) = TcpStream::connect(address).await?.into_split();
         let mut from = BufReader::new(from);
         let hello = r#"{"verbose":false,"pedantic":false,"headers":true,"lang":"tests","version":"0"}"#;
-        to.write_all(format!("CONNECT {hello}\r\nSUB {subject} 1\r\nPING\r\n").as_bytes()).await?;
+        to.write_all(format!("CONNECT {hello}\r\n{lines}PING\r\n").as_bytes()).await?;
         let mut line = String::new();
         while line != "PONG\r\n" {
+            // What comes before is the server's greeting.
             line.clear();
             if from.read_line(&mut line).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -64,6 +74,18 @@ impl Subscriber {
     pub fn received(&self) -> Vec<Received> {
         self.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Asks NATS itself, such as `$JS.API.CONSUMER.INFO.ORDERS.inventory-orders`, and gives the answer.
+pub async fn request(nats_url: &str, subject: &str, body: &str) -> io::Result<Value> {
+    let inbox = Subscriber::listen(nats_url, "_INBOX.tests.*").await?;
+    let asked = format!("_INBOX.tests.{}", fastrand::u64(..));
+    let lines = format!("PUB {subject} {asked} {}\r\n{body}\r\n", body.len());
+    let _connection = Subscriber::say(nats_url, &lines).await?;
+    let answer = eventually(subject, ANSWERED_WITHIN, async || {
+        inbox.received().into_iter().find(|answer| answer.subject == asked)
+    });
+    Ok(answer.await.body)
 }
 
 impl Drop for Subscriber {

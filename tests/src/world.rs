@@ -1,7 +1,8 @@
 //! A whole system in this process.
 
+use events::Context;
 use nats::{
-    Connection,
+    Connection, Filter, From, Reader, Until,
     server::{self, Binary, Server},
 };
 use std::{collections::BTreeMap, time::Duration};
@@ -76,6 +77,17 @@ impl World {
         Ok(Connection::connect(&self.nats.url(), "test").await?)
     }
 
+    /// How many events each stream holds.
+    pub async fn lengths(&self) -> Result<BTreeMap<Context, u64>, Failure> {
+        let connection = self.connect().await?;
+        let mut lengths = BTreeMap::new();
+        for context in Context::ALL {
+            let reader = Reader::open(&connection, context, From::Now, Until::End, Filter::default()).await?;
+            lengths.insert(context, reader.end().unwrap_or_default());
+        }
+        Ok(lengths)
+    }
+
     /// Waits until everything that must hold does: every order has ended once, is done or undone as a whole, stock and
     /// money are conserved, and the read models say what the log says.
     ///
@@ -93,7 +105,7 @@ impl World {
 pub async fn settled(connection: &Connection, api: &Api) -> Result<Audit, Failure> {
     let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
     loop {
-        let audit = Audit::of_log(connection, nats::From::Start).await?;
+        let audit = Audit::of_log(connection, From::Start).await?;
         let mut faults = audit.faults();
         if faults.is_empty() {
             faults = audit.differences(api).await?;
@@ -115,9 +127,4 @@ async fn start(config: &Config, services: &[Service]) -> Result<(System, Api), F
     let api = Api::new(system.addresses());
     api.wait_ready(READY_WITHIN).await?;
     Ok((system, api))
-}
-
-/// The addresses of services by name, as `dev.json` has them.
-pub(crate) fn urls(services: &serde_json::Value) -> BTreeMap<String, String> {
-    serde_json::from_value(services.clone()).unwrap_or_default()
 }

@@ -2,5 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
 
+mod again;
+mod contention;
+mod crash;
 mod dev;
 mod order;
+mod outage;
+mod refusals;
+mod undo;

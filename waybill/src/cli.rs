@@ -77,7 +77,8 @@ impl Cli {
         let Some(command) = self.command else { return Ok(()) };
         let filter = self.log.as_deref().unwrap_or_else(|| command.default_log());
         telemetry::init(self.log_format, filter).map_err(crate::settings::fault("--log"))?;
-        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let result = runtime.block_on(async {
             match command {
                 Command::Dev(args) => Box::pin(dev::run(args)).await,
                 Command::Demo(args) => Box::pin(demo::run(args)).await,
@@ -85,7 +86,10 @@ impl Cli {
                 Command::Replay(args) => Box::pin(replay::run(args)).await,
                 Command::Bench(args) => Box::pin(bench::run(args)).await,
             }
-        })
+        });
+        // Whoever stopped it does not wait for a download that was under way.
+        runtime.shutdown_background();
+        result
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     shipping::{self, Answer, Booking, Parcel, Shipment, ShipmentState},
 };
 use events::{Context, Fact, OrderId, Subject, fraud::Suspicion};
+use nats::Tail;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A service that answers facts.
@@ -87,7 +88,7 @@ struct History {
 }
 
 /// What a decision gave: events to record, and the parcel to call off afterwards.
-type Outcome = Result<(Option<OrderId>, Vec<Decided>), Refusal>;
+type Outcome = Result<(Option<OrderId>, Vec<(Subject, Decided)>), Refusal>;
 
 /// A reaction between its decision and its record.
 struct Flight {
@@ -238,7 +239,7 @@ impl World {
         &mut self,
         lag: usize,
         command: impl Fn(&mut Decision) -> Result<T, Stop>,
-    ) -> Result<(T, Vec<Decided>), Refusal> {
+    ) -> Result<(T, Vec<(Subject, Decided)>), Refusal> {
         let mut slots = Vec::new();
         loop {
             let mut decision = Decision::default();
@@ -246,7 +247,11 @@ impl World {
                 decision.seat(Slot::clone(slot));
             }
             match decision.attempt(&command) {
-                Ok(outcome) => return Ok((outcome, decision.into_parts().1)),
+                Ok(outcome) => {
+                    let (slots, decided) = decision.into_parts();
+                    let with_subject = |event: Decided| (slots[event.slot].subject.clone(), event);
+                    return Ok((outcome, decided.into_iter().map(with_subject).collect()));
+                }
                 Err(Stop::Refused(refusal)) => return Err(refusal),
                 Err(Stop::Needs(keys)) => slots.extend(keys.iter().map(|key| self.load(key, lag))),
             }
@@ -257,18 +262,20 @@ impl World {
         let fresh = || History { codec: key.codec, states: vec![(key.codec.fresh)()] };
         let history = self.aggregates.entry(key.subject.to_string()).or_insert_with(fresh);
         let version = (history.states.len() - 1).saturating_sub(lag);
-        Slot { subject: key.subject.clone(), state: history.states[version].clone(), version: version as u64 }
+        let (subject, state, version) =
+            (key.subject.clone(), history.states[version].clone(), version as u64);
+        Slot { subject, state, version, sequence: version, tail: Tail::default() }
     }
 
     /// Records all or nothing: nothing where an aggregate is not at the version that the decision saw.
-    fn record(&mut self, decided: Vec<Decided>) -> bool {
+    fn record(&mut self, decided: Vec<(Subject, Decided)>) -> bool {
         let mut guarded = HashSet::new();
         let newest = |subject: &Subject| self.aggregates[subject.as_str()].states.len() as u64;
-        let mut first = decided.iter().filter(|event| guarded.insert(&event.subject));
-        if first.any(|event| event.version != newest(&event.subject)) {
+        let mut first = decided.iter().filter(|(subject, _)| guarded.insert(subject));
+        if first.any(|(subject, event)| event.version != newest(subject)) {
             return false;
         }
-        for Decided { subject, fact, body, .. } in decided {
+        for (subject, Decided { fact, body, .. }) in decided {
             let History { codec, states } = self.aggregates.get_mut(subject.as_str()).unwrap();
             let state = (codec.fold)(states.last().unwrap(), fact.name, fact.version, &body).unwrap();
             states.push(state);

@@ -9,9 +9,8 @@ use super::{
 use crate::{AnyKey, Decision, Stop, decision::Slot};
 use events::{Envelope, Position, Subject};
 use futures::future::try_join_all;
-use nats::{AppendError, Appended, LoadError, Snapshot, Tail, Write};
+use nats::{AppendError, Appended, LoadError, Snapshot, Write};
 use std::{
-    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,7 +27,7 @@ const SNAPSHOT_EVERY: usize = 32;
 pub(super) struct Flight {
     inner: Arc<Inner>,
     jobs: Vec<Job>,
-    held: HashSet<Subject>,
+    held: Vec<Subject>,
     landed: bool,
 }
 
@@ -132,11 +131,6 @@ impl Flight {
         }
         self.doubt(&mut lanes, &decision, &mut plan.read);
         (plan.slots, plan.decided) = decision.into_parts();
-        for slot in &plan.slots {
-            if let Some(entry) = lanes.cache.peek(&slot.subject) {
-                plan.baselines.insert(slot.subject.clone(), (entry.sequence, entry.tail.clone()));
-            }
-        }
         plan
     }
 
@@ -170,11 +164,12 @@ impl Flight {
             };
             let mut free = true;
             for key in &needs {
-                let held = self.held.contains(&key.subject) || lanes.hold(&key.subject);
-                if held {
-                    self.held.insert(key.subject.clone());
+                let held = self.held.contains(&key.subject);
+                if !held && lanes.hold(&key.subject) {
+                    self.held.push(key.subject.clone());
+                } else {
+                    free &= held;
                 }
-                free &= held;
             }
             job.keys.extend(needs);
             if !free {
@@ -190,12 +185,11 @@ impl Flight {
         if !read.is_empty() {
             return;
         }
-        let written: HashSet<&Subject> = decision.decided.iter().map(|decided| &decided.subject).collect();
-        let mut doubted = HashSet::new();
         for key in self.jobs.iter().flat_map(|job| &job.keys) {
             let trusted = |entry: &Entry| entry.verified.is_some_and(|verified| verified >= newest);
-            let fresh = lanes.cache.peek(&key.subject).is_some_and(trusted);
-            if !fresh && !written.contains(&key.subject) && doubted.insert(&key.subject) {
+            let written = decision.has_written(&key.subject);
+            let fresh = written || lanes.cache.peek(&key.subject).is_some_and(trusted);
+            if !fresh && read.iter().all(|doubted| doubted.subject != key.subject) {
                 read.push(key.clone());
             }
         }
@@ -229,32 +223,22 @@ impl Flight {
 
     /// The decided events as messages: the first one of every aggregate carries its guard.
     fn writes(&self, plan: &mut Plan) -> Vec<Write> {
-        let mut standing: HashMap<Subject, Vec<usize>> = HashMap::new();
-        let mut bodies = std::mem::take(&mut plan.decided);
-        let mut writes = Vec::with_capacity(bodies.len());
-        let empty = (0, Tail::default());
+        let mut standing: Vec<Vec<usize>> = vec![Vec::new(); plan.slots.len()];
+        let mut writes = Vec::with_capacity(plan.decided.len());
         for (job, outcome) in self.jobs.iter().zip(&plan.outcomes) {
             let Outcome::Decided(range) = outcome else { continue };
             for (index, at) in range.clone().enumerate() {
-                let decided = &mut bodies[at];
-                let (sequence, tail) = plan.baselines.get(&decided.subject).unwrap_or(&empty);
-                let before = standing.entry(decided.subject.clone()).or_default();
+                let decided = &mut plan.decided[at];
+                let (slot, before) = (&plan.slots[decided.slot], &mut standing[decided.slot]);
                 let distances: Vec<usize> = before.iter().map(|earlier| at - earlier).collect();
-                let expect = before.is_empty().then_some(*sequence);
+                let expect = before.is_empty().then_some(slot.sequence);
                 before.push(at);
-                let envelope = Envelope::new(
-                    decided.fact,
-                    &decided.subject,
-                    decided.version,
-                    index,
-                    plan.time,
-                    &job.metadata,
-                );
+                let (fact, version) = (decided.fact, decided.version);
+                let envelope = Envelope::new(fact, &slot.subject, version, index, plan.time, &job.metadata);
                 let body = std::mem::take(&mut decided.body);
-                writes.push(Write::new(&decided.subject, expect, &envelope, tail.header(&distances), body));
+                writes.push(Write::new(&slot.subject, expect, &envelope, slot.tail.header(&distances), body));
             }
         }
-        plan.decided = bodies;
         writes
     }
 
@@ -271,7 +255,8 @@ impl Flight {
         for (job, outcome) in self.jobs.iter().zip(&plan.outcomes) {
             let Outcome::Decided(range) = outcome else { continue };
             for at in range.clone() {
-                let Some(entry) = lanes.cache.get_mut(&plan.decided[at].subject) else { continue };
+                let subject = &plan.slots[plan.decided[at].slot].subject;
+                let Some(entry) = lanes.cache.get_mut(subject) else { continue };
                 entry.sequence = first + at as u64;
                 entry.tail.push(entry.sequence);
                 entry.remember(job.metadata.command, first + range.end as u64 - 1);
@@ -279,7 +264,7 @@ impl Flight {
                 entry.verified = Some(sent);
                 if entry.tail.since.len() >= SNAPSHOT_EVERY && !entry.freezing {
                     entry.freezing = true;
-                    freeze.push(plan.decided[at].subject.clone());
+                    freeze.push(subject.clone());
                 }
             }
         }
@@ -297,8 +282,13 @@ impl Flight {
             };
             let result = match outcome {
                 Outcome::Decided(range) if range.is_empty() => {
-                    let seen = |key: &AnyKey| plan.seen(&key.subject, range.start, first);
-                    receipt(job.keys.iter().map(seen).max().unwrap_or(0), 0, false)
+                    // A position is one of the service's own stream.
+                    let own = |slot: &usize| plan.slots[*slot].subject.context() == context;
+                    let of_job =
+                        |slot: &usize| job.keys.iter().any(|key| key.subject == plan.slots[*slot].subject);
+                    let seen = (0..plan.slots.len()).filter(own).filter(of_job);
+                    let last = seen.map(|slot| plan.seen(slot, range.start, first)).max();
+                    receipt(last.unwrap_or(0), 0, false)
                 }
                 Outcome::Decided(range) => receipt(first + range.end as u64 - 1, range.len(), false),
                 Outcome::Replayed(sequence) => receipt(*sequence, 0, true),
@@ -354,7 +344,13 @@ fn seat(key: &AnyKey, lanes: &mut Lanes, decision: &mut Decision) -> bool {
         lanes.cache.put(key.subject.clone(), Entry::absent(key.codec, None));
     }
     let Some(entry) = lanes.cache.get(&key.subject) else { return false };
-    decision.seat(Slot { subject: key.subject.clone(), state: entry.state.clone(), version: entry.version });
+    decision.seat(Slot {
+        subject: key.subject.clone(),
+        state: entry.state.clone(),
+        version: entry.version,
+        sequence: entry.sequence,
+        tail: entry.tail.clone(),
+    });
     true
 }
 

@@ -73,7 +73,7 @@ impl Lanes {
     }
 
     /// Lets go of a flight's aggregates; returns the flights that can start now and already hold theirs.
-    pub(super) fn land(&mut self, held: &HashSet<Subject>) -> Vec<Vec<Job>> {
+    pub(super) fn land(&mut self, held: &[Subject]) -> Vec<Vec<Job>> {
         for subject in held {
             self.held.remove(subject);
         }

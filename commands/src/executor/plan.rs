@@ -5,10 +5,8 @@ use crate::{
     AnyKey, Decision, Refusal,
     decision::{Decided, Slot},
 };
-use events::Subject;
 use jiff::Timestamp;
-use nats::Tail;
-use std::{collections::HashMap, ops::Range};
+use std::ops::Range;
 
 /// What one pass over the jobs decided.
 #[derive(Default)]
@@ -18,9 +16,8 @@ pub(super) struct Plan {
     /// What each job did, in the order of the jobs.
     pub(super) outcomes: Vec<Outcome>,
     pub(super) decided: Vec<Decided>,
+    /// The aggregates with their states afterwards.
     pub(super) slots: Vec<Slot>,
-    /// Sequence and tail of each slot before the decision.
-    pub(super) baselines: HashMap<Subject, (u64, Tail)>,
     pub(super) time: Timestamp,
 }
 
@@ -36,10 +33,9 @@ pub(super) enum Outcome {
 
 impl Plan {
     /// Sequence of an aggregate's last event as the job saw it that came after `before` decided events.
-    pub(super) fn seen(&self, subject: &Subject, before: usize, first: u64) -> u64 {
-        let decided = self.decided[..before].iter().rposition(|decided| decided.subject == *subject);
-        let known = || self.baselines.get(subject).map_or(0, |(sequence, _)| *sequence);
-        decided.map_or_else(known, |at| first + at as u64)
+    pub(super) fn seen(&self, slot: usize, before: usize, first: u64) -> u64 {
+        let decided = self.decided[..before].iter().rposition(|decided| decided.slot == slot);
+        decided.map_or(self.slots[slot].sequence, |at| first + at as u64)
     }
 
     /// What the same command, asked twice at once, decided earlier in this pass; `jobs` are those that were decided.
@@ -49,7 +45,7 @@ impl Plan {
         job: &Job,
         decision: &Decision,
     ) -> Option<Range<usize>> {
-        let concerns = |at: usize| job.keys.iter().any(|key| key.subject == decision.decided[at].subject);
+        let concerns = |at: usize| job.keys.iter().any(|key| key.subject == *decision.subject_of(at));
         let earlier = jobs.iter().zip(&self.outcomes);
         let mut same = earlier.filter(|(earlier, _)| earlier.metadata.command == job.metadata.command);
         same.find_map(|(_, outcome)| match outcome {

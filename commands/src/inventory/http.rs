@@ -3,7 +3,7 @@
 use super::{Item, ItemCommand, Product, ProductCommand, StockChange, change_stock};
 use crate::{
     Decision, Key,
-    http::{self, Accepted, Api, Call, CallHeaders, Command, Refused, check},
+    http::{self, Api, Call, CallHeaders, Command, Created, Recorded, Refused, Unknown, check},
 };
 use axum::{extract::State, http::StatusCode, response::Response};
 use events::{Money, Sku, inventory::Stock};
@@ -18,7 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The endpoints.
 pub(crate) fn routes(api: Api) -> OpenApiRouter {
-    OpenApiRouter::new()
+    http::router()
         .routes(routes!(add_product))
         .routes(routes!(reprice_product))
         .routes(routes!(receive_stock))
@@ -44,7 +44,7 @@ struct AddProduct {
 /// Add a product to the catalogue
 #[utoipa::path(
     post, path = "/products", tag = "inventory", params(CallHeaders), request_body = AddProduct,
-    responses((status = 201, body = Accepted), Refused)
+    responses(Created, Refused)
 )]
 async fn add_product(
     State(api): State<Arc<Api>>,
@@ -73,7 +73,7 @@ struct RepriceProduct {
 #[utoipa::path(
     put, path = "/products/{sku}/price", tag = "inventory",
     params(("sku" = String, Path, description = "The product"), CallHeaders), request_body = RepriceProduct,
-    responses((status = 202, body = Accepted), (status = 404, body = Problem, content_type = "application/problem+json"), Refused)
+    responses(Recorded, Unknown, Refused)
 )]
 async fn reprice_product(
     State(api): State<Arc<Api>>,
@@ -102,7 +102,7 @@ struct ReceiveStock {
 #[utoipa::path(
     post, path = "/inventory/{sku}/receipts", tag = "inventory",
     params(("sku" = String, Path, description = "The product"), CallHeaders), request_body = ReceiveStock,
-    responses((status = 202, body = Accepted), (status = 404, body = Problem, content_type = "application/problem+json"), Refused)
+    responses(Recorded, Unknown, Refused)
 )]
 async fn receive_stock(
     State(api): State<Arc<Api>>,
@@ -132,7 +132,7 @@ struct AdjustStock {
 #[utoipa::path(
     post, path = "/inventory/{sku}/adjustments", tag = "inventory",
     params(("sku" = String, Path, description = "The product"), CallHeaders), request_body = AdjustStock,
-    responses((status = 202, body = Accepted), (status = 404, body = Problem, content_type = "application/problem+json"), Refused)
+    responses(Recorded, Unknown, Refused)
 )]
 async fn adjust_stock(
     State(api): State<Arc<Api>>,

@@ -12,10 +12,14 @@ use nats::{Connection, Filter, From, Reader, ReplayError, Until};
 use std::{
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// Products and accounts kept in memory.
 const KEPT: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
+
+/// How long to wait before trying again to read what is no event.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// A product as orders see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +91,11 @@ impl Copies {
         loop {
             match reader.next_batch(1000).await {
                 Ok(batch) => batch.iter().for_each(|message| self.take(message)),
-                Err(error) => tracing::error!(%error, "a fact of the catalogue cannot be read"),
+                Err(error) => {
+                    // What stands before it stays right; what comes behind it cannot be reached before it is mended.
+                    tracing::error!(%error, "the catalogue cannot be followed");
+                    tokio::time::sleep(AGAIN).await;
+                }
             }
         }
     }

@@ -3,7 +3,9 @@
 use super::{AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, Placement};
 use crate::{
     Aggregate, ExecuteError, Key, Refusal,
-    http::{self, Accepted, Answer, Api, Attempt, Call, CallHeaders, Optional, PositionBody, Refused},
+    http::{
+        self, Answer, Api, Attempt, Call, CallHeaders, Optional, PositionBody, Recorded, Refused, Unknown,
+    },
 };
 use axum::{extract::State, http::StatusCode, response::Response};
 use events::{
@@ -32,7 +34,7 @@ struct Orders {
 
 /// The endpoints; prices and accounts come from `copies`.
 pub(crate) fn routes(api: Api, copies: Copies) -> OpenApiRouter {
-    OpenApiRouter::new()
+    http::router()
         .routes(routes!(place_order))
         .routes(routes!(cancel_order))
         .with_state(Arc::new(Orders { api: Arc::new(api), copies }))
@@ -109,7 +111,14 @@ struct PlacedOrder {
 /// Place an order
 #[utoipa::path(
     post, path = "/orders", tag = "orders", params(CallHeaders), request_body = PlaceOrder,
-    responses((status = 202, body = PlacedOrder), Refused)
+    responses(
+        (status = 202, body = PlacedOrder, headers(
+            ("Location" = String, description = "Where it is found"),
+            ("Waybill-Position" = String, description = "The position, for the header of the same name in a query"),
+            ("Idempotent-Replayed" = Option<bool>, description = "`true` where this was answered before"),
+        )),
+        Refused,
+    )
 )]
 async fn place_order(
     State(orders): State<Arc<Orders>>,
@@ -221,11 +230,7 @@ struct CancelOrder {
 #[utoipa::path(
     post, path = "/orders/{id}/cancel", tag = "orders",
     params(("id" = Uuid, Path, description = "The order"), CallHeaders), request_body = Option<CancelOrder>,
-    responses(
-        (status = 202, body = Accepted),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
-        Refused,
-    )
+    responses(Recorded, Unknown, Refused)
 )]
 async fn cancel_order(
     State(orders): State<Arc<Orders>>,

@@ -92,7 +92,7 @@ pub enum OrderRejection {
     #[error("an order has at most {MAX_LINES} lines, not {0}")]
     TooManyLines(usize),
     /// A SKU comes twice.
-    #[error("{sku} is in two lines: put its quantities together")]
+    #[error("the SKU {sku} is in two lines: put its quantities together")]
     DuplicateSku {
         /// The second line that has it.
         line: usize,

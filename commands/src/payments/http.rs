@@ -3,7 +3,7 @@
 use super::{Account, AccountCommand, AccountState, Payment, PaymentRejection, Refund, refund};
 use crate::{
     Aggregate, Decision, Key, Refusal, Stop,
-    http::{self, Accepted, Api, Call, CallHeaders, Nothing, Optional, Refused, check},
+    http::{self, Api, Call, CallHeaders, Created, Nothing, Optional, Recorded, Refused, Unknown, check},
     orders::{Order, OrderStatus},
 };
 use axum::{extract::State, http::StatusCode, response::Response};
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 /// The endpoints.
 pub(crate) fn routes(api: Api) -> OpenApiRouter {
-    OpenApiRouter::new()
+    http::router()
         .routes(routes!(open_account))
         .routes(routes!(credit_account))
         .routes(routes!(refund_payment))
@@ -42,7 +42,7 @@ struct OpenAccount {
 /// Open an account
 #[utoipa::path(
     post, path = "/accounts", tag = "payments", params(CallHeaders), request_body = OpenAccount,
-    responses((status = 201, body = Accepted), Refused)
+    responses(Created, Refused)
 )]
 async fn open_account(
     State(api): State<Arc<Api>>,
@@ -70,11 +70,7 @@ struct CreditAccount {
 #[utoipa::path(
     post, path = "/accounts/{id}/credits", tag = "payments",
     params(("id" = Uuid, Path, description = "The account"), CallHeaders), request_body = CreditAccount,
-    responses(
-        (status = 202, body = Accepted),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
-        Refused,
-    )
+    responses(Recorded, Unknown, Refused)
 )]
 async fn credit_account(
     State(api): State<Arc<Api>>,
@@ -106,11 +102,7 @@ fn location(account_id: AccountId) -> String {
 #[utoipa::path(
     post, path = "/payments/{orderId}/refunds", tag = "payments",
     params(("orderId" = Uuid, Path, description = "The order"), CallHeaders), request_body = Option<Nothing>,
-    responses(
-        (status = 202, body = Accepted),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
-        Refused,
-    )
+    responses(Recorded, Unknown, Refused)
 )]
 async fn refund_payment(
     State(api): State<Arc<Api>>,

@@ -3,7 +3,7 @@
 use super::{Shipment, ShipmentCommand, dispatch};
 use crate::{
     Key,
-    http::{Accepted, Api, Call, CallHeaders, Nothing, Optional, Refused},
+    http::{self, Api, Call, CallHeaders, Nothing, Optional, Recorded, Refused, Unknown},
     orders::Order,
 };
 use axum::{extract::State, http::StatusCode, response::Response};
@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// The endpoints.
 pub(crate) fn routes(api: Api) -> OpenApiRouter {
-    OpenApiRouter::new()
+    http::router()
         .routes(routes!(dispatch_shipment))
         .routes(routes!(deliver_shipment))
         .with_state(Arc::new(api))
@@ -26,11 +26,7 @@ pub(crate) fn routes(api: Api) -> OpenApiRouter {
 #[utoipa::path(
     post, path = "/shipments/{orderId}/dispatch", tag = "shipping",
     params(("orderId" = Uuid, Path, description = "The order"), CallHeaders), request_body = Option<Nothing>,
-    responses(
-        (status = 202, body = Accepted),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
-        Refused,
-    )
+    responses(Recorded, Unknown, Refused)
 )]
 async fn dispatch_shipment(
     State(api): State<Arc<Api>>,
@@ -48,11 +44,7 @@ async fn dispatch_shipment(
 #[utoipa::path(
     post, path = "/shipments/{orderId}/deliver", tag = "shipping",
     params(("orderId" = Uuid, Path, description = "The order"), CallHeaders), request_body = Option<Nothing>,
-    responses(
-        (status = 202, body = Accepted),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
-        Refused,
-    )
+    responses(Recorded, Unknown, Refused)
 )]
 async fn deliver_shipment(
     State(api): State<Arc<Api>>,

@@ -38,8 +38,6 @@ struct Entry {
     actor: String,
     /// The event or command that caused it.
     causation: Uuid,
-    /// One id for everything that follows from one request.
-    correlation: String,
     /// Where it is recorded.
     position: Place,
 }
@@ -61,7 +59,6 @@ impl Entry {
             time: row.get("time")?,
             actor: row.get("actor")?,
             causation: row.get("causation")?,
-            correlation: row.get("correlation")?,
             position: Place { stream: row.get("stream")?, sequence: row.get("sequence")? },
         })
     }
@@ -114,7 +111,6 @@ mod tests {
             time: Timestamp::from_second(second).unwrap(),
             actor: String::new(),
             causation: Uuid::from_u128(cause),
-            correlation: String::new(),
             position: Place { stream: stream.to_owned(), sequence: 1 },
         }
     }

@@ -51,9 +51,14 @@ pub(super) async fn measure(
         }
         let to = "(a)";
         report.add(case, "(a) raw publish, expecting", &raw, None);
-        report.add(case, "(b) create", &create, ratio(&create, &raw, to, aim(durability, callers)));
-        report.add(case, "(b) append, cached", &append, ratio(&append, &raw, to, aim(durability, callers)));
-        report.add(case, "(b) append, cold", &cold, ratio(&cold, &raw, to, None));
+        report.add(case, "(b) create", &create, Some(ratio(&create, &raw, to, aim(durability, callers))));
+        report.add(
+            case,
+            "(b) append, cached",
+            &append,
+            Some(ratio(&append, &raw, to, aim(durability, callers))),
+        );
+        report.add(case, "(b) append, cold", &cold, Some(ratio(&cold, &raw, to, None)));
     }
     super::cold::measure(&stage, scale, report).await?;
     stage.close().await;

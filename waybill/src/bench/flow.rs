@@ -32,7 +32,7 @@ use uuid::Uuid;
 const CALLERS: usize = 128;
 /// Orders per second of the quiet run.
 const QUIET_RATE: u64 = 50;
-const CAUGHT_UP: Duration = Duration::from_secs(120);
+const CAUGHT_UP: Duration = Duration::from_mins(2);
 
 pub(super) async fn measure(
     durability: Durability,
@@ -50,7 +50,7 @@ pub(super) async fn measure(
     let system = System::start(&config, listeners).await?;
     let orders = system.addresses().get(&Service::Orders).ok_or("orders are not running")?;
     let url = format!("http://{orders}/orders");
-    let shop = Shop::open(&stage, url, body).await?;
+    let shop = Shop::open(&stage, url, body)?;
 
     shop.place(scale.of(2000), CALLERS, None).await?;
     let case = |callers| Case { bench: "flow", durability, callers };
@@ -72,7 +72,12 @@ pub(super) async fn measure(
     }
     report.add(case(64), "(a) raw publish, expecting", &raw, None);
     report.add(case(CALLERS), "orders, read models caught up", &placed, None);
-    report.add(case(CALLERS), "events of these orders", &events, ratio(&events, &raw, "(a)", Some(0.3)));
+    report.add(
+        case(CALLERS),
+        "events of these orders",
+        &events,
+        Some(ratio(&events, &raw, "(a)", Some(0.3))),
+    );
     system.stop().await;
     stage.close().await;
     Ok(())
@@ -108,10 +113,9 @@ struct Flow {
 }
 
 impl Shop {
-    async fn open(stage: &Stage, url: String, body: Bytes) -> Result<Self, Failure> {
+    fn open(stage: &Stage, url: String, body: Bytes) -> Result<Self, Failure> {
         let client = reqwest::Client::builder().pool_max_idle_per_host(256).build()?;
-        let shop = Self { connection: stage.connection.clone(), client, url, body };
-        Ok(shop)
+        Ok(Self { connection: stage.connection.clone(), client, url, body })
     }
 
     /// Places `count` orders, as fast as they are accepted or at a fixed rate, and waits until all have ended and

@@ -37,7 +37,7 @@ pub(super) async fn measure(
     }
     let case = Case { bench: "hot", durability, callers: CALLERS };
     report.add(case, "load, decide, append, retry", &naive, None);
-    report.add(case, "reservations in a lane", &lanes, ratio(&lanes, &naive, "the loop", Some(10.0)));
+    report.add(case, "reservations in a lane", &lanes, Some(ratio(&lanes, &naive, "the loop", Some(10.0))));
     stage.close().await;
     Ok(())
 }
@@ -61,7 +61,7 @@ fn order(stage_clock: &service::Clock) -> OrderCreated {
         order_id: OrderId::new(placed.order_id.uuid()),
         user_id: placed.user_id,
         account_id: placed.account_id,
-        total_amount: placed.items.first().map_or(Money::new(0, currency()), |line| line.unit_price),
+        total_amount: placed.items.first().map_or_else(|| Money::zero(currency()), |line| line.unit_price),
         items: placed.items,
         shipping_address: placed.shipping_address,
         workflow: placed.workflow,

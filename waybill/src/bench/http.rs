@@ -53,7 +53,7 @@ pub(super) async fn measure(
         }
         let case = Case { bench: "commands", durability, callers };
         report.add(case, "(c) axum, publish only", &only, None);
-        report.add(case, "(d) POST /orders", &placed, ratio(&placed, &only, "(c)", Some(0.75)));
+        report.add(case, "(d) POST /orders", &placed, Some(ratio(&placed, &only, "(c)", Some(0.75))));
     }
     shutdown.drain(Duration::from_secs(5)).await;
     stage.close().await;

@@ -43,7 +43,7 @@ pub(super) async fn measure(
     }
     let case = Case { bench: "projection", durability, callers: 1 };
     report.add(case, "raw consume and JSON", &raw, None);
-    report.add(case, "into SQLite (orders)", &projected, ratio(&projected, &raw, "raw", Some(0.6)));
+    report.add(case, "into SQLite (orders)", &projected, Some(ratio(&projected, &raw, "raw", Some(0.6))));
     stage.close().await;
     Ok(())
 }

@@ -133,12 +133,7 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The median of the ratios round by round, which noise that lasts a round does not move.
-pub(super) fn ratio(
-    rounds: &[Sample],
-    baseline: &[Sample],
-    to: &'static str,
-    aim: Option<f64>,
-) -> Option<Ratio> {
+pub(super) fn ratio(rounds: &[Sample], baseline: &[Sample], to: &'static str, aim: Option<f64>) -> Ratio {
     let pairs = rounds.iter().zip(baseline).map(|(ours, theirs)| ours.rate() / theirs.rate());
-    Some(Ratio { value: median(pairs.collect()), to, aim })
+    Ratio { value: median(pairs.collect()), to, aim }
 }

@@ -9,6 +9,7 @@ use projections::{ProjectionMetrics, Projections, View};
 use serde_json::{Map, Value};
 use service::{Metrics, Probes, Shutdown};
 use std::sync::Arc;
+use utoipa::openapi::Info;
 
 /// Starts the tasks of a service, which end with the shutdown, and gives its routes.
 pub(super) async fn assemble(
@@ -38,8 +39,7 @@ pub(super) async fn assemble(
     let read_side = Projections::start(view, &reading, &file, clock, &metrics, counters, shutdown).await?;
 
     let (paths, mut api) = write_side.http.merge(read_side.router()).split_for_parts();
-    api.info.title = format!("Waybill {service}");
-    env!("CARGO_PKG_VERSION").clone_into(&mut api.info.version);
+    api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
     let probes = probes(service, config, &writing, metrics).check("projections", read_side.check());
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
     Ok(service::http::layers(router, config.clock.clone()))

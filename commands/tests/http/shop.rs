@@ -1,0 +1,226 @@
+//! Every service's write side in this process, and what the stories do with it.
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Method, Request},
+};
+use commands::{Decision, Environment, Executor, Stop, WriteSide, fraud::Fraud, shipping::SimulatedCarrier};
+use events::{Actor, CommandId, Context, Metadata, Position};
+use nats::{
+    Connection, Durability, Filter, From, Reader, StoreOptions, Until,
+    server::{Binary, Config, Server},
+};
+use serde_json::{Value, json};
+use service::{Clock, Metrics};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use tempfile::TempDir;
+use tower::ServiceExt;
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use uuid::Uuid;
+
+/// Far more than anything here takes: only a hang gets there.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// A nats-server, and a folder that outlives it.
+pub(crate) struct Nats {
+    pub(crate) server: Server,
+    pub(crate) config: Config,
+    pub(crate) _folder: TempDir,
+}
+
+impl Nats {
+    pub(crate) async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            durability: Durability::Interval,
+            restart: false,
+            ..Config::new(Binary::locate(None).await.unwrap(), folder.path())
+        };
+        let server = Server::start(config.clone()).await.unwrap();
+        let port = server.url().rsplit_once(':').unwrap().1.parse().unwrap();
+        Self { server, config: Config { port: Some(port), ..config }, _folder: folder }
+    }
+}
+
+/// The write sides of all services behind one router. Nothing reacts: a story says itself what happens.
+pub(crate) struct Shop {
+    pub(crate) connection: Connection,
+    pub(crate) clock: Clock,
+    pub(crate) executors: HashMap<Context, Executor>,
+    pub(crate) documentation: OpenApi,
+    router: Router,
+}
+
+/// What was answered.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Shop {
+    pub(crate) async fn open(nats: &Nats) -> Self {
+        let connect = async || Connection::connect(&nats.server.url(), "test").await.unwrap();
+        let (connection, clock, metrics) = (connect().await, Clock::system(), Metrics::new());
+        nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
+        let environment = Environment {
+            connection: connection.clone(),
+            reactions: connect().await,
+            store: StoreOptions { timeout: Duration::from_secs(1), ..StoreOptions::default() },
+            clock: clock.clone(),
+            carrier: Arc::new(SimulatedCarrier::default()),
+            fraud: Arc::new(Fraud::default()),
+        };
+        let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
+        for context in [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping] {
+            let side = WriteSide::build(context, &environment, &metrics).await.unwrap();
+            executors.insert(context, side.executor);
+            all = all.merge(side.http);
+        }
+        let (router, documentation) = all.split_for_parts();
+        let router = service::http::layers(router, clock.clone());
+        Self { connection, clock, executors, documentation, router }
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let sent = tokio::time::timeout(DEADLINE, self.router.clone().oneshot(request));
+        let (parts, body) = sent.await.expect("an answer").unwrap().into_parts();
+        let bytes = to_bytes(body, usize::MAX).await.unwrap();
+        let body = serde_json::from_slice(&bytes).unwrap_or_default();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
+    /// Sends JSON with these headers.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &Value,
+    ) -> Answer {
+        let mut request =
+            Request::builder().method(method).uri(path).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::from(body.to_string())).unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.ask(Method::POST, path, &[], body).await
+    }
+
+    /// `POST` under an idempotency key.
+    pub(crate) async fn post_once(&self, path: &str, key: &str, body: &Value) -> Answer {
+        self.ask(Method::POST, path, &[("Idempotency-Key", key)], body).await
+    }
+
+    /// `POST` without a body.
+    pub(crate) async fn post_nothing(&self, path: &str) -> Answer {
+        self.send(Request::post(path).body(Body::empty()).unwrap()).await
+    }
+
+    /// Carries out a command as another service would.
+    pub(crate) async fn execute(
+        &self,
+        context: Context,
+        command: CommandId,
+        run: impl Fn(&mut Decision) -> Result<(), Stop> + Send + Sync + 'static,
+    ) -> Position {
+        let metadata = Metadata {
+            command,
+            correlation: Uuid::nil().into(),
+            causation: Uuid::nil(),
+            actor: Actor::CLIENT,
+            traceparent: None,
+        };
+        self.executors[&context].execute(vec![], metadata, run).await.unwrap().position
+    }
+
+    pub(crate) fn new_command(&self) -> CommandId {
+        CommandId::new(self.clock.uuid())
+    }
+
+    /// Where every stream ends.
+    pub(crate) async fn ends(&self) -> Vec<u64> {
+        let mut ends = Vec::new();
+        for context in Context::ALL {
+            let filter = Filter::default();
+            let reader = Reader::open(&self.connection, context, From::Start, Until::End, filter).await;
+            ends.push(reader.unwrap().end().unwrap());
+        }
+        ends
+    }
+
+    /// A product of the catalogue, priced in EUR.
+    pub(crate) async fn product(&self, sku: &str, amount: i64) {
+        self.post("/products", &product(sku, amount)).await.expect(201);
+    }
+
+    /// An account of `user`, empty.
+    pub(crate) async fn account(&self, user: Uuid, currency: &str) -> Uuid {
+        let body = json!({ "userId": user, "currency": currency });
+        self.post("/accounts", &body).await.expect(201).id()
+    }
+}
+
+impl Answer {
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Self {
+        assert_eq!(self.status, status, "{self:?}");
+        self
+    }
+
+    /// Expects a problem with this status and slug; gives its field.
+    #[track_caller]
+    pub(crate) fn problem(&self, status: u16, slug: &str) -> Option<&str> {
+        let kind = self.body["type"].as_str().unwrap_or_default();
+        assert_eq!((self.status, kind), (status, &*format!("/problems/{slug}")), "{self:?}");
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        self.body["field"].as_str()
+    }
+
+    pub(crate) fn id(&self) -> Uuid {
+        self.body["id"].as_str().unwrap().parse().unwrap()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Its position, which header and body agree on.
+    pub(crate) fn position(&self) -> Position {
+        let position: Position = self.header("waybill-position").unwrap().parse().unwrap();
+        assert_eq!(serde_json::from_value::<Position>(self.body["position"].clone()).unwrap(), position);
+        position
+    }
+
+    pub(crate) fn is_replayed(&self) -> bool {
+        self.header("idempotent-replayed") == Some("true")
+    }
+}
+
+pub(crate) fn product(sku: &str, amount: i64) -> Value {
+    json!({ "sku": sku, "name": "Tea", "price": { "amount": amount, "currency": "EUR" } })
+}
+
+/// An order of `items` for `user`.
+pub(crate) fn order(user: Uuid, account: Uuid, items: &[(&str, u32)]) -> Value {
+    let items: Vec<_> =
+        items.iter().map(|(sku, quantity)| json!({ "sku": sku, "quantity": quantity })).collect();
+    json!({
+        "userId": user,
+        "accountId": account,
+        "items": items,
+        "shippingAddress": {
+            "name": "Ada Lovelace",
+            "line1": "12 St James's Square",
+            "city": "London",
+            "postalCode": "SW1Y 4JH",
+            "country": "GB",
+        },
+    })
+}
