@@ -1,7 +1,8 @@
 //! Cold loads: with snapshots, without, and with ones that lie.
 
-use crate::rig::{Change, Rig, shelf, until};
-use nats::Snapshot;
+use crate::rig::{Change, Rig, command, shelf, until};
+use events::EventId;
+use nats::{Snapshot, Tail, Write};
 use serde_json::value::RawValue;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,12 +34,19 @@ async fn a_snapshot_that_cannot_be_read_is_ignored() {
     for _ in 0..5 {
         process.change(&key, Change::Put(2)).await.unwrap();
     }
+    // An event whose tail relies on a snapshot.
+    let last = rig.log().await.pop().unwrap();
+    let mut envelope = last.envelope().unwrap();
+    (envelope.id, envelope.version) = (EventId::new(command().uuid()), 6);
+    let tail = Tail { snapshot: 4, since: vec![5], broken: false }.header(&[]);
+    let write = Write::new(key.subject(), Some(5), &envelope, tail, last.body().to_vec());
+    process.executor.store().append(vec![write]).await.unwrap();
     let state = RawValue::from_string(r#"{"shape":"unknown"}"#.to_owned()).unwrap();
     let snapshot =
-        Snapshot { schema: "shelf/1".to_owned(), sequence: 5, version: 5, commands: vec![], state };
+        Snapshot { schema: "shelf/1".to_owned(), sequence: 6, version: 6, commands: vec![], state };
     assert!(process.executor.store().save_snapshot(key.subject(), &snapshot).await);
     let cold = rig.process().await;
     assert_eq!(cold.on(&key).await, 10);
     cold.change(&key, Change::Take(10)).await.unwrap();
-    assert_eq!((cold.on(&key).await, rig.versions(&key).await), (0, 6));
+    assert_eq!((cold.on(&key).await, rig.versions(&key).await), (0, 7));
 }
