@@ -1,7 +1,9 @@
 //! Cold loads: with snapshots, without, and with ones that lie.
 
-use crate::rig::{Change, Rig, command, shelf, until};
-use events::EventId;
+use crate::rig::{Change, Rig, Shelf, again, command, refused, shelf, until};
+use commands::Key;
+use events::{EventId, Fact, inventory::ItemEvent};
+use futures::future::join_all;
 use nats::{Snapshot, Tail, Write};
 use serde_json::value::RawValue;
 
@@ -49,4 +51,46 @@ async fn a_snapshot_that_cannot_be_read_is_ignored() {
     assert_eq!(cold.on(&key).await, 10);
     cold.change(&key, Change::Take(10)).await.unwrap();
     assert_eq!((cold.on(&key).await, rig.versions(&key).await), (0, 7));
+}
+
+/// Whatever two processes do: a load finds what reading the whole stream finds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_is_the_fold_of_the_whole_history() {
+    let rig = Rig::start().await;
+    let processes = [rig.process().await, rig.process().await];
+    let shelves: Vec<Key<Shelf>> = (0..4).map(|_| shelf()).collect();
+    for round in 0..12_u64 {
+        let changes = (0..40_u64).map(|job| {
+            let mut random = fastrand::Rng::with_seed(round * 1000 + job);
+            let (process, key) = (processes[random.usize(..2)].clone(), again(&shelves[random.usize(..4)]));
+            let change = match random.u8(..4) {
+                0 => Change::Put(random.u32(1..9)),
+                1 => Change::Take(random.u32(1..9)),
+                2 => Change::Shuffle(random.u32(1..6)),
+                _ => Change::Clear,
+            };
+            tokio::spawn(async move {
+                let result = process.change(&key, change).await;
+                assert!(result.is_ok() || refused(&result), "{result:?}");
+            })
+        });
+        for change in join_all(changes).await {
+            change.unwrap();
+        }
+        let (log, cold) = (rig.log().await, rig.process().await);
+        for key in &shelves {
+            let of_key: Vec<_> = log.iter().filter(|message| message.subject == *key.subject()).collect();
+            let history = cold.executor.store().load(key.subject(), "shelf/1").await.unwrap();
+            let covered = history.snapshot.as_ref().map_or(0, |snapshot| snapshot.sequence);
+            let behind: Vec<u64> =
+                of_key.iter().map(|message| message.position.sequence).filter(|at| *at > covered).collect();
+            let loaded: Vec<u64> = history.messages.iter().map(|message| message.position.sequence).collect();
+            assert_eq!(loaded, behind);
+            let Some(last) = of_key.last() else { continue };
+            assert_eq!(history.last, last.position.sequence);
+            let Fact::Item(ItemEvent::Adjusted(fact)) = last.fact().unwrap() else { panic!("{last:?}") };
+            assert_eq!(cold.on(key).await, fact.stock.on_hand);
+            assert_eq!(rig.versions(key).await, of_key.len() as u64);
+        }
+    }
 }
