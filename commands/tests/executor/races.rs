@@ -240,3 +240,38 @@ async fn a_killed_server_doubles_nothing_and_loses_nothing() {
     }
     assert_eq!(total, 800);
 }
+
+/// The server hangs longer than anybody waits, while a group is on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_answer_is_late_is_neither_lost_nor_doubled() {
+    let rig = Rig::start().await;
+    let (process, key) = (rig.process().await, shelf());
+    process.change(&key, Change::Put(1)).await.unwrap();
+    rig.server.pause();
+    let puts: Vec<_> = (0..20)
+        .map(|_| {
+            let (process, key) = (process.clone(), again(&key));
+            tokio::spawn(async move {
+                let id = command();
+                loop {
+                    match process.repeat(id, &key, Change::Put(1)).await {
+                        Ok(_) => return,
+                        Err(
+                            ExecuteError::Append(AppendError::Unknown | AppendError::Unavailable(_))
+                            | ExecuteError::Load(_),
+                        ) => tokio::time::sleep(Duration::from_millis(20)).await,
+                        Err(error) => panic!("{error:?}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    // The answer to the first append is given up after three seconds.
+    let paused = Instant::now();
+    until("the answer is given up", async || paused.elapsed() > Duration::from_millis(3500)).await;
+    rig.server.resume();
+    for put in soon("all puts", join_all(puts)).await {
+        put.unwrap();
+    }
+    assert_eq!((process.on(&key).await, rig.versions(&key).await), (21, 21));
+}
