@@ -1,7 +1,8 @@
 //! A connection to NATS with the settings Waybill relies on.
 
-use async_nats::{Client, ConnectOptions, connection::State, jetstream};
+use async_nats::{Client, ConnectOptions, Event, connection::State, jetstream};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Oldest server whose atomic batches are right: earlier ones reject valid batches (nats-server #8376).
 pub(crate) const MIN_SERVER: [u64; 3] = [2, 14, 4];
@@ -11,6 +12,8 @@ pub(crate) const MIN_SERVER: [u64; 3] = [2, 14, 4];
 pub struct Connection {
     pub(crate) client: Client,
     pub(crate) jetstream: jetstream::Context,
+    /// Counts how often the connection was made. What a server keeps in memory is gone after each time.
+    pub(crate) connected: watch::Receiver<u64>,
 }
 
 /// Why no connection could be made.
@@ -48,6 +51,7 @@ impl Connection {
     /// Connects, and refuses a server that is too old or has no JetStream. `name` shows up in the server's
     /// connection list.
     pub async fn connect(url: &str, name: &str) -> Result<Self, ConnectError> {
+        let (connects, connected) = watch::channel(0);
         let options = ConnectOptions::new()
             .name(name)
             // The default is to notice a dead peer after minutes.
@@ -61,20 +65,24 @@ impl Connection {
                 let ceiling = 25_u64 << exponent;
                 Duration::from_millis(ceiling / 2 + fastrand::u64(..=ceiling / 2))
             })
-            .event_callback(|event| async move {
-                tracing::info!(%event, "nats connection");
+            .event_callback(move |event| {
+                if matches!(event, Event::Connected) {
+                    connects.send_modify(|count| *count += 1);
+                }
+                async move { tracing::info!(%event, "nats connection") }
             });
-        let unreachable = |source| ConnectError::Unreachable { url: url.to_owned(), source };
+        let shown = without_secret(url);
+        let unreachable = |source| ConnectError::Unreachable { url: shown.clone(), source };
         let client = options.connect(url).await.map_err(unreachable)?;
         let info = client.server_info();
         if parse_version(&info.version) < MIN_SERVER {
-            return Err(ConnectError::TooOld { url: url.to_owned(), found: info.version });
+            return Err(ConnectError::TooOld { url: shown, found: info.version });
         }
         if !info.jetstream {
-            return Err(ConnectError::NoJetStream { url: url.to_owned() });
+            return Err(ConnectError::NoJetStream { url: shown });
         }
         let jetstream = jetstream::new(client.clone());
-        Ok(Self { client, jetstream })
+        Ok(Self { client, jetstream, connected })
     }
 
     /// Whether the server can be reached at this moment.
@@ -88,6 +96,13 @@ impl Connection {
     }
 }
 
+/// The address without the user, password or token that may stand before an `@`.
+fn without_secret(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+    if scheme.is_empty() { place.to_owned() } else { format!("{scheme}://{place}") }
+}
+
 /// Major, minor and patch; what cannot be read counts as 0, and so as too old.
 pub(crate) fn parse_version(text: &str) -> [u64; 3] {
     let mut numbers =
@@ -98,6 +113,13 @@ pub(crate) fn parse_version(text: &str) -> [u64; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_shows_no_password() {
+        assert_eq!(without_secret("nats://ada:s3cret@host:4222"), "nats://host:4222");
+        assert_eq!(without_secret("token@host"), "host");
+        assert_eq!(without_secret("nats://host:4222"), "nats://host:4222");
+    }
 
     #[test]
     fn versions_compare_by_number() {

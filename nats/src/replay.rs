@@ -15,6 +15,7 @@ use events::{CorrelationId, Position, envelope::header};
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Where a reading starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +104,8 @@ struct Source {
     messages: pull::Stream,
     /// Deliveries of this consumer so far: its own numbering has no gaps unless a message was lost on the way.
     delivered: u64,
+    /// Tells when the connection was made anew.
+    connected: watch::Receiver<u64>,
 }
 
 impl Reader {
@@ -175,7 +178,13 @@ impl Reader {
             self.connect().await?;
         }
         let Some(source) = self.source.as_mut() else { return Ok(()) };
-        let first = source.messages.next().await;
+        let first = tokio::select! {
+            biased;
+            first = source.messages.next() => first,
+            // The consumer lived in the memory of a server that may have been restarted. Waiting for its heartbeat to be
+            // missed would take seconds.
+            _ = source.connected.changed() => return Err(unavailable(self.context, "connected anew")),
+        };
         self.take(first, batch)?;
         while batch.len() < max && !self.done {
             let Some(source) = self.source.as_mut() else { break };
@@ -219,6 +228,8 @@ impl Reader {
     /// Starts a consumer behind the last message seen. Answers how many messages wait for it.
     async fn connect(&mut self) -> Result<u64, ReplayError> {
         let failed = |error| unavailable(self.context, error);
+        let mut connected = self.connection.connected.clone();
+        connected.mark_unchanged();
         let deliver_policy = match self.from {
             _ if self.seen > 0 => DeliverPolicy::ByStartSequence { start_sequence: self.seen + 1 },
             From::Start | From::Now => DeliverPolicy::All,
@@ -240,7 +251,7 @@ impl Reader {
         let pending = consumer.cached_info().num_pending;
         let messages = consumer.stream().max_messages_per_batch(PULL).heartbeat(HEARTBEAT);
         let messages = messages.messages().await.map_err(|error| failed(error.to_string()))?;
-        self.source = Some(Source { messages, delivered: 0 });
+        self.source = Some(Source { messages, delivered: 0, connected });
         Ok(pending)
     }
 }

@@ -61,6 +61,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         listeners.push((service, listener));
     }
     let mut system = System::start(&config, listeners).await?;
+    tracing::info!(durability = %config.durability, replicas = config.replicas, "running");
     let result = tokio::select! {
         signal = service::signal() => signal.map_err(Failure::from),
         failure = system.failed() => Err(failure),

@@ -108,6 +108,6 @@ async fn item(State(projections): State<Projections>, Path(sku): Path<Sku>) -> R
     let sql =
         "SELECT p.*, on_hand, reserved FROM products p LEFT JOIN stock s ON s.sku = p.sku WHERE p.sku = $1";
     let row = projections.database().row(sql, vec![(&sku).into()]).await?;
-    let unknown = || Problem::not_found("product-unknown", format!("There is no product {sku}."));
+    let unknown = || Problem::not_found("product-not-found", format!("There is no product {sku}."));
     Ok(Json(Item::of(&row.ok_or_else(unknown)?)?))
 }

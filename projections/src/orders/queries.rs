@@ -113,7 +113,7 @@ async fn order(
 }
 
 pub(super) fn unknown(id: OrderId) -> Problem {
-    Problem::not_found("order-unknown", format!("There is no order {id}."))
+    Problem::not_found("order-not-found", format!("There is no order {id}."))
 }
 
 /// Where an order stands.

@@ -49,7 +49,7 @@ async fn account(
 }
 
 fn unknown(id: AccountId) -> Problem {
-    Problem::not_found("account-unknown", format!("There is no account {id}."))
+    Problem::not_found("account-not-found", format!("There is no account {id}."))
 }
 
 /// Money that came into an account or went out of it.
@@ -161,7 +161,8 @@ async fn payment(
 ) -> Result<Json<Payment>, Problem> {
     let sql = "SELECT * FROM payments WHERE order_id = $1";
     let row = projections.database().row(sql, vec![order.into()]).await?;
-    let unknown = || Problem::not_found("payment-unknown", format!("There is no payment for order {order}."));
+    let unknown =
+        || Problem::not_found("payment-not-found", format!("There is no payment for order {order}."));
     let row = row.ok_or_else(unknown)?;
     let charged = row.find::<i64>("amount")?.is_some();
     Ok(Json(Payment {

@@ -70,7 +70,7 @@ async fn shipment(
     let sql = "SELECT * FROM shipments WHERE order_id = $1";
     let row = projections.database().row(sql, vec![order.into()]).await?;
     let unknown =
-        || Problem::not_found("shipment-unknown", format!("There is no shipment for order {order}."));
+        || Problem::not_found("shipment-not-found", format!("There is no shipment for order {order}."));
     let row = row.ok_or_else(unknown)?;
     let address = row.find::<String>("address")?.is_some();
     Ok(Json(Shipment {
