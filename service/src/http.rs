@@ -173,7 +173,6 @@ mod tests {
     use crate::extract::Body;
     use axum::{Extension, body, body::Body as RawBody, routing::get, routing::post};
     use serde_json::Value;
-    use std::sync::Mutex;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::TcpStream,
