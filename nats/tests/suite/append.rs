@@ -109,7 +109,7 @@ async fn without_a_stream_or_a_server_it_says_so_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_append_whose_answer_is_late_is_neither_lost_nor_doubled() {
     let rig = Rig::start().await;
-    let store = rig.impatient(Duration::from_millis(500));
+    let store = rig.with_timeout(Duration::from_millis(500));
     for count in [1, 3] {
         let (a, id) = (item(), command());
         let writes: Vec<Write> = (0..count)
@@ -181,7 +181,7 @@ async fn chain(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_loses_nothing_it_confirmed_and_keeps_nothing_it_denied() {
     let rig = Arc::new(Rig::start().await);
-    let store = rig.impatient(Duration::from_secs(1));
+    let store = rig.with_timeout(Duration::from_secs(1));
     let chains: Vec<_> = (0..40).map(|_| tokio::spawn(chain(store.clone(), item(), 40))).collect();
     for _ in 0..3 {
         let start = rig.log().await.len();

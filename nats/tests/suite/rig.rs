@@ -58,8 +58,8 @@ impl Rig {
         Self { server, connection, store, _folder: folder }
     }
 
-    /// A store whose patience is short.
-    pub(crate) fn impatient(&self, timeout: Duration) -> EventStore {
+    /// A store that waits so long for an answer.
+    pub(crate) fn with_timeout(&self, timeout: Duration) -> EventStore {
         EventStore::new(&self.connection, StoreOptions { timeout, ..StoreOptions::default() })
     }
 
