@@ -7,7 +7,6 @@ mod http;
 mod item;
 mod product;
 mod react;
-mod reactor;
 mod reservation;
 
 pub use item::{Item, ItemCommand, ItemRejection, MAX_ON_HAND, StockChange};
@@ -18,6 +17,7 @@ pub use reservation::{Held, Reservation, ReservationCommand, ReservationRejectio
 use crate::{
     Decision, Key, Stop,
     environment::{Build, WriteSide},
+    reactor,
 };
 use events::{
     OrderId, Sku,
@@ -28,7 +28,7 @@ use events::{
 /// The write side of inventory.
 pub(crate) fn write_side(build: Build) -> WriteSide {
     let http = http::routes(build.api());
-    let handler = reactor::handler(build.executor.clone());
+    let handler = reactor::handler(build.executor.clone(), "service:inventory", react, Effect::decide);
     build.finish(http, INTERESTS, &handler)
 }
 

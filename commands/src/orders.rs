@@ -4,7 +4,6 @@ mod copies;
 mod http;
 mod order;
 mod react;
-mod reactor;
 
 pub use copies::{AccountCopy, Copies, ProductCopy};
 pub use order::{
@@ -12,12 +11,15 @@ pub use order::{
 };
 pub use react::{Effect, INTERESTS, react};
 
-use crate::environment::{Build, BuildError, WriteSide};
+use crate::{
+    environment::{Build, BuildError, WriteSide},
+    reactor,
+};
 
 /// The write side of orders.
 pub(crate) async fn write_side(build: Build) -> Result<WriteSide, BuildError> {
     let (copies, following) = Copies::start(build.executor.clone(), &build.reactions).await?;
     let http = http::routes(build.api(), copies);
-    let handler = reactor::handler(build.executor.clone());
+    let handler = reactor::handler(build.executor.clone(), "service:orders", react, Effect::decide);
     Ok(build.finish(http, INTERESTS, &handler).beside(following))
 }

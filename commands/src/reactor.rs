@@ -1,8 +1,26 @@
 //! Step 5 of the flow: a fact of another service becomes an effect (pure), the effect becomes a command.
 
-use crate::{ExecuteError, Receipt};
-use events::Metadata;
-use nats::{Recorded, Retry};
+use crate::{Decision, ExecuteError, Executor, Receipt, Stop};
+use events::{Fact, Metadata};
+use nats::{Handler, Recorded, Retry};
+use std::sync::Arc;
+
+/// The handler of a service that needs nobody outside: what `react` says of a fact is decided by `decide`, at once.
+pub(crate) fn handler<E: Send + Sync + 'static>(
+    executor: Executor,
+    service: &'static str,
+    react: fn(&Fact) -> Option<E>,
+    decide: fn(&E, &mut Decision) -> Result<(), Stop>,
+) -> Handler {
+    Arc::new(move |recorded| {
+        let executor = executor.clone();
+        Box::pin(async move {
+            let Some(effect) = react(&recorded.fact) else { return Ok("ignored") };
+            let metadata = answering(&recorded, service);
+            settle(executor.execute(vec![], metadata, move |decision| decide(&effect, decision)).await)
+        })
+    })
+}
 
 /// The metadata of the command with which `service` answers a fact: the same fact gives the same command.
 pub(crate) fn answering(recorded: &Recorded, service: &'static str) -> Metadata {

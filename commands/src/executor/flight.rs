@@ -111,47 +111,33 @@ impl Flight {
 
     /// Runs every job once against the cached states, each seeing what the ones before it decided.
     fn decide(&mut self) -> Plan {
-        let inner = Arc::clone(&self.inner);
-        let mut lanes = inner.lock();
         let mut decision = Decision::default();
-        let mut plan = Plan { time: inner.clock.now(), ..Plan::default() };
+        let mut plan = Plan { time: self.inner.clock.now(), ..Plan::default() };
         let mut jobs = std::mem::take(&mut self.jobs).into_iter();
         while let Some(mut job) = jobs.next() {
             if decision.decided.len() >= EVENTS {
-                lanes.put_back(std::iter::once(job).chain(jobs).collect());
+                self.inner.lock().put_back(std::iter::once(job).chain(jobs).collect());
                 break;
             }
-            match self.decide_one(&mut job, &mut lanes, &mut decision, &mut plan) {
+            match self.decide_one(&mut job, &mut decision, &mut plan) {
                 Some(outcome) => {
                     plan.outcomes.push(outcome);
                     self.jobs.push(job);
                 }
-                None => lanes.wait(job),
+                None => self.inner.lock().wait(job),
             }
         }
-        self.doubt(&mut lanes, &decision, &mut plan.read);
+        self.doubt(&decision, &mut plan.read);
         (plan.slots, plan.decided) = decision.into_parts();
         plan
     }
 
-    /// `None`: the job needs an aggregate that another flight holds, and has to wait.
-    fn decide_one(
-        &mut self,
-        job: &mut Job,
-        lanes: &mut Lanes,
-        decision: &mut Decision,
-        plan: &mut Plan,
-    ) -> Option<Outcome> {
+    /// `None`: the job needs an aggregate that another flight holds, and has to wait. It is decided without the lock:
+    /// what the flight holds nobody else changes.
+    fn decide_one(&mut self, job: &mut Job, decision: &mut Decision, plan: &mut Plan) -> Option<Outcome> {
         loop {
-            let unknown = job.keys.iter().filter(|key| !seat(key, lanes, decision)).cloned();
-            plan.read.extend(unknown);
-            if !plan.read.is_empty() {
-                // Everything is decided again once it is read.
-                return Some(Outcome::Decided(0..0));
-            }
-            let done = |key: &AnyKey| lanes.cache.peek(&key.subject)?.outcome_of(job.metadata.command);
-            if let Some(sequence) = job.keys.iter().filter_map(done).max() {
-                return Some(Outcome::Replayed(sequence));
+            if let Some(outcome) = self.take_seats(job, decision, plan) {
+                return Some(outcome);
             }
             if let Some(range) = plan.decided_before(&self.jobs, job, decision) {
                 return Some(Outcome::Repeated(range));
@@ -162,15 +148,7 @@ impl Flight {
                 Err(Stop::Refused(refusal)) => return Some(Outcome::Refused(refusal)),
                 Err(Stop::Needs(keys)) => keys,
             };
-            let mut free = true;
-            for key in &needs {
-                let held = self.held.contains(&key.subject);
-                if !held && lanes.hold(&key.subject) {
-                    self.held.push(key.subject.clone());
-                } else {
-                    free &= held;
-                }
-            }
+            let free = self.hold(&needs);
             job.keys.extend(needs);
             if !free {
                 return None;
@@ -178,17 +156,47 @@ impl Flight {
         }
     }
 
+    /// Puts a job's aggregates into the decision. An outcome where there is nothing to decide: something must be read
+    /// first, or the command was carried out before.
+    fn take_seats(&self, job: &Job, decision: &mut Decision, plan: &mut Plan) -> Option<Outcome> {
+        let mut lanes = self.inner.lock();
+        plan.read.extend(job.keys.iter().filter(|key| !seat(key, &mut lanes, decision)).cloned());
+        if !plan.read.is_empty() {
+            // Everything is decided again once it is read.
+            return Some(Outcome::Decided(0..0));
+        }
+        let done = |key: &AnyKey| lanes.cache.peek(&key.subject)?.outcome_of(job.metadata.command);
+        job.keys.iter().filter_map(done).max().map(Outcome::Replayed)
+    }
+
+    /// Holds more aggregates; whether all of them were free.
+    fn hold(&mut self, keys: &[AnyKey]) -> bool {
+        let mut lanes = self.inner.lock();
+        let mut free = true;
+        for key in keys {
+            let held = self.held.contains(&key.subject);
+            if !held && lanes.hold(&key.subject) {
+                self.held.push(key.subject.clone());
+            } else {
+                free &= held;
+            }
+        }
+        free
+    }
+
     /// What a decision only read is not guarded by the append. It must have been looked at since the command was
     /// asked, or somebody who was told of a change could see it ignored.
-    fn doubt(&self, lanes: &mut Lanes, decision: &Decision, read: &mut Vec<AnyKey>) {
+    fn doubt(&self, decision: &Decision, read: &mut Vec<AnyKey>) {
         let Some(newest) = self.jobs.iter().map(|job| job.asked).max() else { return };
-        if !read.is_empty() {
+        let keys = self.jobs.iter().flat_map(|job| &job.keys);
+        let mut only_read = keys.filter(|key| !decision.has_written(&key.subject)).peekable();
+        if !read.is_empty() || only_read.peek().is_none() {
             return;
         }
-        for key in self.jobs.iter().flat_map(|job| &job.keys) {
+        let lanes = self.inner.lock();
+        for key in only_read {
             let trusted = |entry: &Entry| entry.verified.is_some_and(|verified| verified >= newest);
-            let written = decision.has_written(&key.subject);
-            let fresh = written || lanes.cache.peek(&key.subject).is_some_and(trusted);
+            let fresh = lanes.cache.peek(&key.subject).is_some_and(trusted);
             if !fresh && read.iter().all(|doubted| doubted.subject != key.subject) {
                 read.push(key.clone());
             }

@@ -34,7 +34,7 @@ pub(super) async fn measure(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let stage = Stage::open(durability).await?;
-    let operations = scale.of(if durability == Durability::Always { 20_000 } else { 60_000 });
+    let operations = scale.of(if durability == Durability::Always { 8_000 } else { 60_000 });
     for callers in CALLERS {
         let case = Case { bench: "commands", durability, callers };
         let (mut raw, mut create, mut append, mut cold) = (vec![], vec![], vec![], vec![]);

@@ -33,7 +33,7 @@ pub(super) async fn measure(
     let (mut lanes, mut naive) = (vec![], vec![]);
     for _ in 0..scale.rounds {
         lanes.push(reserve_all(&stage, executor.clone(), scale.of(20_000), false).await?);
-        naive.push(reserve_all(&stage, executor.clone(), scale.of(640), true).await?);
+        naive.push(reserve_all(&stage, executor.clone(), scale.of(256), true).await?);
     }
     let case = Case { bench: "hot", durability, callers: CALLERS };
     report.add(case, "load, decide, append, retry", &naive, None);

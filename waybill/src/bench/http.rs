@@ -43,7 +43,7 @@ pub(super) async fn measure(
     let (account, body) = prepare(&stage).await?;
     let floor = serve(floor(&stage).await?, &shutdown).await?;
     let orders = serve(orders(&stage).await?, &shutdown).await?;
-    let operations = scale.of(if durability == Durability::Always { 10_000 } else { 30_000 });
+    let operations = scale.of(if durability == Durability::Always { 4_000 } else { 30_000 });
     tracing::debug!(%account, "paying account");
     for callers in CALLERS {
         let (mut only, mut placed) = (vec![], vec![]);
