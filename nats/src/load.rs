@@ -18,6 +18,9 @@ use std::time::Duration;
 const LONGEST_TAIL: usize = 128;
 /// Messages per answer of the repair path: answers are not flow-controlled.
 const REPAIR_BATCH: usize = 256;
+/// Bytes per answer of the repair path. The server cuts off a client that is 64 MiB behind, which is also what it would
+/// send at once if it was not told less.
+const REPAIR_BYTES: usize = 4 << 20;
 
 /// Why an aggregate cannot be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -195,7 +198,10 @@ impl Loader<'_> {
         let inbox = client.new_inbox();
         let mut answers =
             client.subscribe(inbox.clone()).await.map_err(|error| unavailable(error.to_string()))?;
-        let body = format!(r#"{{"seq":{start},"next_by_subj":"{}","batch":{REPAIR_BATCH}}}"#, self.subject);
+        let body = format!(
+            r#"{{"seq":{start},"next_by_subj":"{}","batch":{REPAIR_BATCH},"max_bytes":{REPAIR_BYTES}}}"#,
+            self.subject
+        );
         let api = format!("$JS.API.DIRECT.GET.{}", self.subject.context().stream());
         let sent = client.publish_with_reply(api, inbox, body.into()).await;
         sent.map_err(|error| unavailable(error.to_string()))?;
