@@ -19,7 +19,10 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use statement::Statements;
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +72,26 @@ pub struct Move {
     pub to: u64,
 }
 
+/// Connects. SQLite does not wait for its busy timeout when a file becomes one with a write-ahead log: whoever meets
+/// another process at that moment is told at once that the file is locked, and tries again here.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
+    let deadline = Instant::now() + BUSY;
+    loop {
+        match options.connect().await {
+            Err(sqlx::Error::Database(error))
+                if error.code().as_deref() == Some(LOCKED) && Instant::now() < deadline =>
+            {
+                tokio::time::sleep(LOCKED_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// SQLite's code for a file that another connection has locked.
+const LOCKED: &str = "5";
+const LOCKED_PAUSE: Duration = Duration::from_millis(5);
+
 /// The one connection that writes. Who holds it need not be alone: commits compare and set the checkpoint.
 #[derive(Debug)]
 pub struct Writer {
@@ -94,7 +117,7 @@ impl Database {
             .pragma("temp_store", "memory")
             .statement_cache_capacity(512)
             .disable_statement_logging();
-        let mut connection = options.connect().await.map_err(failed)?;
+        let mut connection = connect(&options).await.map_err(failed)?;
         schema::ensure(&mut connection, view).await?;
         connection.close().await.map_err(failed)?;
         let readers = SqlitePoolOptions::new()
@@ -106,7 +129,7 @@ impl Database {
 
     /// A connection that writes. An error when the tables are by now those of another version of the program.
     pub async fn writer(&self) -> Result<Writer, DatabaseError> {
-        let connection = self.options.connect().await;
+        let connection = connect(&self.options).await;
         let connection = connection.map_err(|error| DatabaseError::new("open the database", error))?;
         let mut writer = Writer { connection, statements: Statements::default(), view: self.view };
         writer.checkpoints().await?;
