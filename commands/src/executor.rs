@@ -28,7 +28,7 @@ use std::{
 };
 use tokio::sync::oneshot;
 
-/// Aggregates kept in memory. An order is about a kilobyte.
+/// Aggregates kept in memory. An order is about a kilobyte. (The compiler evaluates the `expect`.)
 const CACHED: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 
 /// What a command did.

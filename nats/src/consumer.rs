@@ -123,7 +123,8 @@ impl Worker {
             }
         };
         self.consumer.metrics.lag(&self.consumer.durable, message.pending);
-        if !self.consumer.interests.contains(&message.kind()) {
+        // Without a type nobody can say that it is of no interest: it is poisoned, and stays to be seen.
+        if !message.kind().is_empty() && !self.consumer.interests.contains(&message.kind()) {
             delivered.ack().await?;
             return Ok(());
         }

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-/// Products and accounts kept in memory.
+/// Products and accounts kept in memory. (The compiler evaluates the `expect`.)
 const KEPT: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 
 /// How long to wait before trying again to read what is no event.

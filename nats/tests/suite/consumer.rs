@@ -196,6 +196,40 @@ async fn a_poisoned_aggregate_waits_alone() {
     soon("stop", running).await.unwrap();
 }
 
+/// It cannot be known to be of no interest, so it is not acknowledged unread: its aggregate waits and is counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_without_a_type_is_poisoned_and_not_skipped() {
+    let rig = Rig::start().await;
+    let (bare, other) = (item(), item());
+    let context = jetstream::new(rig.client().await);
+    context.publish(bare.to_string(), "{}".into()).await.unwrap().await.unwrap();
+    fill(&rig, std::slice::from_ref(&other), 1, 3).await;
+    let seen = Seen::default();
+    let handle = {
+        let seen = seen.clone();
+        handler(move |recorded| {
+            let seen = seen.clone();
+            async move {
+                seen.note(&recorded);
+                Ok("done")
+            }
+        })
+    };
+    let (stop, metrics) = (CancellationToken::new(), ConsumerMetrics::default());
+    let running = tokio::spawn(consumer(&rig, &metrics).run(handle, stop.clone()));
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let counted = || {
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text.lines().any(|line| line.starts_with("waybill_reaction_failures_total{"))
+    };
+    until("it is counted", async || counted()).await;
+    until("the other is through", async || seen.versions(&other).len() == 3).await;
+    stop.cancel();
+    soon("stop", running).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_consumer_and_a_killed_server_are_survived() {
     let rig = Rig::start().await;
