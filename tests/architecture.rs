@@ -17,8 +17,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("nats", &["events", "service"]),
     ("commands", &["events", "nats", "service"]),
     ("projections", &["events", "nats", "service"]),
-    ("waybill", &["events", "nats", "service", "commands", "projections"]),
-    ("waybill-tests", &["events", "nats", "service", "commands", "projections", "waybill"]),
+    ("gateway", &["nats", "service"]),
+    ("waybill", &["events", "nats", "service", "commands", "projections", "gateway"]),
+    ("waybill-tests", &["events", "nats", "service", "commands", "projections", "gateway", "waybill"]),
 ];
 
 /// Other people's crates that only some may import.

@@ -6,10 +6,12 @@
 //! - [`Connection`], [`topology`]: a connection; streams and buckets as data, ensured at start
 //! - [`EventStore`]: append and load, every outcome told apart; `committer` shares one fsync among many appends
 //! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
+//! - [`Bucket`]: values under keys, changed by compare-and-set and watched
 //! - [`Ledger`]: what became of a client's idempotency key
 //! - [`baseline`]: what the wire alone costs, for measurements
 
 pub mod baseline;
+mod bucket;
 mod committer;
 mod connection;
 mod consumer;
@@ -24,6 +26,7 @@ mod snapshot;
 mod store;
 pub mod topology;
 
+pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};
 pub use connection::{ConnectError, Connection};
 pub use consumer::{Consumer, ConsumerMetrics, Handler, Retry};
 pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
@@ -34,3 +37,4 @@ pub use publish::{AppendError, Appended, Write};
 pub use replay::{Filter, From, Reader, ReplayError, Until, last_sequence};
 pub use snapshot::Snapshot;
 pub use store::{Durability, EventStore, StoreOptions};
+pub use topology::TopologyError;

@@ -177,7 +177,11 @@ fn weaknesses(have: &Config, want: &Config) -> Vec<String> {
     found
 }
 
-async fn ensure_bucket(connection: &Connection, want: kv::Config) -> Result<(), TopologyError> {
+/// Opens a bucket, which is created where it is missing and refused where it keeps less than it has to.
+pub(crate) async fn ensure_bucket(
+    connection: &Connection,
+    want: kv::Config,
+) -> Result<kv::Store, TopologyError> {
     let name = format!("bucket {}", want.bucket);
     let have = match connection.jetstream.get_key_value(&want.bucket).await {
         Ok(bucket) => bucket,
@@ -193,7 +197,7 @@ async fn ensure_bucket(connection: &Connection, want: kv::Config) -> Result<(), 
         },
     };
     let differences = bucket_weaknesses(&have.stream.cached_info().config, &want);
-    if differences.is_empty() { Ok(()) } else { Err(TopologyError::Weaker { name, differences }) }
+    if differences.is_empty() { Ok(have) } else { Err(TopologyError::Weaker { name, differences }) }
 }
 
 /// Every setting in which a bucket keeps less than it has to.

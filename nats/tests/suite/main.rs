@@ -4,6 +4,7 @@
 #![expect(clippy::large_futures, reason = "tests have room for their futures")]
 
 mod append;
+mod bucket;
 mod consumer;
 mod load;
 mod reader;

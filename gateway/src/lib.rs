@@ -1,0 +1,3 @@
+//! # gateway: the edge
+//!
+//! Where clients come in: knows routes, never orders.
