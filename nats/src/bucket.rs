@@ -224,4 +224,4 @@ impl Bucket {
 }
 
 /// How long the marker of an ended lifetime is kept for watchers. One second is the least the server takes.
-const MARKER: Duration = Duration::from_secs(60);
+const MARKER: Duration = Duration::from_mins(1);
