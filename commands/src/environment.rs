@@ -7,7 +7,7 @@ use crate::{
 use events::Context;
 use futures::future::BoxFuture;
 use nats::{
-    Connection, Consumer, ConsumerMetrics, EventStore, Handler, Ledger, LedgerError, ReplayError,
+    Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, ReplayError,
     StoreOptions,
 };
 use service::{Clock, Metrics, Shutdown};
@@ -25,6 +25,8 @@ pub struct Environment {
     pub store: StoreOptions,
     /// Time and new identifiers.
     pub clock: Clock,
+    /// The keys of personal data.
+    pub keys: KeyRing,
     /// The world outside: who carries parcels.
     pub carrier: Arc<dyn CarrierGateway>,
     /// The fraud rules.
@@ -87,6 +89,7 @@ pub(crate) struct Build {
     pub(crate) assessments: Executor,
     pub(crate) ledger: Ledger,
     pub(crate) clock: Clock,
+    pub(crate) keys: KeyRing,
     pub(crate) reactions: Connection,
     metrics: ConsumerMetrics,
 }
@@ -104,6 +107,7 @@ impl Build {
             assessments: executor(Context::Fraud),
             ledger: Ledger::open(&env.connection, context).await?,
             clock: env.clock.clone(),
+            keys: env.keys.clone(),
             reactions: env.reactions.clone(),
             metrics: consuming,
         })

@@ -3,6 +3,7 @@
 mod banner;
 mod catalogue;
 mod lock;
+mod master_key;
 mod state;
 
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     system::{Config, Service, System},
 };
 use lock::Lock;
+pub(crate) use master_key::find_master_key;
 use nats::{
     Durability,
     server::{self, Binary, Server},
@@ -129,6 +131,7 @@ impl Local {
         let config = Config {
             durability: plan.durability,
             outside: plan.outside.clone(),
+            master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))
         };
         let system = System::start(&config, listeners(&plan).await?).await?;

@@ -9,8 +9,8 @@ use commands::{
     payments::{Account, AccountCommand},
 };
 use events::{
-    AccountId, Address, CommandId, Context, Currency, Money, OrderId, Personal, Sku, UserId,
-    orders::{Line, Workflow},
+    AccountId, Address, CommandId, Context, Currency, Money, OrderId, Sku, UserId,
+    orders::{Line, UserSnapshot, Workflow},
 };
 use jiff::SignedDuration;
 use nats::{Claim, Ledger};
@@ -144,7 +144,7 @@ async fn after_a_restart(nats: &Nats, shop: &Shop) {
 /// Claims a key as a process would have that died `ago` seconds ago. `body` is what the request says, in the order of
 /// the documentation: what was claimed before an update must be recognised behind it.
 async fn claim(shop: &Shop, context: Context, (scope, key): (&str, &str), body: &str, ago: i64) -> CommandId {
-    let digest = Sha256::new().chain_update(scope).chain_update("\n").chain_update(body).finalize();
+    let digest = Sha256::new().chain_update(format!("{scope}\n{key}\n")).chain_update(body).finalize();
     let digest: Vec<_> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let (command, then) =
         (CommandId::from_key(scope, key), shop.clock.now() - SignedDuration::from_secs(ago));
@@ -234,8 +234,9 @@ async fn an_order_that_was_placed(shop: &Shop) {
         user_id: UserId::new(user),
         account_id: AccountId::new(account),
         items: vec![Line { sku: "JUG".parse().unwrap(), quantity: 2, unit_price: eur(300) }],
-        shipping_address: Personal::new(address),
+        shipping_address: shop.keys.seal(UserId::new(user), &address).await.unwrap(),
         workflow: Workflow::Choreography,
+        user_snapshot: UserSnapshot::default(),
     };
     let (key, place) = (Key::<Order>::new(order_id), OrderCommand::Place(Box::new(placement)));
     let run = move |decision: &mut Decision| decision.apply(&key, place.clone());

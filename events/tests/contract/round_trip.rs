@@ -1,14 +1,14 @@
 //! What is written is read back, whatever it holds; what is no fact is an error, whatever it is.
 
 use events::{
-    AccountId, Address, Aggregate, Currency, DomainEvent, Fact, FactType, Money, OrderId, Personal, Sku,
-    UserId,
+    AccountId, Address, Aggregate, Currency, DataKey, DomainEvent, Fact, FactType, Money, OrderId, Personal,
+    Sku, UserId,
     fraud::{AssessmentEvent, FraudAssessed, Suspicion, Verdict},
     inventory::{
         InventoryReserved, ItemEvent, ProductAdded, ProductEvent, ReservationEvent, ReservationFailed,
         Shortage, Stock, StockReserved,
     },
-    orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, Workflow},
+    orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, UserSnapshot, Workflow},
     payments::{AccountCredited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
 };
@@ -47,9 +47,14 @@ fn address() -> impl Strategy<Value = Personal<Address>> {
     (any::<String>(), any::<String>(), option::of(any::<String>()), any::<String>()).prop_map(
         |(name, line1, line2, city)| {
             let (postal_code, country) = ("1010".to_owned(), "AT".to_owned());
-            Personal::new(Address { name, line1, line2, city, postal_code, country })
+            let address = Address { name, line1, line2, city, postal_code, country };
+            sealed(&address)
         },
     )
+}
+
+fn sealed<T: serde::Serialize>(value: &T) -> Personal<T> {
+    Personal::seal(value, UserId::new(Uuid::nil()), &DataKey::new([1; 32]), [2; 24])
 }
 
 fn workflow() -> impl Strategy<Value = Workflow> {
@@ -84,11 +89,19 @@ fn fact() -> impl Strategy<Value = Fact> {
                             total_amount,
                             shipping_address,
                             workflow,
+                            user_snapshot: UserSnapshot { stale: n.0 % 2 == 0 },
                         }
                         .into(),
                     ),
                     1 => Fact::Order(
-                        OrderCancelled { order_id, user_id, account_id, reason: text, workflow }.into(),
+                        OrderCancelled {
+                            order_id,
+                            user_id,
+                            account_id,
+                            reason: text.as_ref().map(sealed),
+                            workflow,
+                        }
+                        .into(),
                     ),
                     2 => Fact::Product(ProductAdded { sku, name, price: amount }.into()),
                     3 => Fact::Item(StockReserved { sku, order_id, quantity, stock }.into()),
