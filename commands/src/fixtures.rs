@@ -6,6 +6,7 @@ use events::{
     orders::{Line, OrderCreated, Workflow},
     payments::PaymentCharged,
     shipping::ShippingScheduled,
+    users::{EmailHash, Preferences, Role, UserCreated},
 };
 use uuid::Uuid;
 
@@ -79,4 +80,25 @@ pub(crate) fn scheduled() -> ShippingScheduled {
         created(&[line("TEA", 2, 450)]);
     let (carrier, tracking_number) = ("simulated".to_owned(), "SIM-1".to_owned());
     ShippingScheduled { order_id, user_id, items, carrier, tracking_number, shipping_address, workflow }
+}
+
+pub(crate) fn email_hash(n: u128) -> EmailHash {
+    format!("{n:064x}").parse().unwrap()
+}
+
+/// A value as it is sealed for user 1; the same value always looks the same.
+pub(crate) fn sealed(text: &str) -> Personal<String> {
+    Personal::seal(&text.to_owned(), user(1), &DataKey::new([1; 32]), [0; NONCE])
+}
+
+/// User `n` with address `n`.
+pub(crate) fn registered(n: u128) -> UserCreated {
+    UserCreated {
+        user_id: user(n),
+        name: sealed("Ada Lovelace"),
+        email: sealed("ada@example.com"),
+        email_hash: email_hash(n),
+        preferences: Preferences::default(),
+        roles: vec![Role::Customer],
+    }
 }
