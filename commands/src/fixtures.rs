@@ -3,7 +3,7 @@
 use events::{
     AccountId, Address, Currency, Money, OrderId, Personal, Sku, UserId,
     inventory::InventoryReserved,
-    orders::{Line, OrderCreated, Workflow},
+    orders::{Line, OrderCreated, UserSnapshot, Workflow},
     payments::PaymentCharged,
     shipping::ShippingScheduled,
     users::{EmailHash, Preferences, Role, UserCreated},
@@ -60,18 +60,21 @@ pub(crate) fn created(items: &[Line]) -> OrderCreated {
         total_amount: eur(items.iter().map(cost).sum()),
         shipping_address: Personal::new(address()),
         workflow: Workflow::Choreography,
+        user_snapshot: UserSnapshot::default(),
     }
 }
 
 pub(crate) fn reserved(created: &OrderCreated) -> InventoryReserved {
-    let OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
-        created.clone();
+    let OrderCreated {
+        order_id, user_id, account_id, items, total_amount, shipping_address, workflow, ..
+    } = created.clone();
     InventoryReserved { order_id, user_id, account_id, items, total_amount, shipping_address, workflow }
 }
 
 pub(crate) fn charged(created: &OrderCreated) -> PaymentCharged {
-    let OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
-        created.clone();
+    let OrderCreated {
+        order_id, user_id, account_id, items, total_amount, shipping_address, workflow, ..
+    } = created.clone();
     PaymentCharged { order_id, user_id, account_id, amount: total_amount, items, shipping_address, workflow }
 }
 

@@ -29,6 +29,6 @@ pub use envelope::{Actor, CorrelationId, Envelope, Metadata};
 pub use fact::{DecodeError, DomainEvent, Fact, FactType};
 pub use ids::{AccountId, CommandId, EventId, OrderId, UserId};
 pub use money::{Currency, Money, MoneyError};
-pub use personal::{Address, Personal};
+pub use personal::{Address, DataKey, OpenError, Personal};
 pub use sku::{Sku, SkuError};
 pub use subject::{Aggregate, Context, Position, Subject};

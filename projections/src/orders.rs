@@ -197,7 +197,7 @@ mod tests {
     use events::{
         AccountId, Address, Money, Personal, UserId,
         inventory::{InventoryReleased, InventoryReserved},
-        orders::{OrderCancelled, OrderCompleted, OrderFailed, Workflow},
+        orders::{OrderCancelled, OrderCompleted, OrderFailed, UserSnapshot, Workflow},
         payments::{PaymentCharged, PaymentRefunded},
         shipping::{ShipmentDelivered, ShipmentDispatched, ShippingCancelled, ShippingScheduled},
     };
@@ -234,6 +234,7 @@ mod tests {
             total_amount: euros(),
             shipping_address: shipping_address.clone(),
             workflow,
+            user_snapshot: UserSnapshot::default(),
         }));
         order(if goes_well {
             OrderCompleted { order_id, user_id }.into()

@@ -3,7 +3,10 @@
 use crate::{Aggregate, Refusal};
 use events::{
     AccountId, Address, Money, MoneyError, OrderId, Personal, Sku, UserId,
-    orders::{Line, OrderCancelled, OrderCompleted, OrderCreated, OrderEvent, OrderFailed, Reason, Workflow},
+    orders::{
+        Line, OrderCancelled, OrderCompleted, OrderCreated, OrderEvent, OrderFailed, Reason, UserSnapshot,
+        Workflow,
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -59,6 +62,8 @@ pub struct Placement {
     pub shipping_address: Personal<Address>,
     /// Who carries it through.
     pub workflow: Workflow,
+    /// How the customer is known.
+    pub user_snapshot: UserSnapshot,
 }
 
 /// What can be asked of an order.
@@ -228,10 +233,21 @@ impl Aggregate for Order {
 
 fn place(placement: Placement) -> Result<Vec<OrderEvent>, OrderRejection> {
     let total_amount = total(&placement.items)?;
-    check_address(placement.shipping_address.reveal())?;
-    let Placement { order_id, user_id, account_id, items, shipping_address, workflow } = placement;
-    let created =
-        OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow };
+    if let Some(address) = placement.shipping_address.plain() {
+        check_address(address)?;
+    }
+    let Placement { order_id, user_id, account_id, items, shipping_address, workflow, user_snapshot } =
+        placement;
+    let created = OrderCreated {
+        order_id,
+        user_id,
+        account_id,
+        items,
+        total_amount,
+        shipping_address,
+        workflow,
+        user_snapshot,
+    };
     Ok(vec![created.into()])
 }
 
@@ -286,6 +302,7 @@ mod tests {
             items,
             shipping_address: Personal::new(address()),
             workflow: Workflow::Choreography,
+            user_snapshot: UserSnapshot::default(),
         }
     }
 

@@ -1,14 +1,14 @@
 //! What is written is read back, whatever it holds; what is no fact is an error, whatever it is.
 
 use events::{
-    AccountId, Address, Aggregate, Currency, DomainEvent, Fact, FactType, Money, OrderId, Personal, Sku,
-    UserId,
+    AccountId, Address, Aggregate, Currency, DataKey, DomainEvent, Fact, FactType, Money, OrderId, Personal,
+    Sku, UserId,
     fraud::{AssessmentEvent, FraudAssessed, Suspicion, Verdict},
     inventory::{
         InventoryReserved, ItemEvent, ProductAdded, ProductEvent, ReservationEvent, ReservationFailed,
         Shortage, Stock, StockReserved,
     },
-    orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, Workflow},
+    orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, UserSnapshot, Workflow},
     payments::{AccountCredited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
     users::{EmailClaimed, EmailEvent, Preferences, Role, UserCreated, UserEvent},
@@ -48,7 +48,8 @@ fn address() -> impl Strategy<Value = Personal<Address>> {
     (any::<String>(), any::<String>(), option::of(any::<String>()), any::<String>()).prop_map(
         |(name, line1, line2, city)| {
             let (postal_code, country) = ("1010".to_owned(), "AT".to_owned());
-            Personal::new(Address { name, line1, line2, city, postal_code, country })
+            let address = Address { name, line1, line2, city, postal_code, country };
+            Personal::seal(&address, UserId::new(Uuid::nil()), &DataKey::new([1; 32]), [2; 24])
         },
     )
 }
@@ -85,6 +86,7 @@ fn fact() -> impl Strategy<Value = Fact> {
                             total_amount,
                             shipping_address,
                             workflow,
+                            user_snapshot: UserSnapshot { stale: n.0 % 2 == 0 },
                         }
                         .into(),
                     ),
