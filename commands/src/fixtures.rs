@@ -89,17 +89,12 @@ pub(crate) fn email_hash(n: u128) -> EmailHash {
     format!("{n:064x}").parse().unwrap()
 }
 
-/// A value as it is sealed for user 1; the same value always looks the same.
-pub(crate) fn sealed(text: &str) -> Personal<String> {
-    Personal::seal(&text.to_owned(), user(1), &DataKey::new([1; 32]), [0; NONCE])
-}
-
 /// User `n` with address `n`.
 pub(crate) fn registered(n: u128) -> UserCreated {
     UserCreated {
         user_id: user(n),
-        name: sealed("Ada Lovelace"),
-        email: sealed("ada@example.com"),
+        name: sealed(&"Ada Lovelace".to_owned()),
+        email: sealed(&"ada@example.com".to_owned()),
         email_hash: email_hash(n),
         preferences: Preferences::default(),
         roles: vec![Role::Customer],

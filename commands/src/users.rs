@@ -41,14 +41,14 @@ pub(crate) async fn write_side(build: Build) -> Result<WriteSide, BuildError> {
     let sessions = Sessions::open(connection, refreshing, replicas, clock.clone()).await?;
     let users = http::Users {
         api: build.api().into(),
-        key_ring: build.key_ring.clone(),
+        keys: build.keys.clone(),
         digester: Digester::new(derived(&build.master_key, "e-mail addresses")),
         credentials: credentials.clone(),
         sessions: sessions.clone(),
         throttle: Throttle::open(connection, replicas, clock.clone()).await?,
         issuer: Issuer::new(keys.clone(), clock.clone()),
     };
-    let handler = reactor::handler(build.key_ring.clone(), credentials, sessions);
+    let handler = reactor::handler(build.keys.clone(), credentials, sessions);
     let keeping = keys.keep(clock.clone());
     Ok(build.finish(http::routes(users), INTERESTS, &handler).beside(keeping))
 }
@@ -136,7 +136,7 @@ mod tests {
     }
 
     fn moving_to(n: u128) -> ProfileChange {
-        ProfileChange { email: Some((email_hash(n), sealed("a@example.com"))), ..ProfileChange::default() }
+        ProfileChange { email: Some((email_hash(n), sealed(&"a@example.com".to_owned()))), ..ProfileChange::default() }
     }
 
     fn refused(result: Result<(), Stop>) -> &'static str {

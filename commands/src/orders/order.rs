@@ -275,7 +275,8 @@ fn total(lines: &[Line]) -> Result<Money, OrderRejection> {
     Ok(total)
 }
 
-fn check_address(address: &Address) -> Result<(), OrderRejection> {
+/// Refuses an address that no parcel could be sent to.
+pub(crate) fn check_address(address: &Address) -> Result<(), OrderRejection> {
     let Address { name, line1, line2, city, postal_code, country } = address;
     let required = [("name", name), ("line1", line1), ("city", city), ("postalCode", postal_code)];
     let optional = line2.iter().map(|line2| ("line2", line2));

@@ -27,7 +27,7 @@ use events::{
     UserId,
     users::{self, Role, Topic, UserCreated},
 };
-use nats::{AppendError, KeyError, KeyRing};
+use nats::{AppendError, KeyRing};
 use service::{
     Problem,
     auth::{self, Principal},
@@ -39,7 +39,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 /// What the endpoints of users need.
 pub(super) struct Users {
     pub(super) api: Arc<Api>,
-    pub(super) key_ring: KeyRing,
+    pub(super) keys: KeyRing,
     pub(super) digester: Digester,
     pub(super) credentials: Credentials,
     pub(super) sessions: Sessions,
@@ -111,8 +111,8 @@ impl Users {
         if self.api.executor.state(&email).await?.is_some_and(|owner| owner != user_id) {
             return Err(Refusal::from(EmailRejection::Taken).into());
         }
-        let name = self.key_ring.seal(user_id, &name).await.map_err(no_key)?;
-        let written = self.key_ring.seal(user_id, &address.written().to_owned()).await.map_err(no_key)?;
+        let name = self.keys.seal(user_id, &name).await?;
+        let written = self.keys.seal(user_id, &address.written().to_owned()).await?;
         let roles = vec![Role::Customer];
         let created = UserCreated { user_id, name, email: written, email_hash, preferences, roles };
         let first = self.credentials.set_first(user_id, password, place).await;
@@ -140,16 +140,16 @@ impl Users {
         }
         let mut change = ProfileChange::default();
         if let Some(name) = &body.name {
-            change.name = Some(self.key_ring.seal(user, name).await.map_err(no_key)?);
+            change.name = Some(self.keys.seal(user, name).await?);
         }
         if let Some(email) = &body.email {
             let address = Address::of_field(email)?;
-            let sealed = self.key_ring.seal(user, &address.written().to_owned()).await.map_err(no_key)?;
+            let sealed = self.keys.seal(user, &address.written().to_owned()).await?;
             change.email = Some((self.digester.email(&address), sealed));
         }
         if let Some(addresses) = &body.addresses {
             let addresses = addresses.iter().cloned().map(Into::into).collect();
-            change.addresses = Some(self.key_ring.seal(user, &addresses).await.map_err(no_key)?);
+            change.addresses = Some(self.keys.seal(user, &addresses).await?);
         }
         Ok(change)
     }
@@ -179,13 +179,6 @@ fn location(user: UserId) -> String {
 /// What is kept beside the log cannot be reached.
 fn unavailable(error: &dyn Error) -> ExecuteError {
     AppendError::Unavailable(http::chain(error)).into()
-}
-
-fn no_key(error: KeyError) -> ExecuteError {
-    match error {
-        KeyError::Erased(_) => Refusal::from(UserRejection::Erased).into(),
-        error => unavailable(&error),
-    }
 }
 
 /// Change the profile
@@ -256,7 +249,11 @@ async fn set_preferences(
 /// Subscribe to a topic
 #[utoipa::path(
     put, path = "/users/{id}/subscriptions/{topic}", tag = "users",
-    params(("id" = Uuid, Path, description = "The user"), bodies::TopicPath, CallHeaders),
+    params(
+        ("id" = Uuid, Path, description = "The user"),
+        ("topic" = String, Path, description = "1 to 64 of `a-z 0-9 _ -`", pattern = "^[a-z0-9_-]{1,64}$", example = "order-updates"),
+        CallHeaders,
+    ),
     request_body = Option<Nothing>, responses(Recorded, Denied, Unknown, Refused)
 )]
 async fn subscribe(
@@ -276,7 +273,11 @@ async fn subscribe(
 /// Unsubscribe from a topic
 #[utoipa::path(
     delete, path = "/users/{id}/subscriptions/{topic}", tag = "users",
-    params(("id" = Uuid, Path, description = "The user"), bodies::TopicPath, CallHeaders),
+    params(
+        ("id" = Uuid, Path, description = "The user"),
+        ("topic" = String, Path, description = "1 to 64 of `a-z 0-9 _ -`", pattern = "^[a-z0-9_-]{1,64}$", example = "order-updates"),
+        CallHeaders,
+    ),
     request_body = Option<Nothing>, responses(Recorded, Denied, Unknown, Refused)
 )]
 async fn unsubscribe(

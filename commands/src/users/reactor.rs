@@ -9,24 +9,24 @@ use std::error::Error;
 /// The types of facts that the users service answers, by the context that records them.
 pub const INTERESTS: &[(Context, &[&str])] = &[(Context::Users, &["user.erased"])];
 
-pub(super) fn handler(key_ring: KeyRing, credentials: Credentials, sessions: Sessions) -> Handler {
+pub(super) fn handler(keys: KeyRing, credentials: Credentials, sessions: Sessions) -> Handler {
     std::sync::Arc::new(move |recorded| {
-        let (key_ring, credentials, sessions) = (key_ring.clone(), credentials.clone(), sessions.clone());
+        let (keys, credentials, sessions) = (keys.clone(), credentials.clone(), sessions.clone());
         Box::pin(async move {
             let Fact::User(UserEvent::Erased(erased)) = &recorded.fact else { return Ok("ignored") };
-            let forgotten = forget(&key_ring, &credentials, &sessions, erased.user_id).await;
+            let forgotten = forget(&keys, &credentials, &sessions, erased.user_id).await;
             forgotten.map(|()| "forgotten").map_err(|error| Retry(error.to_string()))
         })
     })
 }
 
 async fn forget(
-    key_ring: &KeyRing,
+    keys: &KeyRing,
     credentials: &Credentials,
     sessions: &Sessions,
     user: UserId,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
-    key_ring.destroy(user).await?;
+    keys.destroy(user).await?;
     credentials.remove(user).await?;
     sessions.end_all(user).await?;
     Ok(())

@@ -3,7 +3,7 @@
 mod keys;
 mod ring;
 
-pub use keys::{Keys, TokenError};
+pub use keys::{Keys, OpenError, TokenError};
 
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};

@@ -244,7 +244,7 @@ impl Registered {
 }
 
 /// Preferences in one form: each channel once, in order.
-fn checked(mut preferences: Preferences) -> Result<Preferences, UserRejection> {
+pub(super) fn checked(mut preferences: Preferences) -> Result<Preferences, UserRejection> {
     let mut tags = preferences.language.split('-');
     let letters = |tag: &str| (2..=3).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphabetic());
     let subtag = |tag: &str| (1..=8).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -287,7 +287,7 @@ mod tests {
     }
 
     fn rename(version: Option<u64>) -> UserCommand {
-        let change = ProfileChange { name: Some(sealed("Ada L.")), ..ProfileChange::default() };
+        let change = ProfileChange { name: Some(sealed(&"Ada L.".to_owned())), ..ProfileChange::default() };
         UserCommand::UpdateProfile { change: Box::new(change), version }
     }
 
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn a_change_is_made_to_the_version_it_is_meant_for() {
         let history = [registered(1).into(), subscribed("news")];
-        let renamed = UserProfileUpdated { name: Some(sealed("Ada L.")), ..updated() };
+        let renamed = UserProfileUpdated { name: Some(sealed(&"Ada L.".to_owned())), ..updated() };
         given::<User>(history.clone()).when(rename(Some(2))).then([renamed.clone().into()]);
         given::<User>(history.clone()).when(rename(None)).then([renamed.into()]);
         let refusal = given::<User>(history).when(rename(Some(1))).then_refused("user-changed");
@@ -316,11 +316,11 @@ mod tests {
     #[test]
     fn the_guard_is_named_only_where_it_changes() {
         let change = |n| {
-            let email = Some((email_hash(n), sealed("ada@example.com")));
+            let email = Some((email_hash(n), sealed(&"ada@example.com".to_owned())));
             let change = Box::new(ProfileChange { email, ..ProfileChange::default() });
             UserCommand::UpdateProfile { change, version: None }
         };
-        let email = Some(sealed("ada@example.com"));
+        let email = Some(sealed(&"ada@example.com".to_owned()));
         let same = UserProfileUpdated { email: email.clone(), ..updated() };
         let other = UserProfileUpdated { email, email_hash: Some(email_hash(2)), ..updated() };
         given::<User>([registered(1).into()]).when(change(1)).then([same.into()]);

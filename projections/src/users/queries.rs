@@ -4,10 +4,11 @@ use crate::{
     Projections,
     freshness::Freshness,
     history::History,
+    personal::reveal,
     sqlite::{DatabaseError, Row},
 };
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::{HeaderName, header},
     response::{IntoResponse, Response},
@@ -148,6 +149,7 @@ impl Include {
 )]
 async fn user(
     State(projections): State<Projections>,
+    Extension(keys): Extension<KeyRing>,
     Path(id): Path<UserId>,
     principal: Principal,
     Query(query): Query<GetUser>,
@@ -156,7 +158,7 @@ async fn user(
     let include = Include::read(query.include.as_deref())?;
     let row = projections.database().row("SELECT * FROM users WHERE id = $1", vec![id.into()]).await?;
     let row = row.ok_or_else(|| unknown(id))?;
-    let mut user = open(projections.key_ring(), &row).await?;
+    let mut user = open(&keys, &row).await?;
     if include.preferences && !user.erased {
         user.preferences = Some(row.json("preferences")?);
     }
@@ -181,13 +183,13 @@ fn unknown(id: UserId) -> Problem {
 }
 
 /// A user as the row has it, with what is personal opened.
-async fn open(key_ring: &KeyRing, row: &Row) -> Result<User, Problem> {
-    let name = sealed::<String>(key_ring, row, "name").await?;
+async fn open(keys: &KeyRing, row: &Row) -> Result<User, Problem> {
+    let name = column::<String>(keys, row, "name").await?;
     Ok(User {
         id: row.get("id")?,
-        email: sealed(key_ring, row, "email").await?,
+        email: column(keys, row, "email").await?,
         // Before the first address was set there is none.
-        addresses: sealed(key_ring, row, "addresses").await?.or_else(|| name.as_ref().map(|_| Vec::new())),
+        addresses: column(keys, row, "addresses").await?.or_else(|| name.as_ref().map(|_| Vec::new())),
         // A key that is destroyed is destroyed before the fact has arrived here.
         erased: row.get("erased")? || name.is_none(),
         name,
@@ -200,20 +202,13 @@ async fn open(key_ring: &KeyRing, row: &Row) -> Result<User, Problem> {
     })
 }
 
-/// What a column holds, opened; `None` where it is empty or its key destroyed.
-async fn sealed<T: DeserializeOwned + Clone>(
-    key_ring: &KeyRing,
-    row: &Row,
-    column: &'static str,
-) -> Result<Option<T>, Problem> {
-    if row.find::<String>(column)?.is_none() {
-        return Ok(None);
-    }
-    let personal: Personal<T> = row.json(column)?;
-    key_ring.reveal(&personal).await.map_err(|error| {
-        tracing::warn!(%error, "personal data cannot be opened");
-        Problem::unavailable("keys-unavailable", "The keys of personal data cannot be reached.", 1)
-    })
+/// What a column holds, opened.
+async fn column<T>(keys: &KeyRing, row: &Row, name: &'static str) -> Result<Option<T>, Problem>
+where
+    T: DeserializeOwned + Clone,
+{
+    let sealed: Option<Personal<T>> = row.find_json(name)?;
+    reveal(keys, sealed.as_ref()).await
 }
 
 /// Everything that happened to a user

@@ -1,6 +1,6 @@
 //! What requests about users say: bodies and headers, checked as far as that needs no state.
 
-use crate::users::credentials::Password;
+use crate::{Refusal, orders::check_address, users::credentials::Password};
 use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
@@ -112,6 +112,17 @@ impl From<PostalAddress> for Address {
     }
 }
 
+impl PostalAddress {
+    /// By the rules for the address of an order; `at` is the field in the request.
+    fn check(&self, at: &str) -> Result<(), Problem> {
+        check_address(&self.clone().into()).map_err(|rejection| {
+            let refusal = Refusal::from(rejection);
+            let field = refusal.field.map(|field| field.replace("shippingAddress", at));
+            Refusal { field, ..refusal }.into()
+        })
+    }
+}
+
 /// A name without spaces around it; an error where it is empty or too long.
 pub(super) fn name(text: String) -> Result<String, Problem> {
     let trimmed = text.trim();
@@ -156,16 +167,6 @@ enum RoleName {
     Customer,
     Operator,
     Admin,
-}
-
-/// A topic in a path.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Path)]
-#[expect(dead_code, reason = "documents events::users::Topic, which knows nothing of OpenAPI")]
-pub(super) struct TopicPath {
-    /// 1 to 64 of `a-z 0-9 _ -`
-    #[param(example = "order-updates", pattern = "^[a-z0-9_-]{1,64}$")]
-    topic: String,
 }
 
 /// The version that a change is meant for.
