@@ -1,7 +1,8 @@
 //! The HTTP commands of orders. Placing one is the hot path: without an idempotency key it costs one append.
 
 use super::{
-    AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, Placement, check_address, check_reason, total,
+    AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, Placement, check_address,
+    check_reason, total,
 };
 use crate::{
     Aggregate, ExecuteError, Key, Refusal,
@@ -37,10 +38,11 @@ struct Orders {
 
 /// The endpoints; prices and accounts come from `copies`, personal data are sealed with `keys`.
 pub(crate) fn routes(api: Api, copies: Copies, keys: KeyRing) -> OpenApiRouter {
-    http::router()
-        .routes(routes!(place_order))
-        .routes(routes!(cancel_order))
-        .with_state(Arc::new(Orders { api: Arc::new(api), copies, keys }))
+    http::router().routes(routes!(place_order)).routes(routes!(cancel_order)).with_state(Arc::new(Orders {
+        api: Arc::new(api),
+        copies,
+        keys,
+    }))
 }
 
 /// An order to place. Prices are those of the catalogue.
