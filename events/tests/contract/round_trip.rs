@@ -11,7 +11,7 @@ use events::{
     orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, UserSnapshot, Workflow},
     payments::{AccountCredited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
-    users::{EmailClaimed, EmailEvent, Preferences, Role, UserCreated, UserEvent},
+    users::{EmailClaimed, EmailEvent, EmailHash, Preferences, Role, UserCreated, UserEvent},
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::json;
@@ -60,6 +60,10 @@ fn sealed<T: serde::Serialize>(value: &T) -> Personal<T> {
 
 fn workflow() -> impl Strategy<Value = Workflow> {
     select(&[Workflow::Choreography, Workflow::Orchestration][..])
+}
+
+fn email_hash(n: u64) -> EmailHash {
+    format!("{n:064x}").parse().unwrap()
 }
 
 /// One fact of every aggregate, among them all that carry lists, addresses and optional fields.
