@@ -42,7 +42,7 @@ impl Call {
             None => (CommandId::new(clock.uuid()), None),
             Some(key) => {
                 let scope = scope.to_string();
-                (CommandId::from_key(&scope, &key), Some(digest(&scope, body)))
+                (CommandId::from_key(&scope, &key), Some(digest(&scope, &key, body)))
             }
         };
         let causation = command.uuid();
@@ -51,10 +51,11 @@ impl Call {
     }
 }
 
-fn digest(scope: &str, body: &impl Serialize) -> String {
+/// The key is kept nowhere, so that nobody can guess at a body, which may be personal, and see whether it fits.
+fn digest(scope: &str, key: &str, body: &impl Serialize) -> String {
     // Requests were read from JSON and always serialize.
     let body = serde_json::to_vec(body).unwrap_or_default();
-    let digest = Sha256::new().chain_update(scope).chain_update("\n").chain_update(body).finalize();
+    let digest = Sha256::new().chain_update(format!("{scope}\n{key}\n")).chain_update(body).finalize();
     digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 

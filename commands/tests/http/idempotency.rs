@@ -144,7 +144,7 @@ async fn after_a_restart(nats: &Nats, shop: &Shop) {
 /// Claims a key as a process would have that died `ago` seconds ago. `body` is what the request says, in the order of
 /// the documentation: what was claimed before an update must be recognised behind it.
 async fn claim(shop: &Shop, context: Context, (scope, key): (&str, &str), body: &str, ago: i64) -> CommandId {
-    let digest = Sha256::new().chain_update(scope).chain_update("\n").chain_update(body).finalize();
+    let digest = Sha256::new().chain_update(format!("{scope}\n{key}\n")).chain_update(body).finalize();
     let digest: Vec<_> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let (command, then) =
         (CommandId::from_key(scope, key), shop.clock.now() - SignedDuration::from_secs(ago));
