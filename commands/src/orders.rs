@@ -6,10 +6,11 @@ mod order;
 mod react;
 
 pub use copies::{AccountCopy, Copies, ProductCopy};
+pub(crate) use order::check_address;
 pub use order::{
     MAX_LINES, MAX_QUANTITY, Order, OrderCommand, OrderRejection, OrderState, OrderStatus, Placement,
 };
-use order::{check_address, check_reason, total};
+use order::{check_reason, total};
 pub use react::{Effect, INTERESTS, react};
 
 use crate::{

@@ -3,7 +3,6 @@
 //! Facts of one stream come in order, but streams come in any order among each other. So `orders` is made of one stream
 //! only, each column of `progress` of one stream only, and every row of `order_events` of one fact.
 
-mod history;
 mod queries;
 mod stage;
 
@@ -114,7 +113,12 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
             };
             advance(order, step, changes)
         }
-        Fact::Product(_) | Fact::Item(_) | Fact::Account(_) | Fact::Assessment(_) => return,
+        Fact::Product(_)
+        | Fact::Item(_)
+        | Fact::Account(_)
+        | Fact::Assessment(_)
+        | Fact::User(_)
+        | Fact::Email(_) => return,
     };
     happened(recorded, order, changes);
 }

@@ -11,3 +11,4 @@ mod outage;
 mod personal;
 mod refusals;
 mod undo;
+mod users;

@@ -5,14 +5,22 @@ use axum::{
     body::{Body, to_bytes},
     http::{HeaderMap, Method, Request},
 };
-use commands::{Decision, Environment, Executor, Stop, WriteSide, fraud::Fraud, shipping::SimulatedCarrier};
+use commands::{
+    Decision, Environment, Executor, Stop, WriteSide,
+    fraud::Fraud,
+    shipping::SimulatedCarrier,
+    users::tokens::{Issuer, Keys},
+};
 use events::{Actor, CommandId, Context, Metadata, Position};
 use nats::{
     Connection, Durability, Filter, From, KeyRing, MasterKey, Reader, StoreOptions, Until,
     server::{Binary, Config, Server},
 };
 use serde_json::{Value, json};
-use service::{Clock, Metrics};
+use service::{
+    Clock, Metrics, Shutdown,
+    auth::{self, Jwks, Verifier},
+};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -53,7 +61,20 @@ pub(crate) struct Shop {
     pub(crate) keys: KeyRing,
     pub(crate) executors: HashMap<Context, Executor>,
     pub(crate) documentation: OpenApi,
+    /// Issues tokens as the users service does.
+    pub(crate) issuer: Issuer,
     router: Router,
+    users: Option<WriteSide>,
+}
+
+/// Checks tokens with the keys as they are now.
+pub(crate) fn verifier(issuer: &Issuer, clock: &Clock) -> Verifier {
+    let (keys, now) = (issuer.keys().clone(), clock.clone());
+    let jwks = Jwks::start(move || {
+        let (keys, now) = (keys.clone(), now.now());
+        async move { Ok(keys.jwks(now).await?) }
+    });
+    Verifier::new(jwks, clock.clone())
 }
 
 /// What was answered.
@@ -66,8 +87,13 @@ pub(crate) struct Answer {
 
 impl Shop {
     pub(crate) async fn open(nats: &Nats) -> Self {
+        Self::open_at(nats, Clock::system()).await
+    }
+
+    /// With a time that the story sets.
+    pub(crate) async fn open_at(nats: &Nats, clock: Clock) -> Self {
         let connect = async || Connection::connect(&nats.server.url(), "test").await.unwrap();
-        let (connection, clock, metrics) = (connect().await, Clock::system(), Metrics::new());
+        let (connection, metrics) = (connect().await, Metrics::new());
         nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
         let environment = Environment {
             connection: connection.clone(),
@@ -75,19 +101,32 @@ impl Shop {
             store: StoreOptions { timeout: Duration::from_secs(1), ..StoreOptions::default() },
             clock: clock.clone(),
             keys: KeyRing::open(&connection, &nats.master_key, 1).await.unwrap(),
+            master_key: nats.master_key.clone(),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
         };
         let keys = environment.keys.clone();
         let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
-        for context in [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping] {
+        let contexts =
+            [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping, Context::Users];
+        let mut sides = Vec::new();
+        for context in contexts {
             let side = WriteSide::build(context, &environment, &metrics).await.unwrap();
-            executors.insert(context, side.executor);
-            all = all.merge(side.http);
+            executors.insert(context, side.executor.clone());
+            all = all.merge(side.http.clone());
+            sides.push(side);
         }
         let (router, documentation) = all.split_for_parts();
+        let signing = Keys::open(&connection, &nats.master_key, 1, &clock).await.unwrap();
+        let issuer = Issuer::new(signing, clock.clone());
+        let router = auth::layer(router, verifier(&issuer, &clock));
         let router = service::http::layers(router, clock.clone());
-        Self { connection, clock, keys, executors, documentation, router }
+        Self { connection, clock, keys, issuer, executors, documentation, router, users: sides.pop() }
+    }
+
+    /// The users service answers facts from now on, until the shutdown.
+    pub(crate) fn react(&mut self, shutdown: &Shutdown) {
+        self.users.as_mut().unwrap().react(shutdown);
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {

@@ -1,10 +1,11 @@
 //! The queries of the orders service.
 
-use super::{history, stage::Stage};
+use super::stage::Stage;
 use crate::{
     Projections,
     answer::{Money, Page, cursor, limit},
     freshness::Freshness,
+    history::History,
     personal::reveal,
     sqlite::{DatabaseError, Row},
     table::Value,
@@ -23,7 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 pub(super) fn routes() -> OpenApiRouter<Projections> {
-    OpenApiRouter::new().routes(routes!(order)).routes(routes!(orders)).routes(routes!(history::history))
+    OpenApiRouter::new().routes(routes!(order)).routes(routes!(orders)).routes(routes!(history))
 }
 
 /// An order.
@@ -128,8 +129,23 @@ async fn order(
     Ok(Json(order))
 }
 
-pub(super) fn unknown(id: OrderId) -> Problem {
+fn unknown(id: OrderId) -> Problem {
     Problem::not_found("order-not-found", format!("There is no order {id}."))
+}
+
+/// Everything that happened to an order
+#[utoipa::path(
+    get, path = "/orders/{id}/history", tag = "orders",
+    params(("id" = Uuid, Path, description = "The order"), Freshness),
+    responses((status = 200, body = History), (status = 404, body = Problem), (status = 503, body = Problem))
+)]
+async fn history(
+    State(projections): State<Projections>,
+    Path(id): Path<OrderId>,
+) -> Result<Json<History>, Problem> {
+    let sql = "SELECT * FROM order_events WHERE order_id = $1 ORDER BY stream, sequence";
+    let rows = projections.database().rows(sql, vec![id.into()]).await?;
+    History::of(&rows)?.map(Json).ok_or_else(|| unknown(id))
 }
 
 /// Where an order stands.

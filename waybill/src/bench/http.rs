@@ -112,12 +112,14 @@ async fn floor(stage: &Stage) -> Result<Router, Failure> {
 
 /// The write side of orders as it runs everywhere: layers, validation, copies, executor.
 async fn orders(stage: &Stage) -> Result<Router, Failure> {
+    let master_key = MasterKey::generate();
     let env = Environment {
         connection: stage.connection.clone(),
         reactions: stage.connection.clone(),
         store: StoreOptions { durability: stage.durability, ..StoreOptions::default() },
         clock: stage.clock.clone(),
-        keys: KeyRing::open(&stage.connection, &MasterKey::generate(), 1).await?,
+        keys: KeyRing::open(&stage.connection, &master_key, 1).await?,
+        master_key,
         carrier: Arc::new(SimulatedCarrier::default()),
         fraud: Arc::new(Fraud::default()),
     };
