@@ -1,8 +1,8 @@
 //! The HTTP commands of orders. Placing one is the hot path: without an idempotency key it costs one append.
 
-use super::{AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, Placement};
+use super::{AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, OrderState, Placement};
 use crate::{
-    Aggregate, ExecuteError, Key, Refusal,
+    Aggregate, Decision, ExecuteError, Key, Refusal,
     http::{
         self, Answer, Api, Attempt, Call, CallHeaders, Optional, PositionBody, Recorded, Refused, Unknown,
     },
@@ -21,6 +21,7 @@ use nats::Message;
 use serde::{Deserialize, Serialize};
 use service::{
     FieldError, Problem,
+    auth::Denied,
     extract::{Body, Path},
 };
 use std::sync::Arc;
@@ -110,14 +111,14 @@ struct PlacedOrder {
 
 /// Place an order
 #[utoipa::path(
-    post, path = "/orders", tag = "orders", params(CallHeaders), request_body = PlaceOrder,
+    post, path = "/orders", tag = "orders", security(("bearer" = [])), params(CallHeaders), request_body = PlaceOrder,
     responses(
         (status = 202, body = PlacedOrder, headers(
             ("Location" = String, description = "Where it is found"),
             ("Waybill-Position" = String, description = "The position, for the header of the same name in a query"),
             ("Idempotent-Replayed" = Option<bool>, description = "`true` where this was answered before"),
         )),
-        Refused,
+        Denied, Refused,
     )
 )]
 async fn place_order(
@@ -126,6 +127,7 @@ async fn place_order(
     Body(body): Body<PlaceOrder>,
 ) -> Result<Response, Problem> {
     let Orders { api, copies } = &*orders;
+    call.principal.require_for(body.user_id.uuid())?;
     let (items, account) = try_join(
         priced(copies, &body.items, call.fresh),
         copies.account(body.account_id, call.fresh).map_err(Problem::from),
@@ -228,22 +230,30 @@ struct CancelOrder {
 ///
 /// As long as it is pending. What was done for it is undone.
 #[utoipa::path(
-    post, path = "/orders/{id}/cancel", tag = "orders",
+    post, path = "/orders/{id}/cancel", tag = "orders", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The order"), CallHeaders), request_body = Option<CancelOrder>,
-    responses(Recorded, Unknown, Refused)
+    responses(Recorded, Unknown, Denied, Refused)
 )]
 async fn cancel_order(
     State(orders): State<Arc<Orders>>,
-    Path(id): Path<OrderId>,
     call: Call,
+    Path(id): Path<OrderId>,
     Optional(body): Optional<CancelOrder>,
 ) -> Result<Response, Problem> {
-    let api = &orders.api;
+    let (api, principal) = (&orders.api, call.principal);
     let command = call.command(&api.clock, format_args!("POST /orders/{id}/cancel"), &body);
     let cancel = OrderCommand::Cancel { reason: body.reason };
     let (key, changed) = (Key::<Order>::new(id), (StatusCode::ACCEPTED, location(id)));
     let (subject, keys) = (key.subject().clone(), vec![key.load()]);
-    api.accept(command, subject, keys, changed, move |decision| decision.apply(&key, cancel.clone())).await
+    let run = move |decision: &mut Decision| {
+        let others = |order: &OrderState| !principal.may_act_for(order.user_id.uuid());
+        // Whether somebody else has such an order is nobody's business.
+        if decision.state(&key)?.as_ref().is_some_and(others) {
+            return Err(OrderRejection::Unknown.into());
+        }
+        decision.apply(&key, cancel.clone())
+    };
+    api.accept(command, subject, keys, changed, run).await
 }
 
 impl From<ShippingAddress> for Address {

@@ -37,7 +37,8 @@ pub enum OrderStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderState {
     order_id: OrderId,
-    user_id: UserId,
+    /// The customer.
+    pub user_id: UserId,
     account_id: AccountId,
     workflow: Workflow,
     /// Where it stands.

@@ -3,6 +3,7 @@
 use super::queries::unknown;
 use crate::{
     Projections,
+    answer::{Refused, Unknown, owned},
     freshness::Freshness,
     sqlite::{DatabaseError, Row},
 };
@@ -10,7 +11,11 @@ use axum::{Json, extract::State};
 use events::OrderId;
 use jiff::Timestamp;
 use serde::Serialize;
-use service::{Problem, extract::Path};
+use service::{
+    Problem,
+    auth::{Denied, Principal},
+    extract::Path,
+};
 use std::collections::HashMap;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -34,7 +39,7 @@ struct Entry {
     #[schema(value_type = String, format = DateTime)]
     time: Timestamp,
     /// Who asked for it.
-    #[schema(example = "client")]
+    #[schema(example = "user:018f3f5e-0000-7000-8000-000000000001")]
     actor: String,
     /// The event or command that caused it.
     causation: Uuid,
@@ -66,19 +71,19 @@ impl Entry {
 
 /// Everything that happened to an order
 #[utoipa::path(
-    get, path = "/orders/{id}/history", tag = "orders",
+    get, path = "/orders/{id}/history", tag = "orders", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The order"), Freshness),
-    responses((status = 200, body = History), (status = 404, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = History), Denied, Unknown, Refused)
 )]
 pub(super) async fn history(
     State(projections): State<Projections>,
+    principal: Principal,
     Path(id): Path<OrderId>,
 ) -> Result<Json<History>, Problem> {
-    let sql = "SELECT * FROM order_events WHERE order_id = $1 ORDER BY stream, sequence";
+    let sql = "SELECT e.*, o.user_id FROM order_events e LEFT JOIN orders o ON o.id = e.order_id \
+               WHERE e.order_id = $1 ORDER BY e.stream, e.sequence";
     let rows = projections.database().rows(sql, vec![id.into()]).await?;
-    if rows.is_empty() {
-        return Err(unknown(id));
-    }
+    owned(rows.first(), &principal, || unknown(id))?;
     let events = rows.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
     Ok(Json(History { events: in_order(&events) }))
 }

@@ -3,7 +3,7 @@
 use super::{history, stage::Stage};
 use crate::{
     Projections,
-    answer::{Money, Page, cursor, limit},
+    answer::{Money, Page, Refused, Unknown, cursor, limit, owned},
     freshness::Freshness,
     sqlite::{DatabaseError, Row},
     table::Value,
@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use service::{
     Problem,
+    auth::{Denied, Principal},
     extract::{Path, Query},
 };
 use utoipa::{IntoParams, ToSchema};
@@ -99,17 +100,17 @@ macro_rules! page {
 
 /// An order
 #[utoipa::path(
-    get, path = "/orders/{id}", tag = "orders",
+    get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The order"), Freshness),
-    responses((status = 200, body = Order), (status = 404, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Order), Denied, Unknown, Refused)
 )]
 async fn order(
     State(projections): State<Projections>,
+    principal: Principal,
     Path(id): Path<OrderId>,
 ) -> Result<Json<Order>, Problem> {
     let row = projections.database().row(select!("o.id = $1"), vec![id.into()]).await?;
-    let row = row.ok_or_else(|| unknown(id))?;
-    Ok(Json(Order::of(&row)?))
+    Ok(Json(Order::of(owned(row.as_ref(), &principal, || unknown(id))?)?))
 }
 
 pub(super) fn unknown(id: OrderId) -> Problem {
@@ -141,7 +142,7 @@ impl Status {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListOrders {
-    /// Only orders of this customer.
+    /// Only orders of this customer. Customers see their own, whether they say so or not.
     #[param(value_type = Option<Uuid>)]
     user_id: Option<UserId>,
     /// Only orders that stand like this.
@@ -165,21 +166,23 @@ struct ListOrders {
 ///
 /// Pages are stable: orders placed meanwhile neither move nor repeat an item.
 #[utoipa::path(
-    get, path = "/orders", tag = "orders",
+    get, path = "/orders", tag = "orders", security(("bearer" = [])),
     params(ListOrders, Freshness),
-    responses((status = 200, body = Page<Order>), (status = 422, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Page<Order>), Denied, Refused)
 )]
 async fn orders(
     State(projections): State<Projections>,
+    principal: Principal,
     Query(query): Query<ListOrders>,
 ) -> Result<Json<Page<Order>>, Problem> {
+    let user_id = whose(query.user_id, &principal)?;
     let limit = limit(query.limit)?;
     let place = cursor(query.cursor.as_deref(), read_cursor)?;
     let (created_at, id) = place.unwrap_or((Timestamp::MAX, Uuid::max()));
     let mut values = vec![created_at.into(), id.into(), Value::from(i64::from(limit) + 1)];
-    values.extend(query.user_id.map(Value::from));
+    values.extend(user_id.map(Value::from));
     values.extend(query.status.map(|status| Value::from(status.name())));
-    let sql = match (query.user_id, query.status) {
+    let sql = match (user_id, query.status) {
         (None, None) => page!(""),
         (Some(_), None) => page!("o.user_id = $4 AND "),
         (None, Some(_)) => page!("o.status = $4 AND "),
@@ -187,6 +190,15 @@ async fn orders(
     };
     let rows = projections.database().rows(sql, values).await?;
     Ok(Json(Page::new(&rows, limit, Order::of, write_cursor)?))
+}
+
+/// Whose orders are listed; `None` for everybody's.
+fn whose(wanted: Option<UserId>, principal: &Principal) -> Result<Option<UserId>, Problem> {
+    match wanted {
+        Some(user) => principal.require_for(user.uuid()).map(|()| wanted),
+        None if principal.is_operator() => Ok(None),
+        None => Ok(Some(UserId::new(principal.user))),
+    }
 }
 
 /// The cursor is the place of the last item: its time and id.

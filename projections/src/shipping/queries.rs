@@ -1,11 +1,19 @@
 //! The query of the shipping service.
 
-use crate::{Projections, freshness::Freshness};
+use crate::{
+    Projections,
+    answer::{Refused, Unknown, owned},
+    freshness::Freshness,
+};
 use axum::{Json, extract::State};
 use events::OrderId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use service::{Problem, extract::Path};
+use service::{
+    Problem,
+    auth::{Denied, Principal},
+    extract::Path,
+};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -59,19 +67,20 @@ impl std::fmt::Debug for Address {
 
 /// The shipment of an order
 #[utoipa::path(
-    get, path = "/shipments/{orderId}", tag = "shipping",
+    get, path = "/shipments/{orderId}", tag = "shipping", security(("bearer" = [])),
     params(("orderId" = Uuid, Path, description = "The order"), Freshness),
-    responses((status = 200, body = Shipment), (status = 404, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Shipment), Denied, Unknown, Refused)
 )]
 async fn shipment(
     State(projections): State<Projections>,
+    principal: Principal,
     Path(order): Path<OrderId>,
 ) -> Result<Json<Shipment>, Problem> {
     let sql = "SELECT * FROM shipments WHERE order_id = $1";
     let row = projections.database().row(sql, vec![order.into()]).await?;
     let unknown =
         || Problem::not_found("shipment-not-found", format!("There is no shipment for order {order}."));
-    let row = row.ok_or_else(unknown)?;
+    let row = owned(row.as_ref(), &principal, unknown)?;
     let address = row.find::<String>("address")?.is_some();
     Ok(Json(Shipment {
         order_id: row.get("order_id")?,
