@@ -3,9 +3,10 @@
 use events::{
     AccountId, Address, Currency, Money, OrderId, Personal, Sku, UserId,
     inventory::InventoryReserved,
-    orders::{Line, OrderCreated, Workflow},
+    orders::{Line, OrderCreated, UserSnapshot, Workflow},
     payments::PaymentCharged,
     shipping::ShippingScheduled,
+    users::{EmailHash, Preferences, Role, UserCreated},
 };
 use uuid::Uuid;
 
@@ -59,18 +60,21 @@ pub(crate) fn created(items: &[Line]) -> OrderCreated {
         total_amount: eur(items.iter().map(cost).sum()),
         shipping_address: Personal::new(address()),
         workflow: Workflow::Choreography,
+        user_snapshot: UserSnapshot::default(),
     }
 }
 
 pub(crate) fn reserved(created: &OrderCreated) -> InventoryReserved {
-    let OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
-        created.clone();
+    let OrderCreated {
+        order_id, user_id, account_id, items, total_amount, shipping_address, workflow, ..
+    } = created.clone();
     InventoryReserved { order_id, user_id, account_id, items, total_amount, shipping_address, workflow }
 }
 
 pub(crate) fn charged(created: &OrderCreated) -> PaymentCharged {
-    let OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
-        created.clone();
+    let OrderCreated {
+        order_id, user_id, account_id, items, total_amount, shipping_address, workflow, ..
+    } = created.clone();
     PaymentCharged { order_id, user_id, account_id, amount: total_amount, items, shipping_address, workflow }
 }
 
@@ -79,4 +83,20 @@ pub(crate) fn scheduled() -> ShippingScheduled {
         created(&[line("TEA", 2, 450)]);
     let (carrier, tracking_number) = ("simulated".to_owned(), "SIM-1".to_owned());
     ShippingScheduled { order_id, user_id, items, carrier, tracking_number, shipping_address, workflow }
+}
+
+pub(crate) fn email_hash(n: u128) -> EmailHash {
+    format!("{n:064x}").parse().unwrap()
+}
+
+/// User `n` with address `n`.
+pub(crate) fn registered(n: u128) -> UserCreated {
+    UserCreated {
+        user_id: user(n),
+        name: sealed(&"Ada Lovelace".to_owned()),
+        email: sealed(&"ada@example.com".to_owned()),
+        email_hash: email_hash(n),
+        preferences: Preferences::default(),
+        roles: vec![Role::Customer],
+    }
 }

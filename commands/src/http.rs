@@ -165,10 +165,10 @@ pub(crate) struct PositionBody {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Accepted<'a> {
     /// What was created or changed.
-    id: &'a str,
+    pub(crate) id: &'a str,
     /// Where the command's last event stands: a query given this position sees its effect.
     #[schema(value_type = PositionBody)]
-    position: Position,
+    pub(crate) position: Position,
 }
 
 /// The answer to a command that was carried out.
@@ -363,12 +363,13 @@ fn failed(error: &ExecuteError) -> Problem {
     Problem::internal()
 }
 
-fn log_unavailable() -> Problem {
+/// What keeps events, or anything beside them, cannot be reached.
+pub(crate) fn log_unavailable() -> Problem {
     Problem::unavailable("log-unavailable", "The log cannot be reached. Nothing was recorded.", 1)
 }
 
 /// An error with everything that caused it.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

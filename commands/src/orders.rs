@@ -6,6 +6,7 @@ mod order;
 mod react;
 
 pub use copies::{AccountCopy, Copies, ProductCopy};
+pub(crate) use order::check_address;
 pub use order::{
     MAX_LINES, MAX_QUANTITY, Order, OrderCommand, OrderRejection, OrderState, OrderStatus, Placement,
 };

@@ -8,7 +8,7 @@ facts! {
     /// What happened to an order.
     OrderEvent {
         /// It was placed and is pending.
-        Created(OrderCreated) = "order.created" 1,
+        Created(OrderCreated) = "order.created" 2,
         /// Everything it needs is done.
         Completed(OrderCompleted) = "order.completed" 1,
         /// It could not be fulfilled; what had been done for it is undone.
@@ -83,6 +83,16 @@ pub struct OrderCreated {
     pub shipping_address: Personal<Address>,
     /// Who carries it through.
     pub workflow: Workflow,
+    /// How the customer was known.
+    pub user_snapshot: UserSnapshot,
+}
+
+/// What was known of the customer when an order was placed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserSnapshot {
+    /// Whether the users service could not be asked and an own copy was relied on, which may be old.
+    pub stale: bool,
 }
 
 /// Everything the order needs is done.

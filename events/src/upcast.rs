@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 pub fn step(kind: &str, version: u32) -> Option<fn(Value) -> Value> {
     match (kind, version) {
         ("product.added", 1) => Some(product_added_1),
+        ("order.created", 1) => Some(order_created_1),
+        ("inventory.reserved" | "payment.charged" | "shipping.scheduled", 1) => Some(address_in_plain),
         _ => None,
     }
 }
@@ -27,6 +29,23 @@ fn product_added_1(mut body: Value) -> Value {
         let amount = fields.remove("amount").unwrap_or_default();
         let currency = fields.remove("currency").unwrap_or_default();
         fields.insert("price".to_owned(), json!({ "amount": amount, "currency": currency }));
+    }
+    body
+}
+
+/// Version 1 did not say how well the customer was known, and was only recorded where he was; and as below.
+fn order_created_1(body: Value) -> Value {
+    let mut body = address_in_plain(body);
+    if let Some(fields) = body.as_object_mut() {
+        fields.insert("userSnapshot".to_owned(), json!({ "stale": false }));
+    }
+    body
+}
+
+/// Version 1 held the address as it is; version 2 holds it sealed, and marks the old as plain.
+fn address_in_plain(mut body: Value) -> Value {
+    if let Some(address) = body.get_mut("shippingAddress") {
+        *address = json!({ "plain": address.take() });
     }
     body
 }

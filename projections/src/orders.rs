@@ -3,7 +3,6 @@
 //! Facts of one stream come in order, but streams come in any order among each other. So `orders` is made of one stream
 //! only, each column of `progress` of one stream only, and every row of `order_events` of one fact.
 
-mod history;
 mod queries;
 mod stage;
 
@@ -112,7 +111,12 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
             };
             advance(order, step, changes)
         }
-        Fact::Product(_) | Fact::Item(_) | Fact::Account(_) | Fact::Assessment(_) => return,
+        Fact::Product(_)
+        | Fact::Item(_)
+        | Fact::Account(_)
+        | Fact::Assessment(_)
+        | Fact::User(_)
+        | Fact::Email(_) => return,
     };
     happened(recorded, order, changes);
 }
@@ -193,7 +197,7 @@ mod tests {
     use events::{
         AccountId, Address, Money, Personal, UserId,
         inventory::{InventoryReleased, InventoryReserved},
-        orders::{OrderCancelled, OrderCompleted, OrderFailed, Workflow},
+        orders::{OrderCancelled, OrderCompleted, OrderFailed, UserSnapshot, Workflow},
         payments::{PaymentCharged, PaymentRefunded},
         shipping::{ShipmentDelivered, ShipmentDispatched, ShippingCancelled, ShippingScheduled},
     };
@@ -230,6 +234,7 @@ mod tests {
             total_amount: euros(),
             shipping_address: shipping_address.clone(),
             workflow,
+            user_snapshot: UserSnapshot::default(),
         }));
         order(if goes_well {
             OrderCompleted { order_id, user_id }.into()

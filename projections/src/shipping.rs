@@ -46,7 +46,7 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
                 carrier: it.carrier.clone(),
                 tracking_number: it.tracking_number.clone(),
                 // Where a parcel goes is what this table is for; nowhere else is it kept.
-                address: Value::json(it.shipping_address.reveal()),
+                address: Value::json(&it.shipping_address.plain()),
                 updated_at: updated_at,
             });
             changes.upsert(&SHIPMENTS, it.order_id, row);

@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// The address to listen on
     #[arg(long, env = "WAYBILL_HOST", default_value = "127.0.0.1")]
     host: String,
-    /// Ports, 0 for a free one [default: orders=3002,payments=3003,inventory=3004,shipping=3005,nats=0]
+    /// Ports, 0 for a free one [default: users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,nats=0]
     #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
     ports: Option<String>,
     #[command(flatten)]

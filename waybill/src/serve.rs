@@ -23,7 +23,7 @@ Examples:
 /// Flags of `waybill serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// orders, payments, inventory, shipping, or all
+    /// users, orders, payments, inventory, shipping, or all
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
     /// Where NATS is
@@ -35,7 +35,7 @@ pub(crate) struct Args {
     /// The address to listen on
     #[arg(long, env = "WAYBILL_HOST", default_value = "127.0.0.1")]
     host: String,
-    /// The port of the one service [default: orders 3002, payments 3003, inventory 3004, shipping 3005]
+    /// The port of the one service [default: users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005]
     #[arg(long, env = "WAYBILL_PORT")]
     port: Option<String>,
     /// Ports of several services
@@ -150,7 +150,7 @@ mod tests {
     fn all_is_every_service_on_its_port() {
         let (_, places) = read("all orders --nats-url nats://x --ports payments=4003").unwrap();
         let ports: Vec<_> = places.iter().map(|(_, port)| *port).collect();
-        assert_eq!(ports, [3002, 4003, 3004, 3005]);
+        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005]);
         let (_, places) = read("shipping --nats-url nats://x --port 80").unwrap();
         assert_eq!(places, [(Service::Shipping, 80)]);
     }
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn every_fault_is_named_at_once() {
         let faults = read(
-            "orders users --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x",
+            "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x",
         );
         let faults = faults.unwrap_err();
         for flag in ["SERVICE", "--ports", "--durability", "--replicas", "--carrier"] {

@@ -17,6 +17,8 @@ use tokio::{net::TcpListener, task::JoinSet};
 /// A service: owns the data of a context, and answers for it over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Service {
+    /// Users, their logins and the keys of their tokens.
+    Users,
     /// Orders and what becomes of them.
     Orders,
     /// Accounts, payments and the fraud rules.
@@ -29,7 +31,7 @@ pub enum Service {
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 4] = [Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
+    pub const ALL: [Self; 5] = [Self::Users, Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
 
     /// Its name, which is that of its context.
     pub const fn name(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Service {
     /// The context it owns.
     pub const fn context(self) -> Context {
         match self {
+            Self::Users => Context::Users,
             Self::Orders => Context::Orders,
             Self::Payments => Context::Payments,
             Self::Inventory => Context::Inventory,
@@ -49,6 +52,7 @@ impl Service {
     /// Its port, unless another is asked for.
     pub const fn port(self) -> u16 {
         match self {
+            Self::Users => 3001,
             Self::Orders => 3002,
             Self::Payments => 3003,
             Self::Inventory => 3004,
@@ -192,6 +196,6 @@ mod tests {
         for service in Service::ALL {
             assert_eq!(service.name().parse(), Ok(service));
         }
-        assert!("users".parse::<Service>().unwrap_err().contains("orders, payments"));
+        assert!("carts".parse::<Service>().unwrap_err().contains("users, orders, payments"));
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 use events::{
     AccountId, Fact, Money, OrderId, Personal, Sku,
     inventory::{ItemEvent, ReservationEvent, Stock},
-    orders::{Line, OrderEvent, Reason, Workflow},
+    orders::{Line, OrderEvent, Reason, UserSnapshot, Workflow},
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
 };
@@ -204,6 +204,7 @@ impl Story {
             items: lines.map(line).collect(),
             shipping_address: Personal::new(address()),
             workflow,
+            user_snapshot: UserSnapshot::default(),
         };
         let command = OrderCommand::Place(Box::new(placement));
         world.ask(0, |d| d.apply(&Key::<Order>::new(id(index)), command.clone()))

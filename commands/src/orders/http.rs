@@ -11,7 +11,7 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use events::{
     AccountId, Address, DecodeError, Fact, Money, OrderId, Personal, Position, Sku, Subject, UserId,
     envelope::header,
-    orders::{Line, OrderEvent, Workflow},
+    orders::{Line, OrderEvent, UserSnapshot, Workflow},
 };
 use futures::{
     TryFutureExt,
@@ -137,7 +137,9 @@ async fn place_order(
     let PlaceOrder { user_id, account_id, shipping_address, .. } = body;
     let order_id = OrderId::new(command.new_id("order", &api.clock));
     let (workflow, shipping_address) = (Workflow::Choreography, Personal::new(shipping_address.into()));
-    let placement = Placement { order_id, user_id, account_id, items, shipping_address, workflow };
+    let user_snapshot = UserSnapshot::default();
+    let placement =
+        Placement { order_id, user_id, account_id, items, shipping_address, workflow, user_snapshot };
     let total_amount = total(&placement)?;
     check_account(account, &placement, total_amount)?;
 

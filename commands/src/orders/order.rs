@@ -3,7 +3,10 @@
 use crate::{Aggregate, Refusal};
 use events::{
     AccountId, Address, Money, MoneyError, OrderId, Personal, Sku, UserId,
-    orders::{Line, OrderCancelled, OrderCompleted, OrderCreated, OrderEvent, OrderFailed, Reason, Workflow},
+    orders::{
+        Line, OrderCancelled, OrderCompleted, OrderCreated, OrderEvent, OrderFailed, Reason, UserSnapshot,
+        Workflow,
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -60,6 +63,8 @@ pub struct Placement {
     pub shipping_address: Personal<Address>,
     /// Who carries it through.
     pub workflow: Workflow,
+    /// How the customer is known.
+    pub user_snapshot: UserSnapshot,
 }
 
 /// What can be asked of an order.
@@ -229,10 +234,21 @@ impl Aggregate for Order {
 
 fn place(placement: Placement) -> Result<Vec<OrderEvent>, OrderRejection> {
     let total_amount = total(&placement.items)?;
-    check_address(placement.shipping_address.reveal())?;
-    let Placement { order_id, user_id, account_id, items, shipping_address, workflow } = placement;
-    let created =
-        OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow };
+    if let Some(address) = placement.shipping_address.plain() {
+        check_address(address)?;
+    }
+    let Placement { order_id, user_id, account_id, items, shipping_address, workflow, user_snapshot } =
+        placement;
+    let created = OrderCreated {
+        order_id,
+        user_id,
+        account_id,
+        items,
+        total_amount,
+        shipping_address,
+        workflow,
+        user_snapshot,
+    };
     Ok(vec![created.into()])
 }
 
@@ -260,7 +276,8 @@ fn total(lines: &[Line]) -> Result<Money, OrderRejection> {
     Ok(total)
 }
 
-fn check_address(address: &Address) -> Result<(), OrderRejection> {
+/// Refuses an address that no parcel could be sent to.
+pub(crate) fn check_address(address: &Address) -> Result<(), OrderRejection> {
     let Address { name, line1, line2, city, postal_code, country } = address;
     let required = [("name", name), ("line1", line1), ("city", city), ("postalCode", postal_code)];
     let optional = line2.iter().map(|line2| ("line2", line2));
@@ -287,6 +304,7 @@ mod tests {
             items,
             shipping_address: Personal::new(address()),
             workflow: Workflow::Choreography,
+            user_snapshot: UserSnapshot::default(),
         }
     }
 

@@ -42,7 +42,10 @@ impl Shipping {
             Some(Parcel::Unwanted) => return self.call_off(order_id).await,
             None => {}
         }
-        let booked = self.carrier.book(order_id, order.shipping_address.reveal(), &order.items).await;
+        let Some(address) = order.shipping_address.plain() else {
+            return Err(Retry("the address is sealed".to_owned()));
+        };
+        let booked = self.carrier.book(order_id, address, &order.items).await;
         let answer = booked.map_err(|error| Retry(error.to_string()))?;
         let scheduling = move |decision: &mut Decision| schedule(decision, &order, &answer);
         let result = self.executor.execute(vec![key.likely_new()], metadata, scheduling).await;

@@ -10,7 +10,7 @@ use commands::{
 };
 use events::{
     AccountId, Address, CommandId, Context, Currency, Money, OrderId, Personal, Sku, UserId,
-    orders::{Line, Workflow},
+    orders::{Line, UserSnapshot, Workflow},
 };
 use jiff::SignedDuration;
 use nats::{Claim, Ledger};
@@ -236,6 +236,7 @@ async fn an_order_that_was_placed(shop: &Shop) {
         items: vec![Line { sku: "JUG".parse().unwrap(), quantity: 2, unit_price: eur(300) }],
         shipping_address: Personal::new(address),
         workflow: Workflow::Choreography,
+        user_snapshot: UserSnapshot::default(),
     };
     let (key, place) = (Key::<Order>::new(order_id), OrderCommand::Place(Box::new(placement)));
     let run = move |decision: &mut Decision| decision.apply(&key, place.clone());

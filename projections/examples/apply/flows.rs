@@ -4,7 +4,7 @@ use events::{
     AccountId, Actor, Address, Aggregate, CommandId, CorrelationId, DomainEvent, Envelope, Metadata, Money,
     OrderId, Personal, Sku, Subject, UserId,
     inventory::{InventoryReserved, ItemEvent, ReservationEvent, Stock, StockReserved},
-    orders::{Line, OrderCompleted, OrderCreated, OrderEvent, Workflow},
+    orders::{Line, OrderCompleted, OrderCreated, OrderEvent, UserSnapshot, Workflow},
     payments::{AccountDebited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
 };
@@ -58,6 +58,7 @@ pub(crate) fn flow(number: u64) -> Vec<Made> {
         total_amount,
         shipping_address: shipping_address.clone(),
         workflow,
+        user_snapshot: UserSnapshot::default(),
     };
     let stock = StockReserved { sku, order_id, quantity: 2, stock: Stock { on_hand: 9, reserved: 2 } };
     let reserved = InventoryReserved {

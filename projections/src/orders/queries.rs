@@ -1,10 +1,11 @@
 //! The queries of the orders service.
 
-use super::{history, stage::Stage};
+use super::stage::Stage;
 use crate::{
     Projections,
     answer::{Money, Page, Refused, Unknown, cursor, limit, owned},
     freshness::Freshness,
+    history::History,
     sqlite::{DatabaseError, Row},
     table::Value,
 };
@@ -22,7 +23,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 pub(super) fn routes() -> OpenApiRouter<Projections> {
-    OpenApiRouter::new().routes(routes!(order)).routes(routes!(orders)).routes(routes!(history::history))
+    OpenApiRouter::new().routes(routes!(order)).routes(routes!(orders)).routes(routes!(history))
 }
 
 /// An order.
@@ -113,8 +114,26 @@ async fn order(
     Ok(Json(Order::of(owned(row.as_ref(), &principal, || unknown(id))?)?))
 }
 
-pub(super) fn unknown(id: OrderId) -> Problem {
+fn unknown(id: OrderId) -> Problem {
     Problem::not_found("order-not-found", format!("There is no order {id}."))
+}
+
+/// Everything that happened to an order
+#[utoipa::path(
+    get, path = "/orders/{id}/history", tag = "orders", security(("bearer" = [])),
+    params(("id" = Uuid, Path, description = "The order"), Freshness),
+    responses((status = 200, body = History), Denied, Unknown, Refused)
+)]
+async fn history(
+    State(projections): State<Projections>,
+    principal: Principal,
+    Path(id): Path<OrderId>,
+) -> Result<Json<History>, Problem> {
+    let sql = "SELECT e.*, o.user_id FROM order_events e LEFT JOIN orders o ON o.id = e.order_id \
+               WHERE e.order_id = $1 ORDER BY e.stream, e.sequence";
+    let rows = projections.database().rows(sql, vec![id.into()]).await?;
+    owned(rows.first(), &principal, || unknown(id))?;
+    History::of(&rows)?.map(Json).ok_or_else(|| unknown(id))
 }
 
 /// Where an order stands.

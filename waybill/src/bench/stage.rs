@@ -76,6 +76,7 @@ pub(super) fn placement(id: Uuid) -> Placement {
             country: "GB".to_owned(),
         }),
         workflow: events::orders::Workflow::Choreography,
+        user_snapshot: events::orders::UserSnapshot::default(),
     }
 }
 
