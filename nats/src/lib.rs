@@ -8,6 +8,7 @@
 //! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
 //! - [`Ledger`]: what became of a client's idempotency key
+//! - [`Registration`], [`Registry`]: instances of services, kept known by heartbeats
 //! - [`baseline`]: what the wire alone costs, for measurements
 
 pub mod baseline;
@@ -20,6 +21,7 @@ mod load;
 mod message;
 mod metrics;
 mod publish;
+mod registry;
 mod replay;
 pub mod server;
 mod snapshot;
@@ -34,6 +36,7 @@ pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};
 pub use metrics::StoreMetrics;
 pub use publish::{AppendError, Appended, Write};
+pub use registry::{Instance, InstanceId, Registration, Registry, RegistryOptions};
 pub use replay::{Filter, From, Reader, ReplayError, Until, last_sequence};
 pub use snapshot::Snapshot;
 pub use store::{Durability, EventStore, StoreOptions};

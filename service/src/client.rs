@@ -252,7 +252,7 @@ mod tests {
     fn hold_time() -> mpsc::Sender<()> {
         pause();
         let (hold, released) = mpsc::channel();
-        spawn_blocking(move || released.recv());
+        spawn_blocking(move || released.recv_timeout(Duration::from_mins(1)));
         hold
     }
 
@@ -306,7 +306,7 @@ mod tests {
             _ => pending().await,
         });
         let client = client(serve(Router::new().route("/", flaky)).await);
-        let _hold = hold_time();
+        let hold = hold_time();
         for call in 0..20 {
             let Err(CallError::Status { status, .. }) = client.send(Call::get("/")).await else { panic!() };
             assert_eq!(status, if call < 10 { 404 } else { 500 });
@@ -327,8 +327,10 @@ mod tests {
         while hits.load(Ordering::SeqCst) == 20 {
             tokio::task::yield_now().await;
         }
-        advance(TIMEOUT).await;
+        // Timers have a grain of a millisecond.
+        advance(TIMEOUT + Duration::from_millis(1)).await;
         let mut timeouts = 0;
+        drop(hold);
         for call in calls {
             match call.await.unwrap().unwrap_err() {
                 CallError::Timeout { .. } => timeouts += 1,
