@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tokio::process::{Child, Command};
-use waybill::api::Api;
+use waybill::api::{Api, Tokens};
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const ENDED_WITHIN: Duration = Duration::from_mins(1);
@@ -78,7 +78,10 @@ impl Process {
         })
         .await;
         file["natsUrl"].as_str().unwrap_or_default().clone_into(&mut self.nats_url);
-        self.api = Api::at(serde_json::from_value(file["services"].clone()).unwrap_or_default());
+        let tokens = Tokens::of_dev(dir, &self.nats_url).await;
+        let tokens = tokens.unwrap_or_else(|error| panic!("waybill dev issues no tokens: {error}\n{}", log(dir)));
+        let urls = serde_json::from_value(file["services"].clone()).unwrap_or_default();
+        self.api = Api::at(urls).with_tokens(tokens);
     }
 
     /// Runs `waybill dev` on a data folder without waiting for anything. It is killed when dropped.
@@ -86,7 +89,7 @@ impl Process {
         fs::create_dir_all(dir)?;
         let log = File::options().create(true).append(true).open(log_file(dir))?;
         Command::new(Self::executable())
-            .args(["dev", "--ports", "orders=0,payments=0,inventory=0,shipping=0", "--data"])
+            .args(["dev", "--ports", "users=0,orders=0,payments=0,inventory=0,shipping=0", "--data"])
             .arg(dir)
             .args(flags)
             .stdin(Stdio::null())

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use waybill::{
-    api::Api,
+    api::{Api, Tokens},
     audit::Audit,
     failure::Failure,
     system::{Config, Service, System},
@@ -124,7 +124,8 @@ async fn start(config: &Config, services: &[Service]) -> Result<(System, Api), F
         listeners.push((*service, TcpListener::bind(("127.0.0.1", 0)).await?));
     }
     let system = System::start(config, listeners).await?;
-    let api = Api::new(system.addresses());
+    let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
+    let api = Api::new(system.addresses()).with_tokens(tokens);
     api.wait_ready(READY_WITHIN).await?;
     Ok((system, api))
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
 
+mod access;
 mod again;
 mod contention;
 mod crash;

@@ -119,7 +119,7 @@ async fn bad_input_is_refused_by_name_and_leaves_nothing() {
     }
     let mut wrong = Vec::new();
     for (what, request) in requests {
-        let answer = api.send(request).await.unwrap();
+        let answer = api.send_as_operator(request).await.unwrap();
         let problem = answer.headers.get(CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
         let named = answer.body["field"].is_string() || !matches!(answer.status, 422);
         if !(400..500).contains(&answer.status) || !problem || !named {

@@ -87,13 +87,13 @@ impl Api {
         Ok((id, credited.expect(202, "a credit")?))
     }
 
-    /// Places an order. `after` names positions that the orders service must have seen, such as those of a product that
+    /// Places an order, as its customer. `after` names positions that the orders service must have seen, such as those of a product that
     /// was just added.
     pub async fn place(&self, key: &str, cart: &Cart, after: &[&str]) -> Result<Answer, Failure> {
         let request = self.http.post(self.url(Service::Orders, "/orders")).header("Idempotency-Key", key);
         let request =
             if after.is_empty() { request } else { request.header("Waybill-Position", after.join(", ")) };
-        self.send(request.json(&cart.body())).await
+        self.send_as(cart.user_id, request.json(&cart.body())).await
     }
 
     /// Cancels an order.
