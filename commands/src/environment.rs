@@ -11,7 +11,7 @@ use crate::{
 use events::Context;
 use futures::future::BoxFuture;
 use nats::{
-    Connection, Consumer, ConsumerMetrics, EventStore, Handler, Ledger, LedgerError, MasterKey,
+    Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, MasterKey,
     ReplayError, StoreOptions, TopologyError,
 };
 use service::{Clock, Metrics, Shutdown};
@@ -31,6 +31,8 @@ pub struct Environment {
     pub clock: Clock,
     /// What the keys of tokens and digests come from.
     pub master_key: MasterKey,
+    /// The keys of personal data.
+    pub keys: KeyRing,
     /// The world outside: who carries parcels.
     pub carrier: Arc<dyn CarrierGateway>,
     /// The fraud rules.
@@ -101,6 +103,7 @@ pub(crate) struct Build {
     pub(crate) ledger: Ledger,
     pub(crate) clock: Clock,
     pub(crate) connection: Connection,
+    pub(crate) keys: KeyRing,
     pub(crate) reactions: Connection,
     /// Copies of what is kept.
     pub(crate) replicas: usize,
@@ -124,6 +127,7 @@ impl Build {
             connection: env.connection.clone(),
             replicas: env.store.replicas,
             master_key: env.master_key.clone(),
+            keys: env.keys.clone(),
             reactions: env.reactions.clone(),
             metrics: consuming,
         })

@@ -1,7 +1,7 @@
 //! Values that the tests of the domain share.
 
 use events::{
-    AccountId, Address, Currency, Money, OrderId, Personal, Sku, UserId,
+    AccountId, Address, Currency, DataKey, Money, OrderId, Personal, Sku, UserId,
     inventory::InventoryReserved,
     orders::{Line, OrderCreated, UserSnapshot, Workflow},
     payments::PaymentCharged,
@@ -49,6 +49,11 @@ pub(crate) fn line(of: &str, quantity: u32, unit_price: i64) -> Line {
     Line { sku: sku(of), quantity, unit_price: eur(unit_price) }
 }
 
+/// Personal data of user 1.
+pub(crate) fn sealed<T: serde::Serialize>(value: &T) -> Personal<T> {
+    Personal::seal(value, user(1), &DataKey::new([1; 32]), [2; 24])
+}
+
 /// Order 1 of user 1, paid from account 1.
 pub(crate) fn created(items: &[Line]) -> OrderCreated {
     let cost = |line: &Line| line.unit_price.amount * i64::from(line.quantity);
@@ -58,7 +63,7 @@ pub(crate) fn created(items: &[Line]) -> OrderCreated {
         account_id: account(1),
         items: items.to_vec(),
         total_amount: eur(items.iter().map(cost).sum()),
-        shipping_address: Personal::new(address()),
+        shipping_address: sealed(&address()),
         workflow: Workflow::Choreography,
         user_snapshot: UserSnapshot::default(),
     }

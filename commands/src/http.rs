@@ -15,7 +15,7 @@ use axum::{
 };
 use events::{CorrelationId, Position, Subject};
 pub(crate) use idempotency::{Attempt, Command};
-use nats::{AppendError, Ledger, LoadError, Outcome};
+use nats::{AppendError, KeyError, Ledger, LoadError, Outcome};
 use serde::{Serialize, de::DeserializeOwned};
 use service::{Clock, Correlation, Problem, TraceParent, auth::Principal, extract};
 use std::{error::Error, sync::Arc};
@@ -338,7 +338,10 @@ impl From<ExecuteError> for Problem {
                 Self::unavailable("outcome-unknown", detail, 1)
             }
             ExecuteError::Load(ref load) if matches!(**load, LoadError::Foreign { .. }) => failed(&error),
-            ExecuteError::Append(AppendError::Unavailable(_)) | ExecuteError::Load(_) => {
+            ExecuteError::Keys(ref keys) if !matches!(**keys, KeyError::Away(_)) => failed(&error),
+            ExecuteError::Append(AppendError::Unavailable(_))
+            | ExecuteError::Load(_)
+            | ExecuteError::Keys(_) => {
                 tracing::warn!(error = chain(&error), "a command met a log that cannot be reached");
                 log_unavailable()
             }
@@ -353,6 +356,16 @@ impl From<ExecuteError> for Problem {
             ExecuteError::Append(AppendError::Refused { .. }) | ExecuteError::Unreadable { .. } => {
                 failed(&error)
             }
+        }
+    }
+}
+
+/// Nothing is kept of somebody who was erased.
+impl From<KeyError> for ExecuteError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Erased(_) => Refusal::conflict("user-erased", "the customer was erased").into(),
+            error => Self::Keys(Arc::new(error)),
         }
     }
 }

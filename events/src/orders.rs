@@ -14,7 +14,7 @@ facts! {
         /// It could not be fulfilled; what had been done for it is undone.
         Failed(OrderFailed) = "order.failed" 1,
         /// The customer took it back; what had been done for it is undone.
-        Cancelled(OrderCancelled) = "order.cancelled" 1,
+        Cancelled(OrderCancelled) = "order.cancelled" 2,
     }
 }
 
@@ -49,6 +49,8 @@ pub enum Reason {
     CarrierRefused,
     /// The customer took the order back.
     OrderCancelled,
+    /// The customer was erased: nobody knows any more where the parcel goes.
+    UserErased,
     /// An operator asked for it.
     Requested,
 }
@@ -129,9 +131,9 @@ pub struct OrderCancelled {
     pub user_id: UserId,
     /// The account that pays, for a refund.
     pub account_id: AccountId,
-    /// What the customer said.
+    /// What the customer said, who may have said anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub reason: Option<Personal<String>>,
     /// Who carried it through.
     pub workflow: Workflow,
 }

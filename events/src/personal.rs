@@ -4,7 +4,7 @@ use crate::UserId;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use chacha20poly1305::{
     Key, KeyInit, XChaCha20Poly1305, XNonce,
-    aead::{Aead, Payload},
+    aead::{Aead, AeadInOut, Payload},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned, de::Error as _};
@@ -13,6 +13,9 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Bytes of a nonce. Long enough to be drawn at random for every value.
 pub const NONCE: usize = 24;
+
+/// Bytes of the tag at the end.
+const TAG: usize = 16;
 
 /// The key of one person's data. Never printed; its memory is overwritten when it is dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
@@ -29,15 +32,18 @@ impl DataKey {
         &self.0
     }
 
-    /// Encrypts: nonce and ciphertext. It opens only with the same `context`.
+    /// Encrypts: nonce, ciphertext and tag. It opens only with the same `context`.
     ///
     /// # Panics
     /// Where the text is longer than 256 GB.
     #[expect(clippy::expect_used, reason = "only a text of more than 256 GB cannot be encrypted")]
     pub fn encrypt(&self, text: &[u8], context: &[u8], nonce: [u8; NONCE]) -> Vec<u8> {
-        let payload = Payload { msg: text, aad: context };
-        let sealed = self.cipher().encrypt(&XNonce::from(nonce), payload).expect("the text is short");
-        [&nonce[..], &sealed].concat()
+        let mut sealed = Vec::with_capacity(NONCE + text.len() + TAG);
+        sealed.extend_from_slice(&nonce);
+        sealed.extend_from_slice(text);
+        let tag = self.cipher().encrypt_inout_detached(&nonce.into(), context, sealed[NONCE..].as_mut().into());
+        sealed.extend_from_slice(&tag.expect("the text is short"));
+        sealed
     }
 
     /// Decrypts; `None` where the key, the context or a byte is another.
@@ -93,12 +99,7 @@ pub enum OpenError {
 }
 
 impl<T> Personal<T> {
-    /// A value that is not sealed yet.
-    pub const fn new(plain: T) -> Self {
-        Self(Form::Plain { plain })
-    }
-
-    /// The value where it is not sealed.
+    /// The value where it was recorded before there were keys.
     pub const fn plain(&self) -> Option<&T> {
         match &self.0 {
             Form::Sealed { .. } => None,

@@ -10,7 +10,10 @@ pub fn step(kind: &str, version: u32) -> Option<fn(Value) -> Value> {
     match (kind, version) {
         ("product.added", 1) => Some(product_added_1),
         ("order.created", 1) => Some(order_created_1),
-        ("inventory.reserved" | "payment.charged" | "shipping.scheduled", 1) => Some(address_in_plain),
+        ("order.cancelled", 1) => Some(|body| in_plain(body, "reason")),
+        ("inventory.reserved" | "payment.charged" | "shipping.scheduled", 1) => {
+            Some(|body| in_plain(body, "shippingAddress"))
+        }
         _ => None,
     }
 }
@@ -35,17 +38,17 @@ fn product_added_1(mut body: Value) -> Value {
 
 /// Version 1 did not say how well the customer was known, and was only recorded where he was; and as below.
 fn order_created_1(body: Value) -> Value {
-    let mut body = address_in_plain(body);
+    let mut body = in_plain(body, "shippingAddress");
     if let Some(fields) = body.as_object_mut() {
         fields.insert("userSnapshot".to_owned(), json!({ "stale": false }));
     }
     body
 }
 
-/// Version 1 held the address as it is; version 2 holds it sealed, and marks the old as plain.
-fn address_in_plain(mut body: Value) -> Value {
-    if let Some(address) = body.get_mut("shippingAddress") {
-        *address = json!({ "plain": address.take() });
+/// Version 1 held personal data as they are; version 2 holds them sealed, and marks the old ones as plain.
+fn in_plain(mut body: Value, field: &str) -> Value {
+    if let Some(value) = body.get_mut(field).filter(|value| !value.is_null()) {
+        *value = json!({ "plain": value.take() });
     }
     body
 }

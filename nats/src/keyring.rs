@@ -26,6 +26,8 @@ use zeroize::Zeroizing;
 
 /// The bucket.
 const BUCKET: &str = "PERSONAL_KEYS";
+/// The key beside those of users that tells whether a master key is the right one.
+const CHECK: &str = "master-key-check";
 /// Keys held in memory, of about 100 bytes each. (The compiler evaluates the `expect`.)
 const CACHED: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 /// Pause before watching is tried again.
@@ -105,6 +107,20 @@ pub fn nonce() -> [u8; NONCE] {
     random()
 }
 
+/// Why the keys cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyRingError {
+    /// Their bucket is not as it has to be.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// Their bucket cannot be reached.
+    #[error(transparent)]
+    Away(#[from] BucketError),
+    /// They were wrapped by another master key. Keys made with this one could not be read by the other processes.
+    #[error("this is not the master key that the keys of personal data were wrapped with")]
+    Master(#[from] UnwrapError),
+}
+
 /// Why a key is not given.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
@@ -152,12 +168,13 @@ struct Shared {
 }
 
 impl KeyRing {
-    /// Opens the keys; their bucket is created where it is missing. `replicas` is 1 on one machine, 3 on a cluster.
+    /// Opens the keys; their bucket is created where it is missing, and refused where it was made with another master
+    /// key. `replicas` is 1 on one machine, 3 on a cluster.
     pub async fn open(
         connection: &Connection,
         master: &MasterKey,
         replicas: usize,
-    ) -> Result<Self, TopologyError> {
+    ) -> Result<Self, KeyRingError> {
         let stream = ensure(connection, replicas).await?;
         let config = BucketConfig {
             name: BUCKET,
@@ -166,7 +183,8 @@ impl KeyRing {
             replicas,
         };
         let bucket = Bucket::ensure(connection, &config).await?;
-        let changes = bucket.changes().await.map_err(|error| request("watch", error))?;
+        check(&bucket, master).await?;
+        let changes = bucket.changes().await?;
         let cache = Arc::new(Mutex::new(LruCache::sparse(CACHED)));
         let (followed, known) = (bucket.clone(), Arc::clone(&cache));
         let following = tokio::spawn(async move {
@@ -305,6 +323,18 @@ impl fmt::Debug for KeyRing {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.watcher.abort();
+    }
+}
+
+/// The first who opens the bucket leaves something behind that only the same master key opens.
+async fn check(bucket: &Bucket, master: &MasterKey) -> Result<(), KeyRingError> {
+    let mine = Stored::Wrapped(master.wrap(&[], CHECK));
+    if bucket.create(CHECK, &mine, None).await?.is_some() {
+        return Ok(());
+    }
+    match bucket.get::<Stored>(CHECK).await?.map(|kept| kept.value) {
+        Some(Stored::Wrapped(first)) => master.unwrap(&first, CHECK).map(|_| ()).map_err(Into::into),
+        Some(Stored::Erased) | None => Err(UnwrapError(CHECK.to_owned()).into()),
     }
 }
 

@@ -21,6 +21,7 @@ mod inventory;
 mod metrics;
 mod orders;
 mod payments;
+mod personal;
 mod progress;
 mod projections;
 mod projector;

@@ -3,6 +3,7 @@
 mod banner;
 mod catalogue;
 mod lock;
+mod master_key;
 mod state;
 
 use crate::{
@@ -17,6 +18,7 @@ use nats::{
     Durability,
     server::{self, Binary, Server},
 };
+pub(crate) use master_key::find_master_key;
 pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
@@ -129,6 +131,7 @@ impl Local {
         let config = Config {
             durability: plan.durability,
             outside: plan.outside.clone(),
+            master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))
         };
         let system = System::start(&config, listeners(&plan).await?).await?;

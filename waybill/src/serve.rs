@@ -3,14 +3,11 @@
 use crate::{
     failure::{Failure, because},
     outside::{Outside, OutsideArgs},
-    settings,
+    settings::{self, MasterKeyArgs},
     system::{Config, Service, System},
 };
 use nats::Durability;
-use service::{
-    Clock,
-    config::{Faults, Settings},
-};
+use service::config::{Faults, Settings};
 use std::path::PathBuf;
 use tokio::net::TcpListener;
 
@@ -18,6 +15,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   waybill serve all --nats-url nats://127.0.0.1:4222
   waybill serve orders --nats-url nats://nats:4222 --host 0.0.0.0 --port 8080 --replicas 3
+  WAYBILL_MASTER_KEY=$(openssl rand -base64 32) waybill serve all --nats-url nats://127.0.0.1:4222
   WAYBILL_NATS_URL=nats://nats:4222 waybill serve payments inventory --ports payments=4003";
 
 /// Flags of `waybill serve`.
@@ -47,6 +45,8 @@ pub(crate) struct Args {
     /// Copies of each stream: 1, or 3 on a cluster
     #[arg(long, value_name = "COUNT", env = "WAYBILL_REPLICAS", default_value = "1")]
     replicas: String,
+    #[command(flatten)]
+    master_key: MasterKeyArgs,
     #[command(flatten)]
     outside: OutsideArgs,
 }
@@ -93,13 +93,17 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
     }
     let places = places(&services, &mut flags);
     let outside = Outside::read(&mut flags);
-    let config = nats_url.zip(durability).zip(replicas).map(|((nats_url, durability), replicas)| Config {
-        nats_url,
-        data: args.data.clone(),
+    let master_key = args.master_key.read(flags.faults()).unwrap_or_else(|| {
+        flags.faults().add("WAYBILL_MASTER_KEY", "is missing: 32 random bytes in base64, the same for every process");
+        None
+    });
+    let given = nats_url.zip(durability).zip(replicas).zip(master_key);
+    let config = given.map(|(((nats_url, durability), replicas), master_key)| Config {
         durability,
         replicas,
         outside,
-        clock: Clock::system(),
+        master_key,
+        ..Config::new(nats_url, &args.data)
     });
     Ok(flags.finish(config.map(|config| (config, places)))?)
 }
@@ -142,7 +146,10 @@ mod tests {
     }
 
     fn read(line: &str) -> Result<(Config, Vec<(Service, u16)>), String> {
-        let line = Line::parse_from(["serve"].into_iter().chain(line.split_whitespace()));
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&key, &*nats::MasterKey::generate().to_base64()).unwrap();
+        let key = ["--master-key-file", key.path().to_str().unwrap()];
+        let line = Line::parse_from(["serve"].into_iter().chain(line.split_whitespace()).chain(key));
         super::read(&line.args).map_err(|error| error.to_string())
     }
 

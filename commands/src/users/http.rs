@@ -133,7 +133,12 @@ impl Users {
     }
 
     /// A profile's change, sealed.
-    async fn seal(&self, user: UserId, body: &UpdateProfile) -> Result<ProfileChange, Problem> {
+    async fn seal(
+        &self,
+        user: UserId,
+        body: UpdateProfile,
+        address: Option<Address>,
+    ) -> Result<ProfileChange, ExecuteError> {
         // No key is made for somebody who does not exist.
         if self.api.executor.state(&Key::<User>::new(user)).await? == UserState::Unknown {
             return Err(Refusal::from(UserRejection::Unknown).into());
@@ -142,13 +147,12 @@ impl Users {
         if let Some(name) = &body.name {
             change.name = Some(self.keys.seal(user, name).await?);
         }
-        if let Some(email) = &body.email {
-            let address = Address::of_field(email)?;
+        if let Some(address) = &address {
             let sealed = self.keys.seal(user, &address.written().to_owned()).await?;
-            change.email = Some((self.digester.email(&address), sealed));
+            change.email = Some((self.digester.email(address), sealed));
         }
-        if let Some(addresses) = &body.addresses {
-            let addresses = addresses.iter().cloned().map(Into::into).collect();
+        if let Some(addresses) = body.addresses {
+            let addresses = addresses.into_iter().map(Into::into).collect();
             change.addresses = Some(self.keys.seal(user, &addresses).await?);
         }
         Ok(change)
@@ -193,9 +197,10 @@ async fn update_user(
 ) -> Result<Response, Problem> {
     call.principal.require_for(id.uuid())?;
     let body = body.checked()?;
+    let address = body.email.as_deref().map(Address::of_field).transpose()?;
     let request = users.digester.request(&(&body, version));
     let command = call.command(&users.api.clock, format_args!("PATCH /users/{id}"), &request);
-    let change = users.seal(id, &body).await?;
+    let change = users.seal(id, body, address).await?;
     users.accept(command, id, move |decision| update_profile(decision, id, &change, version)).await
 }
 

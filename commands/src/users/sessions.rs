@@ -145,7 +145,7 @@ impl Sessions {
     /// The session of a refresh token ends, whether the token was used or not.
     pub(super) async fn end(&self, token: &str) -> Result<(), BucketError> {
         let Some(session) = self.read(token) else { return Ok(()) };
-        self.change(session.user, |open| drop(open.0.remove(&session.id))).await
+        self.change(session.user, |open| open.0.remove(&session.id)).await.map(|_| ())
     }
 
     /// The session of an access token ends.

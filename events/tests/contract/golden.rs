@@ -87,11 +87,19 @@ fn hide(value: &mut Value) {
 }
 
 #[test]
-fn an_address_from_before_there_were_keys_is_kept_and_marked_as_plain() {
-    for kind in ["order.created", "inventory.reserved", "payment.charged", "shipping.scheduled"] {
+fn what_is_from_before_there_were_keys_is_kept_and_marked_as_plain() {
+    for (kind, field) in [
+        ("order.created", "shippingAddress"),
+        ("inventory.reserved", "shippingAddress"),
+        ("payment.charged", "shippingAddress"),
+        ("shipping.scheduled", "shippingAddress"),
+        ("order.cancelled", "reason"),
+    ] {
         let new = upcast::step(kind, 1).unwrap()(golden(kind, 1));
-        assert_eq!(new["shippingAddress"], json!({ "plain": golden(kind, 1)["shippingAddress"] }), "{kind}");
+        assert_eq!(new[field], json!({ "plain": golden(kind, 1)[field] }), "{kind}");
     }
+    let silent = json!({ "orderId": "1" });
+    assert_eq!(upcast::step("order.cancelled", 1).unwrap()(silent.clone()), silent, "no reason was given");
 }
 
 #[test]

@@ -49,9 +49,13 @@ fn address() -> impl Strategy<Value = Personal<Address>> {
         |(name, line1, line2, city)| {
             let (postal_code, country) = ("1010".to_owned(), "AT".to_owned());
             let address = Address { name, line1, line2, city, postal_code, country };
-            Personal::seal(&address, UserId::new(Uuid::nil()), &DataKey::new([1; 32]), [2; 24])
+            sealed(&address)
         },
     )
+}
+
+fn sealed<T: serde::Serialize>(value: &T) -> Personal<T> {
+    Personal::seal(value, UserId::new(Uuid::nil()), &DataKey::new([1; 32]), [2; 24])
 }
 
 fn workflow() -> impl Strategy<Value = Workflow> {
@@ -91,7 +95,7 @@ fn fact() -> impl Strategy<Value = Fact> {
                         .into(),
                     ),
                     1 => Fact::Order(
-                        OrderCancelled { order_id, user_id, account_id, reason: text, workflow }.into(),
+                        OrderCancelled { order_id, user_id, account_id, reason: text.as_ref().map(sealed), workflow }.into(),
                     ),
                     2 => Fact::Product(ProductAdded { sku, name, price: amount }.into()),
                     3 => Fact::Item(StockReserved { sku, order_id, quantity, stock }.into()),

@@ -6,12 +6,14 @@ use crate::{
     answer::{Money, Page, Refused, Unknown, cursor, limit, owned},
     freshness::Freshness,
     history::History,
+    personal::reveal,
     sqlite::{DatabaseError, Row},
     table::Value,
 };
-use axum::{Json, extract::State};
-use events::{OrderId, UserId};
+use axum::{Extension, Json, extract::State};
+use events::{OrderId, Personal, UserId};
 use jiff::Timestamp;
+use nats::KeyRing;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use service::{
     Problem,
@@ -41,8 +43,11 @@ struct Order {
     /// Why it failed or was cancelled.
     #[schema(example = "out_of_stock")]
     reason: Option<String>,
-    /// The same in words.
+    /// The same in words; null too where the customer said it and was erased since.
     detail: Option<String>,
+    /// What the customer said, which becomes the detail where it can be opened.
+    #[serde(skip)]
+    said: Option<Personal<String>>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
@@ -74,10 +79,18 @@ impl Order {
             total_amount: Money::of(row, "amount")?,
             reason: row.find("reason")?,
             detail: row.find("detail")?,
+            said: row.find_json("said")?,
             created_at: row.get("created_at")?,
             updated_at: row.get("updated_at")?,
             version: row.get("version")?,
         })
+    }
+
+    async fn reveal(&mut self, keys: &KeyRing) -> Result<(), Problem> {
+        if let Some(said) = reveal(keys, self.said.as_ref()).await? {
+            self.detail = Some(said);
+        }
+        Ok(())
     }
 }
 
@@ -108,10 +121,13 @@ macro_rules! page {
 async fn order(
     State(projections): State<Projections>,
     principal: Principal,
+    Extension(keys): Extension<KeyRing>,
     Path(id): Path<OrderId>,
 ) -> Result<Json<Order>, Problem> {
     let row = projections.database().row(select!("o.id = $1"), vec![id.into()]).await?;
-    Ok(Json(Order::of(owned(row.as_ref(), &principal, || unknown(id))?)?))
+    let mut order = Order::of(owned(row.as_ref(), &principal, || unknown(id))?)?;
+    order.reveal(&keys).await?;
+    Ok(Json(order))
 }
 
 fn unknown(id: OrderId) -> Problem {
@@ -192,6 +208,7 @@ struct ListOrders {
 async fn orders(
     State(projections): State<Projections>,
     principal: Principal,
+    Extension(keys): Extension<KeyRing>,
     Query(query): Query<ListOrders>,
 ) -> Result<Json<Page<Order>>, Problem> {
     let user_id = whose(query.user_id, &principal)?;
@@ -208,7 +225,11 @@ async fn orders(
         (Some(_), Some(_)) => page!("o.user_id = $4 AND o.status = $5 AND "),
     };
     let rows = projections.database().rows(sql, values).await?;
-    Ok(Json(Page::new(&rows, limit, Order::of, write_cursor)?))
+    let mut page = Page::new(&rows, limit, Order::of, write_cursor)?;
+    for order in page.items_mut() {
+        order.reveal(&keys).await?;
+    }
+    Ok(Json(page))
 }
 
 /// Whose orders are listed; `None` for everybody's.

@@ -4,7 +4,7 @@ use super::{Config, Service};
 use crate::failure::Failure;
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, users::tokens::Keys};
-use nats::{Connection, StoreMetrics, StoreOptions};
+use nats::{Connection, KeyRing, StoreMetrics, StoreOptions};
 use projections::{ProjectionMetrics, Projections, View};
 use serde_json::{Map, Value};
 use service::{
@@ -18,6 +18,7 @@ use utoipa::openapi::Info;
 pub(super) async fn assemble(
     service: Service,
     config: &Config,
+    keys: &KeyRing,
     shutdown: &Shutdown,
 ) -> Result<Router, Failure> {
     let metrics = Metrics::new();
@@ -31,6 +32,7 @@ pub(super) async fn assemble(
         store: store_options(config, &metrics),
         clock: config.clock.clone(),
         master_key: config.master_key.clone(),
+        keys: keys.clone(),
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
     };
@@ -42,7 +44,7 @@ pub(super) async fn assemble(
     let clock = config.clock.clone();
     let read_side = Projections::start(view, &reading, &file, clock, &metrics, counters, shutdown).await?;
 
-    let (paths, mut api) = write_side.http.merge(read_side.router()).split_for_parts();
+    let (paths, mut api) = write_side.http.merge(read_side.router(keys)).split_for_parts();
     api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
     let probes = probes(service, config, &writing, metrics).check("projections", read_side.check());
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
