@@ -4,6 +4,8 @@
 
 mod assembly;
 
+pub(crate) use assembly::verifier;
+
 use crate::{
     failure::{Failure, because},
     outside::Outside,

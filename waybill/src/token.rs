@@ -1,14 +1,14 @@
 //! `waybill token`: an access token for whoever runs the system, signed with its own keys.
 
 use crate::{
-    dev::find_nats,
+    dev::{find_master_key, find_nats},
     failure::{Failure, because},
-    settings,
+    settings::{self, MasterKeyArgs},
 };
 use commands::users::tokens::{ACCESS, Issuer, Keys, MAX_LIFETIME};
 use jiff::SignedDuration;
 use nats::{Connection, MasterKey};
-use service::{Clock, auth::Role};
+use service::{Clock, auth::Role, config::Faults};
 use std::{path::PathBuf, time::Duration};
 use uuid::Uuid;
 
@@ -37,6 +37,8 @@ pub(crate) struct Args {
     /// Data folder of the running waybill dev
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
+    #[command(flatten)]
+    master_key: MasterKeyArgs,
     /// Copies of the keys, where this makes the first one: 1, or 3 on a cluster
     #[arg(long, value_name = "COUNT", env = "WAYBILL_REPLICAS", default_value = "1")]
     replicas: String,
@@ -55,15 +57,27 @@ struct Wanted {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let wanted = read(&args)?;
     let clock = Clock::system();
+    let master = master_key(&args)?;
     let url = find_nats(args.nats_url, &args.data)?;
     let connection = Connection::connect(&url, "waybill token").await?;
-    let master = master_key(&args.data)?;
     let keys = Keys::open(&connection, &master, wanted.replicas, &clock).await;
     let issuer = Issuer::new(keys.map_err(because("cannot open the signing keys"))?, clock.clone());
     let user = wanted.user.unwrap_or_else(|| clock.uuid());
     let issued = issuer.issue(user, vec![wanted.role], clock.uuid(), wanted.lifetime).await;
     println!("{}", issued.map_err(because("cannot issue a token"))?.token);
     Ok(())
+}
+
+/// The master key: as given, else that of the data folder.
+fn master_key(args: &Args) -> Result<MasterKey, Failure> {
+    let mut faults = Faults::default();
+    match args.master_key.read(&mut faults) {
+        Some(Some(key)) => Ok(key),
+        Some(None) => Err(faults.into()),
+        None => find_master_key(&args.data)?.ok_or_else(|| {
+            "signing takes the master key: WAYBILL_MASTER_KEY, --master-key-file, or --data of a dev".into()
+        }),
+    }
 }
 
 fn read(args: &Args) -> Result<Wanted, Failure> {

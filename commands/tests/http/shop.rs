@@ -3,16 +3,24 @@
 use axum::{
     Router,
     body::{Body, to_bytes},
-    http::{HeaderMap, Method, Request},
+    http::{HeaderMap, Method, Request, header::AUTHORIZATION},
 };
-use commands::{Decision, Environment, Executor, Stop, WriteSide, fraud::Fraud, shipping::SimulatedCarrier};
+use commands::{
+    Decision, Environment, Executor, Stop, WriteSide,
+    fraud::Fraud,
+    shipping::SimulatedCarrier,
+    users::tokens::{ACCESS, Issuer, Keys},
+};
 use events::{Actor, CommandId, Context, Metadata, Position};
 use nats::{
     Connection, Durability, Filter, From, KeyRing, MasterKey, Reader, StoreOptions, Until,
     server::{Binary, Config, Server},
 };
 use serde_json::{Value, json};
-use service::{Clock, Metrics};
+use service::{
+    Clock, Metrics,
+    auth::{self, Jwks, Role, Verifier},
+};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -22,6 +30,9 @@ use uuid::Uuid;
 
 /// Far more than anything here takes: only a hang gets there.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Who asks, where nobody else is said to.
+pub(crate) const OPERATOR: Uuid = Uuid::from_u128(0xA);
 
 /// A nats-server, and a folder that outlives it.
 pub(crate) struct Nats {
@@ -53,6 +64,9 @@ pub(crate) struct Shop {
     pub(crate) keys: KeyRing,
     pub(crate) executors: HashMap<Context, Executor>,
     pub(crate) documentation: OpenApi,
+    issuer: Issuer,
+    /// Of [`OPERATOR`].
+    token: String,
     router: Router,
 }
 
@@ -74,6 +88,7 @@ impl Shop {
             reactions: connect().await,
             store: StoreOptions { timeout: Duration::from_secs(1), ..StoreOptions::default() },
             clock: clock.clone(),
+            master_key: nats.master_key.clone(),
             keys: KeyRing::open(&connection, &nats.master_key, 1).await.unwrap(),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
@@ -86,11 +101,29 @@ impl Shop {
             all = all.merge(side.http);
         }
         let (router, documentation) = all.split_for_parts();
+        let signing = Keys::open(&connection, &nats.master_key, 1, &clock).await.unwrap();
+        let issuer = Issuer::new(signing.clone(), clock.clone());
+        let token = issuer.issue(OPERATOR, vec![Role::Operator], clock.uuid(), ACCESS).await.unwrap().token;
+        let now = clock.clone();
+        let jwks = Jwks::start(move || {
+            let (signing, now) = (signing.clone(), now.now());
+            async move { Ok(signing.jwks(now).await?) }
+        });
+        let router = auth::layer(router, Verifier::new(jwks, clock.clone()));
         let router = service::http::layers(router, clock.clone());
-        Self { connection, clock, keys, executors, documentation, router }
+        Self { connection, clock, keys, executors, documentation, issuer, token, router }
     }
 
-    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+    /// A token of a customer, as a header.
+    pub(crate) async fn customer(&self, user: Uuid) -> String {
+        let issued = self.issuer.issue(user, vec![Role::Customer], self.clock.uuid(), ACCESS).await;
+        format!("Bearer {}", issued.unwrap().token)
+    }
+
+    /// Sends a request, as the operator unless it says otherwise.
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> Answer {
+        let token = format!("Bearer {}", self.token).parse().unwrap();
+        request.headers_mut().entry(AUTHORIZATION).or_insert(token);
         let sent = tokio::time::timeout(DEADLINE, self.router.clone().oneshot(request));
         let (parts, body) = sent.await.expect("an answer").unwrap().into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();

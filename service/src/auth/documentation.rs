@@ -14,7 +14,6 @@ pub const BEARER: &str = "bearer";
 
 /// How a request can be refused for who sends it.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "documents answers")]
 pub enum Denied {
     /// No access token was sent, or it is not good.
     #[response(

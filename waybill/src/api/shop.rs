@@ -3,6 +3,7 @@
 use super::{Answer, Api};
 use crate::{failure::Failure, system::Service};
 use serde_json::{Value, json};
+use service::Clock;
 use uuid::Uuid;
 
 /// The only currency of the demo and of most tests.
@@ -65,6 +66,15 @@ impl Api {
         let receipt = json!({ "quantity": quantity });
         let received = self.post(Service::Inventory, &path, &format!("{key}-receipt"), &receipt).await?;
         received.expect(202, "a receipt of goods")
+    }
+
+    /// Registers a customer, of whom `key` is also a part of the e-mail address. Nobody will log in: tokens are issued.
+    pub async fn register(&self, key: &str) -> Result<Uuid, Failure> {
+        let (email, password) = (format!("{key}@example.com"), Clock::system().uuid());
+        let user = json!({ "name": "Ada Lovelace", "email": email, "password": password });
+        let request = self.http.post(self.url(Service::Users, "/users")).json(&user);
+        let registered = self.send(request.header("Idempotency-Key", format!("{key}-user"))).await?;
+        registered.expect(201, "a registration")?.id()
     }
 
     /// Opens an account and credits it.

@@ -4,7 +4,7 @@ use crate::{
     dev::find_master_key,
     failure::{Failure, because},
 };
-use commands::users::tokens::{ACCESS, Issued, Issuer, Keys};
+use commands::users::tokens::{ACCESS, Issued, Issuer, Keys, MAX_LIFETIME};
 use jiff::SignedDuration;
 use nats::{Connection, MasterKey};
 use service::{Clock, auth::Role};
@@ -12,19 +12,21 @@ use std::{
     collections::HashMap,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use uuid::Uuid;
 
 /// A token that ends sooner than this is replaced: the request it goes with may take a while.
 const MARGIN: SignedDuration = SignedDuration::from_secs(60);
 
+/// Who the operator is. Always the same, for a command that is sent again is the same only if it comes from the same.
+const OPERATOR: Uuid = Uuid::from_u128(0x0199_d3a8_0000_7000_8000_0000_0000_0001);
+
 /// Tokens for an operator and for any customer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     issuer: Issuer,
     clock: Clock,
-    /// Who the operator is.
-    operator: Uuid,
     kept: Arc<Mutex<HashMap<(Uuid, Role), Issued>>>,
 }
 
@@ -35,7 +37,7 @@ impl Tokens {
         // The services have made the bucket with as many copies as they need.
         let keys = Keys::open(&connection, master, 1, clock).await;
         let issuer = Issuer::new(keys.map_err(because("cannot open the signing keys"))?, clock.clone());
-        Ok(Self { issuer, clock: clock.clone(), operator: clock.uuid(), kept: Arc::default() })
+        Ok(Self { issuer, clock: clock.clone(), kept: Arc::default() })
     }
 
     /// Of a running `waybill dev`, by its data folder.
@@ -46,12 +48,17 @@ impl Tokens {
 
     /// A token of the operator.
     pub async fn operator(&self) -> Result<String, Failure> {
-        self.of(self.operator, Role::Operator).await
+        self.of(OPERATOR, Role::Operator).await
     }
 
     /// A token of a customer.
     pub async fn customer(&self, user: Uuid) -> Result<String, Failure> {
         self.of(user, Role::Customer).await
+    }
+
+    /// A token of a customer that lasts for a day: for whoever copies it from a terminal.
+    pub async fn customer_for_a_day(&self, user: Uuid) -> Result<String, Failure> {
+        Ok(self.issue(user, Role::Customer, MAX_LIFETIME).await?.token)
     }
 
     async fn of(&self, user: Uuid, role: Role) -> Result<String, Failure> {
@@ -60,10 +67,14 @@ impl Tokens {
         if let Some(Issued { token, .. }) = kept {
             return Ok(token);
         }
-        let issued = self.issuer.issue(user, vec![role], self.clock.uuid(), ACCESS).await;
-        let issued = issued.map_err(because("cannot issue a token"))?;
+        let issued = self.issue(user, role, ACCESS).await?;
         self.kept().insert((user, role), issued.clone());
         Ok(issued.token)
+    }
+
+    async fn issue(&self, user: Uuid, role: Role, lifetime: Duration) -> Result<Issued, Failure> {
+        let issued = self.issuer.issue(user, vec![role], self.clock.uuid(), lifetime).await;
+        issued.map_err(because("cannot issue a token"))
     }
 
     fn kept(&self) -> MutexGuard<'_, HashMap<(Uuid, Role), Issued>> {

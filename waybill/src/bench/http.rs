@@ -7,7 +7,7 @@ use super::{
     report::{Case, Report, ratio},
     stage::{Stage, address, ask, metadata, placement},
 };
-use crate::failure::Failure;
+use crate::{failure::Failure, system};
 use axum::{Router, body::Bytes, http::StatusCode, routing::post};
 use commands::{
     Decision, Environment, Key, WriteSide,
@@ -18,9 +18,9 @@ use commands::{
     shipping::SimulatedCarrier,
 };
 use events::{AccountId, Aggregate, Context, Money, Sku, UserId};
-use nats::{Durability, KeyRing, MasterKey, StoreOptions, baseline::Template};
+use nats::{Durability, KeyRing, StoreOptions, baseline::Template};
 use serde_json::json;
-use service::{Metrics, Shutdown};
+use service::{Metrics, Shutdown, auth};
 use std::{
     sync::{
         Arc,
@@ -40,7 +40,8 @@ pub(super) async fn measure(
 ) -> Result<(), Failure> {
     let stage = Stage::open(durability).await?;
     let shutdown = Shutdown::new();
-    let (account, body) = prepare(&stage).await?;
+    let Load { account, user, body } = prepare(&stage).await?;
+    let token = stage.token(user).await?;
     let floor = serve(floor(&stage).await?, &shutdown).await?;
     let orders = serve(orders(&stage).await?, &shutdown).await?;
     let operations = scale.of(if durability == Durability::Always { 4_000 } else { 30_000 });
@@ -48,8 +49,8 @@ pub(super) async fn measure(
     for callers in CALLERS {
         let (mut only, mut placed) = (vec![], vec![]);
         for _ in 0..scale.rounds {
-            only.push(post_all(&floor, callers, operations, &body).await?);
-            placed.push(post_all(&orders, callers, operations, &body).await?);
+            only.push(post_all(&floor, &token, callers, operations, &body).await?);
+            placed.push(post_all(&orders, &token, callers, operations, &body).await?);
         }
         let case = Case { bench: "commands", durability, callers };
         report.add(case, "(c) axum, publish only", &only, None);
@@ -60,8 +61,15 @@ pub(super) async fn measure(
     Ok(())
 }
 
+/// An order to place, and who pays for it.
+pub(super) struct Load {
+    pub(super) account: Uuid,
+    pub(super) user: Uuid,
+    pub(super) body: Bytes,
+}
+
 /// A product and an account, and an order for them.
-pub(super) async fn prepare(stage: &Stage) -> Result<(Uuid, Bytes), Failure> {
+pub(super) async fn prepare(stage: &Stage) -> Result<Load, Failure> {
     let (clock, sku): (_, Sku) = (&stage.clock, "TEA-1".parse()?);
     let price = Money::new(1999, "EUR".parse()?);
     let product = Key::<Product>::new(&sku);
@@ -86,7 +94,7 @@ pub(super) async fn prepare(stage: &Stage) -> Result<(Uuid, Bytes), Failure> {
         "items": [{ "sku": "TEA-1", "quantity": 2 }],
         "shippingAddress": address(),
     });
-    Ok((id, serde_json::to_vec(&body)?.into()))
+    Ok(Load { account: id, user: user_id.uuid(), body: serde_json::to_vec(&body)?.into() })
 }
 
 /// The floor: reads the body, publishes an event of the same size, answers.
@@ -110,19 +118,21 @@ async fn floor(stage: &Stage) -> Result<Router, Failure> {
     Ok(Router::new().route("/orders", post(publish)))
 }
 
-/// The write side of orders as it runs everywhere: layers, validation, copies, executor.
+/// The write side of orders as it runs everywhere: layers, access tokens, validation, copies, executor.
 async fn orders(stage: &Stage) -> Result<Router, Failure> {
     let env = Environment {
         connection: stage.connection.clone(),
         reactions: stage.connection.clone(),
         store: StoreOptions { durability: stage.durability, ..StoreOptions::default() },
         clock: stage.clock.clone(),
-        keys: KeyRing::open(&stage.connection, &MasterKey::generate(), 1).await?,
+        master_key: stage.master_key.clone(),
+        keys: KeyRing::open(&stage.connection, &stage.master_key, 1).await?,
         carrier: Arc::new(SimulatedCarrier::default()),
         fraud: Arc::new(Fraud::default()),
     };
     let side = WriteSide::build(Context::Orders, &env, &Metrics::new()).await?;
     let (router, _) = side.http.split_for_parts();
+    let router = auth::layer(router, system::verifier(&stage.config(), &stage.connection).await?);
     Ok(service::http::layers(router, stage.clock.clone()))
 }
 
@@ -133,12 +143,20 @@ async fn serve(router: Router, shutdown: &Shutdown) -> Result<String, Failure> {
     Ok(url)
 }
 
-async fn post_all(url: &str, callers: usize, operations: u64, body: &Bytes) -> Result<Sample, Failure> {
+async fn post_all(
+    url: &str,
+    token: &str,
+    callers: usize,
+    operations: u64,
+    body: &Bytes,
+) -> Result<Sample, Failure> {
     let client = reqwest::Client::builder().pool_max_idle_per_host(callers).build()?;
     let failures = Arc::new(AtomicU64::new(0));
     let (url, body, failed) = (url.to_owned(), body.clone(), Arc::clone(&failures));
+    let bearer = format!("Bearer {token}");
     let sample = load::run(callers, operations, move |_| {
-        let request = client.post(&url).header("content-type", "application/json").body(body.clone());
+        let request = client.post(&url).header("content-type", "application/json");
+        let request = request.header("authorization", &bearer).body(body.clone());
         let failed = Arc::clone(&failed);
         async move {
             let accepted = match request.send().await {

@@ -45,6 +45,7 @@ pub(super) async fn assemble(
     let read_side = Projections::start(view, &reading, &file, clock, &metrics, counters, shutdown).await?;
 
     let (paths, mut api) = write_side.http.merge(read_side.router(keys)).split_for_parts();
+    auth::document(&mut api);
     api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
     let probes = probes(service, config, &writing, metrics).check("projections", read_side.check());
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
@@ -53,7 +54,7 @@ pub(super) async fn assemble(
 }
 
 /// Checks access tokens with the keys as they are kept, so that it takes no users service to check one.
-async fn verifier(config: &Config, connection: &Connection) -> Result<Verifier, Failure> {
+pub(crate) async fn verifier(config: &Config, connection: &Connection) -> Result<Verifier, Failure> {
     let keys = Keys::open(connection, &config.master_key, config.replicas, &config.clock).await?;
     let clock = config.clock.clone();
     let jwks = Jwks::start(move || {
