@@ -64,7 +64,8 @@ impl Machine {
 
     /// Takes note of how a call ended.
     pub(super) fn complete(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) {
-        if ticket.epoch != self.epoch {
+        let Ticket { epoch } = ticket;
+        if epoch != self.epoch {
             return;
         }
         let next = match (&mut self.phase, outcome) {
