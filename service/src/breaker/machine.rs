@@ -63,8 +63,7 @@ impl Machine {
     }
 
     /// Takes note of how a call ended.
-    pub(super) fn complete(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) {
-        let Ticket { epoch } = ticket;
+    pub(super) fn complete(&mut self, Ticket { epoch }: Ticket, outcome: Outcome, now: Instant) {
         if epoch != self.epoch {
             return;
         }
