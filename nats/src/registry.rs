@@ -126,9 +126,11 @@ async fn beat(bucket: Bucket, instance: Instance, options: RegistryOptions, stop
             () = sleep(options.heartbeat) => {}
         }
     }
-    match timeout(options.heartbeat, bucket.remove(&key)).await {
-        Ok(Ok(())) => tracing::info!(service, instance = %id, "deregistered"),
-        _ => tracing::warn!(service, instance = %id, "cannot deregister; the registration will expire"),
+    let removed = timeout(options.heartbeat, bucket.remove(&key)).await;
+    if matches!(removed, Ok(Ok(()))) {
+        tracing::info!(service, instance = %id, "deregistered");
+    } else {
+        tracing::warn!(service, instance = %id, "cannot deregister; the registration will expire");
     }
 }
 
@@ -151,6 +153,11 @@ impl Registry {
             }
         });
         Ok(Self { known })
+    }
+
+    /// Instances that somebody else names: a gateway in front of services that do not register, and tests.
+    pub const fn named_by(known: watch::Receiver<Arc<[Instance]>>) -> Self {
+        Self { known }
     }
 
     /// The instances of a service, oldest first.

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 /// How long a call may take, from looking for an instance to the last byte of the answer.
-pub const TIMEOUT: Duration = Duration::from_millis(3000);
+pub const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Gives the address of an instance to call now, such as `http://10.0.0.7:3001`; `None` where there is none.
 pub type Locate = Arc<dyn Fn() -> Option<String> + Send + Sync>;
@@ -111,7 +111,8 @@ impl Client {
     /// A client of the service `upstream`, found by `locate` before every call.
     pub fn new(upstream: &str, locate: Locate, breaker: Breaker) -> Result<Self, reqwest::Error> {
         // Services call each other directly, and an answer that leads elsewhere is none.
-        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
+        let http =
+            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
         Ok(Self { upstream: upstream.into(), http, locate, breaker, timeout: TIMEOUT })
     }
 
@@ -138,7 +139,8 @@ impl Client {
 
     async fn exchange(&self, base: &str, call: Call) -> Result<Answer, CallError> {
         let upstream = || Arc::clone(&self.upstream);
-        let broken = |source: reqwest::Error| CallError::Broken { upstream: upstream(), source: source.into() };
+        let broken =
+            |source: reqwest::Error| CallError::Broken { upstream: upstream(), source: source.into() };
         let url = format!("{}{}", base.trim_end_matches('/'), call.path);
         let request = self.http.request(call.method, url).headers(call.headers).body(call.body);
         let response = request.send().await.map_err(|source| {
@@ -219,8 +221,10 @@ impl Call {
 impl Answer {
     /// The body, read as JSON.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, CallError> {
-        serde_json::from_slice(&self.body)
-            .map_err(|source| CallError::Broken { upstream: Arc::clone(&self.upstream), source: source.into() })
+        serde_json::from_slice(&self.body).map_err(|source| CallError::Broken {
+            upstream: Arc::clone(&self.upstream),
+            source: source.into(),
+        })
     }
 }
 
@@ -275,7 +279,8 @@ mod tests {
             Json(json!([of("x-correlation-id"), of("traceparent"), of("authorization")]))
         });
         let client = client(serve(Router::new().route("/users/1", echo)).await);
-        let call = Call::get("/users/1").within(&Correlation("cart-7".into()), &TraceParent("00-1-2-01".into()));
+        let call =
+            Call::get("/users/1").within(&Correlation("cart-7".into()), &TraceParent("00-1-2-01".into()));
         let answer = client.send(call.bearer("secret")).await.unwrap();
         let body: Value = answer.json().unwrap();
         assert_eq!(body, json!(["cart-7", "00-1-2-01", "Bearer secret"]));
@@ -320,10 +325,14 @@ mod tests {
         }
         assert_eq!(hits.load(Ordering::SeqCst), 20, "the upstream was left alone");
         // Of many that come now, one gets through, and until it ends nobody else.
-        let calls: Vec<_> = (0..10).map(|_| tokio::spawn({
-            let client = client.clone();
-            async move { client.send(Call::get("/")).await }
-        })).collect();
+        let calls: Vec<_> = (0..10)
+            .map(|_| {
+                tokio::spawn({
+                    let client = client.clone();
+                    async move { client.send(Call::get("/")).await }
+                })
+            })
+            .collect();
         while hits.load(Ordering::SeqCst) == 20 {
             tokio::task::yield_now().await;
         }

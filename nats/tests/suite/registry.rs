@@ -6,11 +6,8 @@ use service::Clock;
 use std::time::Duration;
 
 /// As fast as the server's lifetimes of whole seconds allow.
-const OPTIONS: RegistryOptions = RegistryOptions {
-    heartbeat: Duration::from_millis(300),
-    lifetime: Duration::from_secs(1),
-    replicas: 1,
-};
+const OPTIONS: RegistryOptions =
+    RegistryOptions { heartbeat: Duration::from_millis(300), lifetime: Duration::from_secs(1), replicas: 1 };
 
 fn instance(service: &str, url: &str) -> Instance {
     let clock = Clock::system();
@@ -54,8 +51,7 @@ async fn instances_come_go_and_die() {
     assert_eq!(registry.instances("users").len(), 1);
 
     // What a process leaves behind that was killed: an entry that nobody renews.
-    let config =
-        BucketConfig { name: "INSTANCES", description: "", max_age: Duration::ZERO, replicas: 1 };
+    let config = BucketConfig { name: "INSTANCES", description: "", max_age: Duration::ZERO, replicas: 1 };
     let bucket = Bucket::ensure(&rig.connection, &config).await.unwrap();
     let dead = instance("orders", "http://d");
     bucket.put(&format!("orders.{}", dead.id), &dead, Some(OPTIONS.lifetime)).await.unwrap();
