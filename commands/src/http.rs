@@ -17,7 +17,12 @@ use events::{CorrelationId, Position, Subject};
 pub(crate) use idempotency::{Attempt, Command};
 use nats::{AppendError, KeyError, Ledger, LoadError, Outcome};
 use serde::{Serialize, de::DeserializeOwned};
-use service::{Clock, Correlation, Problem, TraceParent, auth::Principal, extract};
+use service::{
+    Clock, Correlation, Problem, TraceParent,
+    auth::Principal,
+    client, extract,
+    http::{CORRELATION_ID, TRACEPARENT},
+};
 use std::{error::Error, sync::Arc};
 use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -49,6 +54,7 @@ pub(crate) struct Call<P = Principal> {
     pub(crate) fresh: bool,
     correlation: CorrelationId,
     traceparent: Option<Arc<str>>,
+    authorization: Option<HeaderValue>,
 }
 
 /// The headers that every command takes.
@@ -81,7 +87,19 @@ where
             fresh: positions(&parts.headers)?,
             correlation: correlation.parse().map_err(|_| Problem::internal())?,
             traceparent: parts.extensions.get().map(|TraceParent(trace)| Arc::clone(trace)),
+            authorization: parts.headers.get(header::AUTHORIZATION).cloned(),
         })
+    }
+}
+
+impl<P> Call<P> {
+    /// A query of another service as a part of this request, on behalf of whoever sent it.
+    pub(crate) fn query(&self, path: String) -> client::Call {
+        let call = client::Call::get(path).header(CORRELATION_ID, self.correlation.as_str());
+        let trace = self.traceparent.iter();
+        let call = trace.fold(call, |call, trace| call.header(TRACEPARENT, trace));
+        let token = self.authorization.as_ref().and_then(|value| value.to_str().ok()?.split_once(' '));
+        token.into_iter().fold(call, |call, (_, token)| call.bearer(token.trim()))
     }
 }
 

@@ -96,6 +96,8 @@ pub struct Config {
     pub clock: Clock,
     /// Wraps the keys of personal data. The same in every process.
     pub master_key: MasterKey,
+    /// How long orders rely on what the users service said of a customer, unless they hear otherwise.
+    pub users_fresh_for: Duration,
 }
 
 impl Config {
@@ -109,6 +111,7 @@ impl Config {
             outside: Outside::default(),
             clock: Clock::system(),
             master_key: MasterKey::generate(),
+            users_fresh_for: Duration::from_secs(30),
         }
     }
 }

@@ -34,6 +34,7 @@ pub(super) fn routes() -> OpenApiRouter<Projections> {
 struct Order {
     id: Uuid,
     user_id: Uuid,
+    user_snapshot: UserSnapshot,
     /// Where it stands: `pending`, `completed`, `failed` or `cancelled`.
     #[schema(example = "completed")]
     status: String,
@@ -56,6 +57,13 @@ struct Order {
     version: i64,
 }
 
+/// How a customer was known when an order was placed.
+#[derive(Debug, Serialize, ToSchema)]
+struct UserSnapshot {
+    /// Whether the users service could not be asked and an own copy was relied on, which may be old.
+    stale: bool,
+}
+
 /// A line of an order.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -73,6 +81,7 @@ impl Order {
         Ok(Self {
             id: row.get("id")?,
             user_id: row.get("user_id")?,
+            user_snapshot: UserSnapshot { stale: row.get("user_stale")? },
             stage: Stage::of(row, &status)?,
             status,
             items: row.json("items")?,

@@ -13,14 +13,22 @@ use commands::{
     Decision, Environment, Key, WriteSide,
     fraud::Fraud,
     inventory::{Product, ProductCommand},
-    orders::OrderCommand,
+    orders::{OrderCommand, UsersService},
     payments::{Account, AccountCommand},
     shipping::SimulatedCarrier,
+    users::{User, UserCommand},
 };
-use events::{AccountId, Aggregate, Context, Money, Sku, UserId};
+use events::{
+    AccountId, Aggregate, Context, Money, Sku, UserId,
+    users::{Preferences, Role, UserCreated},
+};
 use nats::{Durability, KeyRing, StoreOptions, baseline::Template};
 use serde_json::json;
-use service::{Metrics, Shutdown, auth};
+use service::{
+    Metrics, Shutdown, auth,
+    breaker::{Breakers, Policy},
+    client::Client,
+};
 use std::{
     sync::{
         Arc,
@@ -81,6 +89,7 @@ pub(super) async fn prepare(stage: &Stage) -> Result<Load, Failure> {
     stage.executor(Context::Inventory).execute(vec![], metadata(clock), run).await?;
     let id = clock.uuid();
     let (user_id, account_id) = (UserId::new(clock.uuid()), AccountId::new(id));
+    register(stage, user_id).await?;
     let account = Key::<Account>::new(id);
     let open = AccountCommand::Open { account_id, user_id, currency: price.currency };
     let run = move |decision: &mut Decision| {
@@ -95,6 +104,27 @@ pub(super) async fn prepare(stage: &Stage) -> Result<Load, Failure> {
         "shippingAddress": address(),
     });
     Ok(Load { account: id, user: user_id.uuid(), body: serde_json::to_vec(&body)?.into() })
+}
+
+/// A user, as far as orders need one.
+async fn register(stage: &Stage, user_id: UserId) -> Result<(), Failure> {
+    let keys = KeyRing::open(&stage.connection, &stage.master_key, 1).await?;
+    let key = Key::<User>::new(user_id);
+    let created = UserCreated {
+        user_id,
+        name: keys.seal(user_id, &"Ada Lovelace".to_owned()).await?,
+        email: keys.seal(user_id, &"ada@example.com".to_owned()).await?,
+        email_hash: format!("{:064x}", user_id.uuid().as_u128()).parse()?,
+        preferences: Preferences::default(),
+        roles: vec![Role::Customer],
+    };
+    let register = UserCommand::Register(Box::new(created));
+    let run = move |decision: &mut Decision| {
+        decision.need([key.load()])?;
+        decision.apply(&key, register.clone())
+    };
+    stage.executor(Context::Users).execute(vec![], metadata(&stage.clock), run).await?;
+    Ok(())
 }
 
 /// The floor: reads the body, publishes an event of the same size, answers.
@@ -127,6 +157,7 @@ async fn orders(stage: &Stage) -> Result<Router, Failure> {
         clock: stage.clock.clone(),
         master_key: stage.master_key.clone(),
         keys: KeyRing::open(&stage.connection, &stage.master_key, 1).await?,
+        users: nobody_to_ask()?,
         carrier: Arc::new(SimulatedCarrier::default()),
         fraud: Arc::new(Fraud::default()),
     };
@@ -134,6 +165,13 @@ async fn orders(stage: &Stage) -> Result<Router, Failure> {
     let (router, _) = side.http.split_for_parts();
     let router = auth::layer(router, system::verifier(&stage.config(), &stage.connection).await?);
     Ok(service::http::layers(router, stage.clock.clone()))
+}
+
+/// No users service runs beside this one: every order relies on the own copy.
+fn nobody_to_ask() -> Result<UsersService, Failure> {
+    let breaker = Breakers::new(Policy::default(), &Metrics::new()).of("users");
+    let client = Client::new("users", Arc::new(|| None), breaker)?;
+    Ok(UsersService { client, fresh_for: Duration::ZERO })
 }
 
 async fn serve(router: Router, shutdown: &Shutdown) -> Result<String, Failure> {

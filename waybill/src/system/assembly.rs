@@ -3,13 +3,15 @@
 use super::{Config, Service};
 use crate::failure::Failure;
 use axum::{Json, Router, routing::get};
-use commands::{Environment, WriteSide, users::tokens::Keys};
-use nats::{Connection, KeyRing, StoreMetrics, StoreOptions};
+use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
+use nats::{Connection, KeyRing, Registry, RegistryOptions, StoreMetrics, StoreOptions};
 use projections::{ProjectionMetrics, Projections, View};
 use serde_json::{Map, Value};
 use service::{
     Metrics, Probes, Shutdown,
     auth::{self, Jwks, Verifier},
+    breaker::{Breakers, Policy},
+    client::Client,
 };
 use std::sync::Arc;
 use utoipa::openapi::Info;
@@ -33,6 +35,7 @@ pub(super) async fn assemble(
         clock: config.clock.clone(),
         master_key: config.master_key.clone(),
         keys: keys.clone(),
+        users: users(config, &writing, &metrics).await?,
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
     };
@@ -51,6 +54,19 @@ pub(super) async fn assemble(
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
     let router = auth::layer(router, verifier(config, &writing).await?);
     Ok(service::http::layers(router, config.clock.clone()))
+}
+
+/// How orders ask for their customers: whichever instance of the users service is known, through a breaker.
+async fn users(config: &Config, connection: &Connection, metrics: &Metrics) -> Result<UsersService, Failure> {
+    let options = RegistryOptions { replicas: config.replicas, ..RegistryOptions::default() };
+    let registry = Registry::watch(connection, options).await?;
+    let locate = move || {
+        let instances = registry.instances(Service::Users.name());
+        fastrand::choice(instances).map(|instance| instance.url)
+    };
+    let breaker = Breakers::new(Policy::default(), metrics).of(Service::Users.name());
+    let client = Client::new(Service::Users.name(), Arc::new(locate), breaker)?;
+    Ok(UsersService { client, fresh_for: config.users_fresh_for })
 }
 
 /// Checks access tokens with the keys as they are kept, so that it takes no users service to check one.
