@@ -192,7 +192,12 @@ async fn an_order_shows_in_every_read_model() {
     let shipping = system.projections("shipping").await;
     system.caught_up(&shipping).await;
     let (_, shipment) = get(&router(&system, &shipping), &format!("/shipments/{id}")).await;
-    assert_eq!((&shipment["status"], &shipment["address"]["city"]), (&"scheduled".into(), &"London".into()));
+    assert_eq!(shipment["status"], "scheduled");
+    assert_eq!(
+        (&shipment["address"], &shipment["erased"]),
+        (&Value::Null, &true.into()),
+        "its key is not there"
+    );
 
     for (service, projections) in [("orders", &orders), ("payments", &payments), ("shipping", &shipping)] {
         system.verify(service, projections).await;

@@ -9,5 +9,6 @@ mod crash;
 mod dev;
 mod order;
 mod outage;
+mod personal;
 mod refusals;
 mod undo;

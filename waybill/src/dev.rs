@@ -14,6 +14,7 @@ use crate::{
     system::{Config, Service, System},
 };
 use lock::Lock;
+pub(crate) use master_key::find_master_key;
 use nats::{
     Durability,
     server::{self, Binary, Server},

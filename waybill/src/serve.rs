@@ -93,10 +93,7 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
     }
     let places = places(&services, &mut flags);
     let outside = Outside::read(&mut flags);
-    let master_key = args.master_key.read(flags.faults()).unwrap_or_else(|| {
-        flags.faults().add("WAYBILL_MASTER_KEY", "is missing: 32 random bytes in base64, the same for every process");
-        None
-    });
+    let master_key = args.master_key.read(flags.faults());
     let given = nats_url.zip(durability).zip(replicas).zip(master_key);
     let config = given.map(|(((nats_url, durability), replicas), master_key)| Config {
         durability,

@@ -84,6 +84,7 @@ async fn an_order_is_placed_and_cancelled(shop: &Shop) {
         "id": id,
         "status": "pending",
         "totalAmount": { "amount": 2100, "currency": "EUR" },
+        "userSnapshot": { "stale": true },
         "position": { "stream": "ORDERS", "sequence": position.sequence },
     });
     assert_eq!(placed.body, expected);

@@ -56,9 +56,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(find_master_key(dir.path()).unwrap().is_none());
         fs::write(dir.path().join("master.key.new"), "half of").unwrap();
-        let made = find_or_create(dir.path()).unwrap();
+        let first = find_or_create(dir.path()).unwrap();
         let again = find_or_create(dir.path()).unwrap();
-        assert_eq!(made.to_base64(), again.to_base64());
+        assert_eq!(first.to_base64(), again.to_base64());
         let mode = fs::metadata(dir.path().join(NAME)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -58,15 +58,18 @@ impl Request {
 
 /// The key to open personal data with: as given, else that of the data folder.
 fn master_key(args: &Args, faults: &mut Faults) -> Option<MasterKey> {
-    if let Some(given) = args.master_key.read(faults) {
-        return given;
+    if args.master_key.is_given() {
+        return args.master_key.read(faults);
     }
     let found = dev::find_master_key(&args.data).unwrap_or_else(|failure| {
         faults.add("--reveal", failure);
         None
     });
     if found.is_none() {
-        faults.add("--reveal", "needs the master key: WAYBILL_MASTER_KEY, --master-key-file, or --data of a dev");
+        faults.add(
+            "--reveal",
+            "needs the master key: WAYBILL_MASTER_KEY, --master-key-file, or --data of a dev",
+        );
     }
     found
 }
