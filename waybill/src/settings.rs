@@ -1,8 +1,8 @@
 //! Flags as settings: read together, so that everything that is wrong with them is said at once.
 
 use crate::{failure::Failure, system::Service};
-use service::config::{Faults, Settings};
 use nats::{MasterKey, MasterKeyError};
+use service::config::{Faults, Settings};
 use std::{collections::HashMap, env, fs, path::PathBuf, str::FromStr};
 
 /// A flag as the user writes it, and what it was given.

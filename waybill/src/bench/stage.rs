@@ -7,8 +7,7 @@ use commands::{
 };
 use events::{
     AccountId, Actor, Address, CommandId, Context, DataKey, Metadata, Money, OrderId, Personal, Sku, UserId,
-    orders::Line,
-    personal::NONCE,
+    orders::Line, personal::NONCE,
 };
 use nats::{Connection, Durability, EventStore, StoreOptions, server, topology};
 use service::Clock;

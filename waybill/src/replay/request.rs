@@ -66,7 +66,10 @@ fn master_key(args: &Args, faults: &mut Faults) -> Option<MasterKey> {
         None
     });
     if found.is_none() {
-        faults.add("--reveal", "needs the master key: WAYBILL_MASTER_KEY, --master-key-file, or --data of a dev");
+        faults.add(
+            "--reveal",
+            "needs the master key: WAYBILL_MASTER_KEY, --master-key-file, or --data of a dev",
+        );
     }
     found
 }
