@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 use tokio::process::{Child, Command};
-use waybill::api::{Api, Tokens};
+use waybill::{
+    api::{Api, Tokens},
+    system::{Config, Service},
+};
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const ENDED_WITHIN: Duration = Duration::from_mins(1);
@@ -95,6 +98,19 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+    }
+
+    /// Runs `waybill serve` for one service of a system on a free port, without waiting for anything. It is killed when
+    /// dropped.
+    pub fn serve(service: Service, config: &Config, data: &Path) -> io::Result<Child> {
+        Command::new(Self::executable())
+            .args(["serve", service.name(), "--port", "0", "--log", "warn", "--nats-url", &config.nats_url])
+            .arg("--data")
+            .arg(data)
+            .env("WAYBILL_MASTER_KEY", &*config.master_key.to_base64())
+            .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
     }

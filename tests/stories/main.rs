@@ -6,6 +6,7 @@ mod access;
 mod again;
 mod contention;
 mod crash;
+mod customers;
 mod dev;
 mod order;
 mod outage;

@@ -19,7 +19,6 @@ use nats::{
     Durability,
     server::{self, Binary, Server},
 };
-pub(crate) use master_key::find_master_key;
 pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;

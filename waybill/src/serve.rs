@@ -4,7 +4,7 @@ use crate::{
     failure::{Failure, because},
     outside::{Outside, OutsideArgs},
     settings::{self, MasterKeyArgs},
-    system::{Config, Service, System},
+    system::{Advertise, Config, Service, System},
 };
 use nats::Durability;
 use service::config::{Faults, Settings};
@@ -39,6 +39,10 @@ pub(crate) struct Args {
     /// Ports of several services
     #[arg(long, value_name = "SERVICE=PORT,..", env = "WAYBILL_PORTS", conflicts_with = "port")]
     ports: Option<String>,
+    /// Where others reach this process, with a port where it is not the one listened on [default: where it listens, or
+    /// where this machine reaches NATS from]
+    #[arg(long, value_name = "URL", env = "WAYBILL_ADVERTISE_URL")]
+    advertise: Option<String>,
     /// What NATS is configured to do before it acknowledges: always writes to disk, interval does so every two minutes
     #[arg(long, value_name = "PROFILE", env = "WAYBILL_DURABILITY", default_value = "always")]
     durability: String,
@@ -81,6 +85,7 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
+        ("--advertise", args.advertise.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
@@ -92,6 +97,10 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
         flags.faults().add("--replicas", "expected 1, 3 or 5");
     }
     let places = places(&services, &mut flags);
+    let advertise: Option<Advertise> = flags.optional("--advertise");
+    if services.len() > 1 && advertise.as_ref().is_some_and(Advertise::has_port) {
+        flags.faults().add("--advertise", "several services have several ports: leave the port out");
+    }
     let outside = Outside::read(&mut flags);
     let master_key = args.master_key.read(flags.faults());
     let given = nats_url.zip(durability).zip(replicas).zip(master_key);
@@ -100,6 +109,7 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
         replicas,
         outside,
         master_key,
+        advertise,
         ..Config::new(nats_url, &args.data)
     });
     Ok(flags.finish(config.map(|config| (config, places)))?)
@@ -169,5 +179,7 @@ mod tests {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
         assert!(read("all --nats-url nats://x --port 80").unwrap_err().contains("--port"));
+        assert!(read("all --nats-url nats://x --advertise http://x:80").unwrap_err().contains("--advertise"));
+        read("all --nats-url nats://x --advertise http://x").unwrap();
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     http::{
         self, Answer, Api, Attempt, Call, CallHeaders, Optional, PositionBody, Recorded, Refused, Unknown,
     },
+    users::UserRejection,
 };
 use axum::{extract::State, http::StatusCode, response::Response};
 use events::{
@@ -163,6 +164,8 @@ async fn place_order(
     let keys = keys.clone();
     let carry_out = async move |attempt: Attempt| {
         let workflow = Workflow::Choreography;
+        // Not before the key was looked up: what was answered stays answered.
+        let user_snapshot = user_snapshot.ok_or_else(erased)?;
         let shipping_address = keys.seal(user_id, &address).await?;
         let placement =
             Placement { order_id, user_id, account_id, items, shipping_address, workflow, user_snapshot };
@@ -202,6 +205,10 @@ async fn priced(copies: &Copies, items: &[Item], fresh: bool) -> Result<Vec<Line
     let Some(first) = unknown.first().cloned() else { return Ok(lines) };
     let problem = Problem::invalid("unknown-product", first.field, first.detail);
     Err(if unknown.len() > 1 { problem.with_errors(unknown) } else { problem })
+}
+
+fn erased() -> ExecuteError {
+    Refusal { field: Some("userId".to_owned()), ..UserRejection::Erased.into() }.into()
 }
 
 /// The account is the customer's and holds the currency of the order. Whose else it may be is nobody's business.

@@ -3,8 +3,8 @@
 //! that had to rely on it says so.
 
 use crate::{
-    Executor, Key, Refusal,
-    users::{User, UserRejection, UserState},
+    Executor, Key,
+    users::{User, UserState},
 };
 use events::{Context, Fact, UserId, orders::UserSnapshot, users::UserEvent};
 use lru::LruCache;
@@ -73,56 +73,46 @@ impl Users {
         Ok((users.clone(), users.follow(reader)))
     }
 
-    /// How a customer is known; refuses (422, 409) one who does not exist or is erased. `ask` makes the call of the
-    /// users service, where one is needed.
+    /// How a customer is known; `None` of one who is erased. Refuses (422) one who does not exist. `ask` makes the call
+    /// of the users service, where one is needed.
     pub(super) async fn check(
         &self,
         user: UserId,
         ask: impl FnOnce() -> Call,
-    ) -> Result<UserSnapshot, Problem> {
+    ) -> Result<Option<UserSnapshot>, Problem> {
         let known = self.lock().get(&user).copied();
         match known {
-            Some(Known { erased: true, .. }) => return Err(erased()),
+            Some(Known { erased: true, .. }) => return Ok(None),
             Some(Known { fresh_until: Some(until), .. }) if Instant::now() < until => {
-                return Ok(UserSnapshot { stale: false });
+                return Ok(Some(UserSnapshot { stale: false }));
             }
             _ => {}
         }
         match self.service.client.send(ask()).await.and_then(|answer| answer.json::<Answer>()) {
-            Ok(Answer { erased: false }) => {
-                self.confirm(user);
-                Ok(UserSnapshot { stale: false })
-            }
-            Ok(Answer { erased: true }) => Err(erased()),
+            Ok(Answer { erased }) => Ok((!erased).then(|| self.confirm(user))),
             // Its read model may be behind the log.
             Err(CallError::Status { status, .. }) if status.as_u16() == 404 => {
-                self.look(user).await?;
-                self.confirm(user);
-                Ok(UserSnapshot { stale: false })
+                Ok(self.exists(user).await?.then(|| self.confirm(user)))
             }
             Err(error) => {
                 tracing::debug!(%error, "an own copy of the user is relied on");
-                if known.is_none() {
-                    self.look(user).await?;
-                }
-                Ok(UserSnapshot { stale: true })
+                let exists = known.is_some() || self.exists(user).await?;
+                Ok(exists.then_some(UserSnapshot { stale: true }))
             }
         }
     }
 
-    /// Looks into the log.
-    async fn look(&self, user: UserId) -> Result<(), Problem> {
-        match self.executor.state(&Key::<User>::new(user)).await.map_err(Problem::from)? {
-            UserState::Registered(_) => self.keep(user, false),
-            UserState::Erased => {
-                self.keep(user, true);
-                return Err(erased());
-            }
+    /// Whether a user exists and is not erased, as the log says.
+    async fn exists(&self, user: UserId) -> Result<bool, Problem> {
+        let erased = match self.executor.state(&Key::<User>::new(user)).await? {
+            UserState::Registered(_) => false,
+            UserState::Erased => true,
             UserState::Unknown => {
                 return Err(Problem::invalid("unknown-user", "userId", format!("There is no user {user}.")));
             }
-        }
-        Ok(())
+        };
+        self.keep(user, erased);
+        Ok(!erased)
     }
 
     /// Takes every later change of users into the copy, for ever.
@@ -156,19 +146,16 @@ impl Users {
     }
 
     /// The user exists at this moment.
-    fn confirm(&self, user: UserId) {
+    fn confirm(&self, user: UserId) -> UserSnapshot {
         let fresh_until = Some(Instant::now() + self.service.fresh_for);
         let mut kept = self.lock();
         let erased = kept.peek(&user).is_some_and(|known| known.erased);
         kept.put(user, Known { erased, fresh_until });
+        UserSnapshot { stale: false }
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<UserId, Known>> {
         // Every statement leaves the copy valid.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn erased() -> Problem {
-    Problem::from(Refusal::from(UserRejection::Erased)).with_field("userId")
 }
