@@ -88,12 +88,8 @@ async fn an_answer_is_remembered_until_a_fact_says_otherwise() {
     let (account_id, _) = api.open_account("a", user_id, 100_000).await.unwrap();
     let ada = Cart { user_id, account_id, items: vec![("TEA".to_owned(), 1)], country: "DE".to_owned() };
     let after = [stocked.position().unwrap()];
-    let asked = async || {
-        let metrics = api.http().get(api.url(Service::Users, "/metrics")).send().await.unwrap();
-        metrics.text().await.unwrap()
-    };
     let placed = api.place("1", &ada, &after).await.unwrap().expect(202, "an order").unwrap();
-    assert!(!is_stale(&placed) && !asked().await.is_empty());
+    assert!(!is_stale(&placed), "{placed:?}");
 
     let erase = api.http().delete(api.url(Service::Users, &format!("/users/{user_id}")));
     assert_eq!(api.send_as(user_id, erase).await.unwrap().status, 202);

@@ -2,7 +2,7 @@
 
 use crate::{
     failure::{Failure, because},
-    outside::{Outside, OutsideArgs},
+    outside::{Outside, OutsideArgs, Span},
     settings::{self, MasterKeyArgs},
     system::{Advertise, Config, Service, System},
 };
@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// where this machine reaches NATS from]
     #[arg(long, value_name = "URL", env = "WAYBILL_ADVERTISE_URL")]
     advertise: Option<String>,
+    /// How long orders rely on what the users service said of a customer [default: 30s]
+    #[arg(long, value_name = "TIME", env = "WAYBILL_USERS_FRESH_FOR")]
+    users_fresh_for: Option<String>,
     /// What NATS is configured to do before it acknowledges: always writes to disk, interval does so every two minutes
     #[arg(long, value_name = "PROFILE", env = "WAYBILL_DURABILITY", default_value = "always")]
     durability: String,
@@ -86,6 +89,7 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
         ("--advertise", args.advertise.clone()),
+        ("--users-fresh-for", args.users_fresh_for.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
@@ -103,14 +107,12 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
     }
     let outside = Outside::read(&mut flags);
     let master_key = args.master_key.read(flags.faults());
+    let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
     let given = nats_url.zip(durability).zip(replicas).zip(master_key);
-    let config = given.map(|(((nats_url, durability), replicas), master_key)| Config {
-        durability,
-        replicas,
-        outside,
-        master_key,
-        advertise,
-        ..Config::new(nats_url, &args.data)
+    let config = given.map(|(((nats_url, durability), replicas), master_key)| {
+        let usual = Config::new(nats_url, &args.data);
+        let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
+        Config { durability, replicas, outside, master_key, advertise, users_fresh_for, ..usual }
     });
     Ok(flags.finish(config.map(|config| (config, places)))?)
 }
