@@ -81,7 +81,7 @@ async fn register_user(
     Body(body): Body<Register>,
 ) -> Result<Response, Problem> {
     let address = Address::of_field(&body.email)?;
-    body.password.check()?;
+    body.password.check("password")?;
     let name = bodies::name(body.name)?;
     let preferences = body.preferences.map(Into::into).unwrap_or_default();
     let preferences = checked(preferences).map_err(|error| preference(error.into()))?;

@@ -37,6 +37,7 @@ async fn every_command_is_documented() {
             "post /shipments/{orderId}/dispatch",
             "post /users",
             "put /products/{sku}/price",
+            "put /users/{id}/password",
             "put /users/{id}/preferences",
             "put /users/{id}/roles",
             "put /users/{id}/subscriptions/{topic}",

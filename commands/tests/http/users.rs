@@ -207,6 +207,7 @@ async fn a_session_is_refreshed_and_ends() {
     logging_in(&shop, user).await;
     refreshing(&shop, user, &clock).await;
     logging_out(&shop, user).await;
+    another_password(&shop, user, &clock).await;
     nats.server.stop().await;
 }
 
@@ -274,6 +275,30 @@ async fn logging_out(shop: &Shop, user: Uuid) {
     // A token that no login made has no session to end.
     let minted = shop.bearer(user, Role::Customer).await;
     shop.ask_as(&minted, Method::DELETE, "/sessions", &nothing).await.expect(204);
+}
+
+async fn another_password(shop: &Shop, user: Uuid, clock: &Clock) {
+    let login = shop.log_in("ada@example.com", PASSWORD).await.expect(201);
+    let bearer = format!("Bearer {}", login.body["accessToken"].as_str().unwrap());
+    let path = format!("/users/{user}/password");
+    let body = |current: &str, new: &str| json!({ "currentPassword": current, "newPassword": new });
+    let change = body(PASSWORD, "a staple of another kind");
+    let operator = shop.bearer(Uuid::from_u128(1), Role::Admin).await;
+    shop.ask_as(&operator, Method::PUT, &path, &change).await.problem(403, "forbidden");
+    shop.ask(Method::PUT, &path, &[], &change).await.problem(401, "unauthenticated");
+    let short = shop.ask_as(&bearer, Method::PUT, &path, &body(PASSWORD, "short")).await;
+    assert_eq!(short.problem(422, "password-invalid"), Some("newPassword"));
+    for _ in 0..10 {
+        let guess = body("a wrong password", "a staple of another kind");
+        shop.ask_as(&bearer, Method::PUT, &path, &guess).await.problem(401, "wrong-credentials");
+    }
+    shop.ask_as(&bearer, Method::PUT, &path, &change).await.problem(429, "too-many-attempts");
+    clock.advance(Duration::from_mins(15));
+    let bearer = shop.bearer(user, Role::Customer).await;
+    shop.ask_as(&bearer, Method::PUT, &path, &change).await.expect(204);
+    shop.refresh(&login).await.problem(401, "session-over");
+    shop.log_in("ada@example.com", PASSWORD).await.problem(401, "wrong-credentials");
+    shop.log_in("ada@example.com", "a staple of another kind").await.expect(201);
 }
 
 #[tokio::test]
@@ -423,7 +448,6 @@ async fn preferences_and_topics(shop: &Shop, ada: Uuid) {
 
 #[tokio::test]
 async fn nothing_is_left_of_somebody_who_is_erased() {
-    service::telemetry::init("pretty".parse().unwrap(), "debug").unwrap();
     let nats = Nats::start().await;
     let (user, login) = {
         let shop = Shop::open(&nats).await;
@@ -447,9 +471,9 @@ async fn nothing_is_left_of_somebody_who_is_erased() {
     let shutdown = Shutdown::new();
     shop.react(&shutdown);
     tokio::time::timeout(DEADLINE, async {
-        while shop.keys.key(UserId::new(user)).await.unwrap().is_some()
-            || shop.kept("CREDENTIALS").await.contains(&user.to_string())
+        while shop.kept("CREDENTIALS").await.contains(&user.to_string())
             || shop.kept("SESSIONS").await.contains(&user.to_string())
+            || shop.keys.key(UserId::new(user)).await.unwrap().is_some()
         {}
     })
     .await
