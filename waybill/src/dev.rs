@@ -14,11 +14,11 @@ use crate::{
     system::{Config, Service, System},
 };
 use lock::Lock;
+pub(crate) use master_key::{find_master_key, master_key};
 use nats::{
     Durability,
     server::{self, Binary, Server},
 };
-pub(crate) use master_key::{find_master_key, master_key};
 pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
