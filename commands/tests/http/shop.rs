@@ -81,7 +81,7 @@ impl Shop {
             all = all.merge(side.http);
         }
         let (router, documentation) = all.split_for_parts();
-        let router = service::http::layers(router, clock.clone());
+        let router = service::http::layers("shop", router, clock.clone());
         Self { connection, clock, executors, documentation, router }
     }
 

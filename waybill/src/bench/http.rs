@@ -122,7 +122,7 @@ async fn orders(stage: &Stage) -> Result<Router, Failure> {
     };
     let side = WriteSide::build(Context::Orders, &env, &Metrics::new()).await?;
     let (router, _) = side.http.split_for_parts();
-    Ok(service::http::layers(router, stage.clock.clone()))
+    Ok(service::http::layers("orders", router, stage.clock.clone()))
 }
 
 async fn serve(router: Router, shutdown: &Shutdown) -> Result<String, Failure> {

@@ -42,7 +42,7 @@ pub(super) async fn assemble(
     api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
     let probes = probes(service, config, &writing, metrics).check("projections", read_side.check());
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
-    Ok(service::http::layers(router, config.clock.clone()))
+    Ok(service::http::layers(service.name(), router, config.clock.clone()))
 }
 
 async fn connect(config: &Config, service: Service, part: &str) -> Result<Connection, Failure> {
