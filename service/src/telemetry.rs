@@ -20,7 +20,7 @@ use crate::config::{Faults, Settings};
 use export::Export;
 use format::InScope;
 pub use metrics::export_metrics;
-pub use scope::{Scope, current_span};
+pub use scope::{Scope, current_span, spawn};
 pub(crate) use span::is_traceparent;
 pub use span::{Cause, KeyValue, Span, SpanKind, is_long_ago, is_tracing};
 use std::{io::IsTerminal, panic, str::FromStr};

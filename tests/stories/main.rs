@@ -9,4 +9,5 @@ mod dev;
 mod order;
 mod outage;
 mod refusals;
+mod trace;
 mod undo;

@@ -1,8 +1,11 @@
 //! The spans of a command: one from asking to the answer, in it one for each append, whose context its events carry.
 //! Nothing of it exists where nothing is exported.
 
-use super::{ExecuteError, Job, Receipt, plan::{Outcome, Plan}};
-use crate::AnyKey;
+use super::{
+    ExecuteError, Job, Receipt,
+    plan::{Outcome, Plan},
+};
+use crate::{AnyKey, decision::Decided};
 use events::{Context, Metadata};
 use service::telemetry::{Cause, KeyValue, Span, SpanKind, is_tracing, semconv};
 
@@ -65,7 +68,7 @@ pub(super) fn appending(context: Context, jobs: &mut [Job], plan: &Plan) {
                 KeyValue::new(semconv::EVENT_TYPE, kinds.join(",")),
             ]
         });
-        if let Some(why) = decided.iter().find_map(|decided| decided.failure()) {
+        if let Some(why) = decided.iter().find_map(Decided::failure) {
             append.fail(|| why);
         }
         job.metadata.traceparent = append.traceparent();

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use service::{
     FieldError, Problem,
     extract::{Body, Path},
+    telemetry::{KeyValue, current_span, semconv},
 };
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -125,7 +126,24 @@ async fn place_order(
     call: Call,
     Body(body): Body<PlaceOrder>,
 ) -> Result<Response, Problem> {
-    let Orders { api, copies } = &*orders;
+    let span = current_span();
+    span.describe(|| {
+        [
+            KeyValue::new(semconv::ORDER_USER, body.user_id.to_string()),
+            KeyValue::new(semconv::ORDER_ITEMS, i64::try_from(body.items.len()).unwrap_or(i64::MAX)),
+        ]
+    });
+    let placed = place(&orders, call, body).await;
+    match &placed {
+        Ok(answer) if answer.status().is_success() => span.succeed(),
+        Ok(answer) => span.fail(|| format!("answered before with {}", answer.status())),
+        Err(problem) => span.fail(|| problem.detail().to_owned()),
+    }
+    placed
+}
+
+async fn place(orders: &Orders, call: Call, body: PlaceOrder) -> Result<Response, Problem> {
+    let Orders { api, copies } = orders;
     let (items, account) = try_join(
         priced(copies, &body.items, call.fresh),
         copies.account(body.account_id, call.fresh).map_err(Problem::from),

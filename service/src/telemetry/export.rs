@@ -142,7 +142,9 @@ impl SpanExporter for Spans {
         let services = by_service(batch.into_iter(), |span| &span.instrumentation_scope);
         let resource_spans = services
             .into_iter()
-            .flat_map(|(service, spans)| group_spans_by_resource_and_scope(spans, &self.resources.of(&service)))
+            .flat_map(|(service, spans)| {
+                group_spans_by_resource_and_scope(spans, &self.resources.of(&service))
+            })
             .collect();
         self.sender.send(ExportTraceServiceRequest { resource_spans }).await
     }

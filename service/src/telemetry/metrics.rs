@@ -7,8 +7,8 @@ use opentelemetry_proto::tonic::{
     collector::metrics::v1::ExportMetricsServiceRequest,
     common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
     metrics::v1::{
-        AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
-        ScopeMetrics, Sum, metric::Data, number_data_point::Value,
+        AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint,
+        ResourceMetrics, ScopeMetrics, Sum, metric::Data, number_data_point::Value,
     },
     resource::v1::Resource,
 };
@@ -122,7 +122,9 @@ fn families(page: &str) -> Vec<Family<'_>> {
     for line in page.lines() {
         if let Some(comment) = line.strip_prefix("# ") {
             let mut words = comment.splitn(3, ' ');
-            let (Some(what), Some(name), text) = (words.next(), words.next(), words.next().unwrap_or_default()) else {
+            let (Some(what), Some(name), text) =
+                (words.next(), words.next(), words.next().unwrap_or_default())
+            else {
                 continue;
             };
             if families.last().is_none_or(|last| last.name != name) {
@@ -190,12 +192,15 @@ impl Family<'_> {
     fn convert(self, started: u64, now: u64) -> Metric {
         let aggregation_temporality = AggregationTemporality::Cumulative.into();
         let data = match self.kind {
-            "counter" => {
-                Data::Sum(Sum { data_points: self.numbers(started, now), aggregation_temporality, is_monotonic: true })
-            }
-            "histogram" => {
-                Data::Histogram(Histogram { data_points: self.histograms(started, now), aggregation_temporality })
-            }
+            "counter" => Data::Sum(Sum {
+                data_points: self.numbers(started, now),
+                aggregation_temporality,
+                is_monotonic: true,
+            }),
+            "histogram" => Data::Histogram(Histogram {
+                data_points: self.histograms(started, now),
+                aggregation_temporality,
+            }),
             _ => Data::Gauge(Gauge { data_points: self.numbers(0, now) }),
         };
         Metric {
@@ -222,14 +227,19 @@ impl Family<'_> {
     fn histograms(&self, started: u64, now: u64) -> Vec<HistogramDataPoint> {
         let mut points: BTreeMap<Vec<(&str, String)>, HistogramDataPoint> = BTreeMap::new();
         for sample in &self.samples {
-            let (bound, labels): (Vec<_>, Vec<_>) = sample.labels.iter().cloned().partition(|(name, _)| *name == "le");
+            let (bound, labels): (Vec<_>, Vec<_>) =
+                sample.labels.iter().cloned().partition(|(name, _)| *name == "le");
             let point = points.entry(labels).or_insert_with_key(|labels| HistogramDataPoint {
                 attributes: attributes(labels),
                 start_time_unix_nano: started,
                 time_unix_nano: now,
                 ..HistogramDataPoint::default()
             });
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count is a whole number")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a count is a whole number"
+            )]
             let count = sample.value as u64;
             match sample.suffix {
                 "_sum" => point.sum = Some(sample.value),
@@ -276,14 +286,17 @@ mod tests {
         let metrics = Metrics::new();
         let commands: family::Family<Label, Counter> =
             metrics.register("commands", "Commands carried out", family::Family::default());
-        commands.get_or_create(&Label { outcome: "with \"quotes\", commas\\ and } braces".to_owned() }).inc_by(3);
+        commands
+            .get_or_create(&Label { outcome: "with \"quotes\", commas\\ and } braces".to_owned() })
+            .inc_by(3);
         metrics.register("lag", "Messages still before it", Gauge::<i64>::default()).set(-7);
         let seconds = histogram::Histogram::new([0.1, 1.0]);
         metrics.registry().register_with_unit("took", "How long", Unit::Seconds, seconds.clone());
         [0.05, 0.5, 0.6, 5.0].into_iter().for_each(|took| seconds.observe(took));
 
         let sent = convert(&metrics.render(), 1, 2);
-        let names: Vec<_> = sent.iter().map(|metric| (&*metric.name, &*metric.description, &*metric.unit)).collect();
+        let names: Vec<_> =
+            sent.iter().map(|metric| (&*metric.name, &*metric.description, &*metric.unit)).collect();
         assert_eq!(
             names,
             [
@@ -299,7 +312,10 @@ mod tests {
         };
         assert!(commands.is_monotonic);
         let point = &commands.data_points[0];
-        assert_eq!((point.value, point.start_time_unix_nano, point.time_unix_nano), (Some(Value::AsDouble(3.0)), 1, 2));
+        assert_eq!(
+            (point.value, point.start_time_unix_nano, point.time_unix_nano),
+            (Some(Value::AsDouble(3.0)), 1, 2)
+        );
         assert_eq!(labels(&point.attributes), [("outcome", "with \"quotes\", commas\\ and } braces")]);
         assert_eq!(lag.data_points[0].value, Some(Value::AsDouble(-7.0)));
         let point = &took.data_points[0];

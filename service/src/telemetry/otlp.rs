@@ -120,18 +120,19 @@ impl Target {
         let headers = settings.optional(&own("HEADERS")).or_else(|| settings.optional(&shared("HEADERS")));
         let timeout = settings.optional(&own("TIMEOUT")).or_else(|| settings.optional(&shared("TIMEOUT")));
         let protocol = protocol.unwrap_or(Protocol::HttpProtobuf);
-        let (key, endpoint) = match settings.optional::<Uri>(&own("ENDPOINT")) {
+        let (key, endpoint) = if let Some(endpoint) = settings.optional::<Uri>(&own("ENDPOINT")) {
             // Used as it is, while the shared one is a base.
-            Some(endpoint) => (own("ENDPOINT"), endpoint),
-            None => {
-                let base = settings.optional::<Uri>(&shared("ENDPOINT"))?;
-                let path = if protocol == Protocol::Grpc { "" } else { &format!("/v1/{}", signal.name()) };
-                let whole = format!("{}{path}", base.to_string().trim_end_matches('/'));
-                (shared("ENDPOINT"), whole.parse().unwrap_or(base))
-            }
+            (own("ENDPOINT"), endpoint)
+        } else {
+            let base = settings.optional::<Uri>(&shared("ENDPOINT"))?;
+            let path = if protocol == Protocol::Grpc { "" } else { &format!("/v1/{}", signal.name()) };
+            let whole = format!("{}{path}", base.to_string().trim_end_matches('/'));
+            (shared("ENDPOINT"), whole.parse().unwrap_or(base))
         };
         if endpoint.scheme_str() != Some("http") {
-            settings.faults().add(&key, "expected http://HOST:PORT; a collector beside this process can add TLS");
+            settings
+                .faults()
+                .add(&key, "expected http://HOST:PORT; a collector beside this process can add TLS");
         }
         let timeout = Duration::from_millis(timeout.unwrap_or(10_000));
         Some(Self { signal, protocol, endpoint, headers: headers.unwrap_or_default(), timeout })
@@ -179,7 +180,8 @@ impl Sender {
     pub(super) async fn send(&self, request: impl Message + Clone + 'static) -> OTelSdkResult {
         let inner = Arc::clone(&self.0);
         let sent = self.0.runtime.spawn(async move { inner.send(request).await }).await;
-        sent.unwrap_or_else(|_| Err("the runtime has ended".to_owned())).map_err(OTelSdkError::InternalFailure)
+        sent.unwrap_or_else(|_| Err("the runtime has ended".to_owned()))
+            .map_err(OTelSdkError::InternalFailure)
     }
 }
 
@@ -253,7 +255,12 @@ impl Inner {
 fn is_passing(code: Code) -> bool {
     matches!(
         code,
-        Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::Unavailable | Code::DataLoss
+        Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::Aborted
+            | Code::OutOfRange
+            | Code::Unavailable
+            | Code::DataLoss
     )
 }
 
@@ -268,8 +275,9 @@ mod tests {
     use super::*;
 
     fn read(signal: Signal, pairs: &'static [(&str, &str)]) -> Result<Option<Target>, String> {
-        let mut settings =
-            Settings::from_fn(|key| pairs.iter().find(|(known, _)| *known == key).map(|(_, value)| value.into()));
+        let mut settings = Settings::from_fn(|key| {
+            pairs.iter().find(|(known, _)| *known == key).map(|(_, value)| value.into())
+        });
         let target = Target::read(signal, &mut settings);
         settings.finish(Some(target)).map_err(|faults| faults.to_string())
     }
@@ -299,7 +307,10 @@ mod tests {
         ];
         let traces = read(Signal::Traces, mixed).unwrap().unwrap();
         assert_eq!((traces.protocol, traces.endpoint.host()), (Protocol::Grpc, Some("traces")));
-        assert_eq!((&traces.headers.0["api-key"], &traces.headers.0["tenant"]), (&"a b".parse().unwrap(), &"1".parse().unwrap()));
+        assert_eq!(
+            (&traces.headers.0["api-key"], &traces.headers.0["tenant"]),
+            (&"a b".parse().unwrap(), &"1".parse().unwrap())
+        );
         assert_eq!(traces.timeout, Duration::from_millis(500));
         let metrics = read(Signal::Metrics, mixed).unwrap().unwrap();
         assert_eq!(metrics.endpoint.to_string(), "http://collector:4318/v1/metrics");

@@ -2,7 +2,7 @@
 
 use super::Span;
 use std::sync::Arc;
-use tokio::task::futures::TaskLocalFuture;
+use tokio::task::{JoinHandle, futures::TaskLocalFuture};
 
 /// The request or reaction that is being worked on. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ tokio::task_local! {
 }
 
 impl Scope {
-    /// The scope of this task, if it is in one. Tasks that it spawns are not.
+    /// The scope of this task, if it is in one. Tasks that it starts are in it only by [`spawn`].
     pub fn current() -> Option<Self> {
         CURRENT.try_with(Self::clone).ok()
     }
@@ -45,6 +45,17 @@ impl Scope {
     /// The trace, as 32 hex digits.
     pub fn trace_id(&self) -> Option<&str> {
         self.traceparent.as_deref()?.get(3..35)
+    }
+}
+
+/// Starts a task that works in the scope of this one.
+pub fn spawn<F>(work: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    match Scope::current() {
+        Some(scope) => tokio::spawn(scope.run(work)),
+        None => tokio::spawn(work),
     }
 }
 

@@ -5,8 +5,8 @@ use jiff::{SignedDuration, Timestamp};
 use opentelemetry::{
     Context,
     trace::{
-        Link, SpanBuilder, SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState, Tracer,
-        TracerProvider,
+        Link, SpanBuilder, SpanContext, SpanId, Status, TraceContextExt, TraceFlags, TraceId, TraceState,
+        Tracer, TracerProvider,
     },
 };
 pub use opentelemetry::{KeyValue, trace::SpanKind};

@@ -18,6 +18,7 @@ pub(super) async fn assemble(
     shutdown: &Shutdown,
 ) -> Result<Router, Failure> {
     let metrics = Metrics::new();
+    service::telemetry::export_metrics(service.name(), &metrics);
     // A connection for each kind of traffic: a read model that catches up must not make commands wait.
     let writing = connect(config, service, "commands").await?;
     let reading = connect(config, service, "projections").await?;
