@@ -242,7 +242,7 @@ impl TraceService for Memory {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.traces(request.into_inner());
-        Ok(Response::default())
+        Ok(Response::new(Default::default()))
     }
 }
 
@@ -253,7 +253,7 @@ impl LogsService for Memory {
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         Self::logs(self, request.into_inner());
-        Ok(Response::default())
+        Ok(Response::new(Default::default()))
     }
 }
 
@@ -264,6 +264,6 @@ impl MetricsService for Memory {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         Self::metrics(self, request.into_inner());
-        Ok(Response::default())
+        Ok(Response::new(Default::default()))
     }
 }

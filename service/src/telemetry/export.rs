@@ -111,7 +111,7 @@ impl Export {
             let _ = logs.shutdown_with_timeout(FLUSH);
         }
         if let Some(meters) = meters {
-            let _ = runtime.block_on(tokio::time::timeout(FLUSH, meters));
+            let _ = runtime.block_on(async { tokio::time::timeout(FLUSH, meters).await });
         }
     }
 }
