@@ -232,7 +232,7 @@ fn text(value: &AnyValue) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 #[tonic::async_trait]
@@ -242,7 +242,7 @@ impl TraceService for Memory {
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.traces(request.into_inner());
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
@@ -253,7 +253,7 @@ impl LogsService for Memory {
         request: Request<ExportLogsServiceRequest>,
     ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         Self::logs(self, request.into_inner());
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(ExportLogsServiceResponse::default()))
     }
 }
 
@@ -264,6 +264,6 @@ impl MetricsService for Memory {
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         Self::metrics(self, request.into_inner());
-        Ok(Response::new(Default::default()))
+        Ok(Response::new(ExportMetricsServiceResponse::default()))
     }
 }

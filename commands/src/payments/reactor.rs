@@ -39,7 +39,7 @@ impl Payments {
             None => Ok("ignored"),
             Some(Effect::Charge(order)) => {
                 let assessing = reactor::answering(&recorded, "service:fraud");
-                self.charge(*order, metadata, assessing).await
+                self.charge(order, metadata, assessing).await
             }
             Some(Effect::Refund(wanted)) => {
                 let refunding = move |decision: &mut Decision| refund(decision, &wanted);
@@ -51,11 +51,11 @@ impl Payments {
     /// Charges an order, and says so.
     async fn charge(
         &self,
-        order: InventoryReserved,
+        order: Box<InventoryReserved>,
         metadata: Metadata,
         assessing: Metadata,
     ) -> Result<&'static str, Retry> {
-        let InventoryReserved { order_id, user_id, total_amount, .. } = order;
+        let InventoryReserved { order_id, user_id, total_amount, .. } = *order;
         let Money { amount, currency } = total_amount;
         tracing::info!(target: "payment", transactionId = %order_id, userId = %user_id, amount, %currency, "Processing payment");
         let clearance = self.clearance(&order, assessing).await?;

@@ -292,7 +292,9 @@ mod tests {
         metrics.register("lag", "Messages still before it", Gauge::<i64>::default()).set(-7);
         let seconds = histogram::Histogram::new([0.1, 1.0]);
         metrics.registry().register_with_unit("took", "How long", Unit::Seconds, seconds.clone());
-        [0.05, 0.5, 0.6, 5.0].into_iter().for_each(|took| seconds.observe(took));
+        for took in [0.05, 0.5, 0.6, 5.0] {
+            seconds.observe(took);
+        }
 
         let sent = convert(&metrics.render(), 1, 2);
         let names: Vec<_> =

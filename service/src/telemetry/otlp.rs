@@ -282,10 +282,11 @@ mod tests {
         settings.finish(Some(target)).map_err(|faults| faults.to_string())
     }
 
+    const BASE: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
+
     #[test]
     fn nothing_is_exported_unless_it_is_asked_for() {
         assert!(read(Signal::Traces, &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).unwrap().is_none());
-        const BASE: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
         assert!(read(Signal::Logs, &[BASE, ("OTEL_LOGS_EXPORTER", "none")]).unwrap().is_none());
         assert!(read(Signal::Logs, &[BASE, ("OTEL_SDK_DISABLED", "true")]).unwrap().is_none());
     }
