@@ -79,11 +79,23 @@ mod tests {
 
     #[test]
     fn addresses_are_told_from_what_is_none() {
-        for good in ["ada@example.com", " Ada.Lovelace+tea@Example.co.uk ", "o'hara@example.org", "ä@exämple.de"] {
+        for good in
+            ["ada@example.com", " Ada.Lovelace+tea@Example.co.uk ", "o'hara@example.org", "ä@exämple.de"]
+        {
             assert!(Address::parse(good).is_some(), "{good}");
         }
         let long = format!("{}@example.com", "x".repeat(250));
-        for bad in ["", "ada", "ada@", "@example.com", "ada@localhost", "ada@[127.0.0.1]", "Ada <ada@example.com>", "a b@example.com", &long] {
+        for bad in [
+            "",
+            "ada",
+            "ada@",
+            "@example.com",
+            "ada@localhost",
+            "ada@[127.0.0.1]",
+            "Ada <ada@example.com>",
+            "a b@example.com",
+            &long,
+        ] {
             assert!(Address::parse(bad).is_none(), "{bad}");
         }
     }

@@ -1,12 +1,12 @@
 //! How often somebody may try to log in: counted per account and per client address, for all processes together.
 
+use axum::http::StatusCode;
+use events::users::EmailHash;
 use jiff::{SignedDuration, Timestamp};
 use nats::{Bucket, BucketConfig, BucketError, Connection, Kept, TopologyError};
 use serde::{Deserialize, Serialize};
 use service::{Clock, Problem};
-use axum::http::StatusCode;
 use std::{net::IpAddr, time::Duration};
-use events::users::EmailHash;
 
 /// How long attempts are remembered, from the first one.
 pub(super) const WINDOW: Duration = Duration::from_mins(15);
