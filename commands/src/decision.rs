@@ -107,6 +107,8 @@ pub struct Decision {
 impl Decision {
     /// Gives it the state of an aggregate.
     pub(crate) fn seat(&mut self, slot: Slot) {
+        // Most decisions are over one aggregate and record one event: a vector would begin with room for four.
+        reserve_one(&mut self.slots);
         self.slots.push(slot);
     }
 
@@ -148,6 +150,8 @@ impl Decision {
         let events = A::decide(typed::<A>(&self.slots[index].state), command)?;
         for event in events {
             let slot = &mut self.slots[index];
+            reserve_one(&mut self.undo);
+            reserve_one(&mut self.decided);
             self.undo.push((index, slot.state.clone()));
             slot.state = Arc::new(A::evolve(typed::<A>(&slot.state).clone(), &event));
             slot.version += 1;
@@ -181,6 +185,13 @@ impl Decision {
 
     fn slot(&self, subject: &Subject) -> Option<usize> {
         self.slots.iter().position(|slot| slot.subject == *subject)
+    }
+}
+
+/// Room for one where there is none yet.
+fn reserve_one<T>(items: &mut Vec<T>) {
+    if items.capacity() == 0 {
+        items.reserve_exact(1);
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 use tokio::process::{Child, Command};
-use waybill::api::Api;
+use waybill::{
+    api::{Api, Tokens},
+    system::{Config, Service},
+};
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const ENDED_WITHIN: Duration = Duration::from_mins(1);
@@ -78,7 +81,11 @@ impl Process {
         })
         .await;
         file["natsUrl"].as_str().unwrap_or_default().clone_into(&mut self.nats_url);
-        self.api = Api::at(serde_json::from_value(file["services"].clone()).unwrap_or_default());
+        let tokens = Tokens::of_dev(dir, &self.nats_url).await;
+        let tokens =
+            tokens.unwrap_or_else(|error| panic!("waybill dev issues no tokens: {error}\n{}", log(dir)));
+        let urls = serde_json::from_value(file["services"].clone()).unwrap_or_default();
+        self.api = Api::at(urls).with_tokens(tokens);
     }
 
     /// Runs `waybill dev` on a data folder without waiting for anything. It is killed when dropped.
@@ -92,6 +99,19 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+    }
+
+    /// Runs `waybill serve` for one service of a system on a free port, without waiting for anything. It is killed when
+    /// dropped.
+    pub fn serve(service: Service, config: &Config, data: &Path) -> io::Result<Child> {
+        Command::new(Self::executable())
+            .args(["serve", service.name(), "--port", "0", "--log", "warn", "--nats-url", &config.nats_url])
+            .arg("--data")
+            .arg(data)
+            .env("WAYBILL_MASTER_KEY", &*config.master_key.to_base64())
+            .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
     }

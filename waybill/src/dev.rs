@@ -7,18 +7,18 @@ mod master_key;
 mod state;
 
 use crate::{
-    api::Api,
+    api::{Api, Tokens},
     failure::{Failure, because},
     outside::{Outside, OutsideArgs},
     settings::{self, NATS, Ports},
     system::{Config, Service, System},
 };
 use lock::Lock;
+pub(crate) use master_key::{find_master_key, master_key};
 use nats::{
     Durability,
     server::{self, Binary, Server},
 };
-pub(crate) use master_key::master_key;
 pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
@@ -69,6 +69,7 @@ pub(crate) struct Local {
     // Stopped in this order.
     system: System,
     nats: Server,
+    tokens: Tokens,
     /// Held as long as this process uses the data folder.
     _lock: Lock,
 }
@@ -135,7 +136,8 @@ impl Local {
             ..Config::new(nats.url(), plan.data.join("views"))
         };
         let system = System::start(&config, listeners(&plan).await?).await?;
-        let local = Self { plan, system, nats, _lock: lock };
+        let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
+        let local = Self { plan, system, nats, tokens, _lock: lock };
         local.api().wait_ready(READY_WITHIN).await?;
         Ok(local)
     }
@@ -143,15 +145,16 @@ impl Local {
     /// Loads the demo catalogue where that was not done before, and tells the world.
     async fn announce(&self) -> Result<(), Failure> {
         let account = catalogue::load(&self.api(), &self.plan.data).await?;
+        let token = self.tokens.customer_for_a_day(account.user_id).await?;
         let file = DevFile::new(self.nats_url(), self.api().urls(), self.plan.durability);
         file.write(&self.plan.data)?;
-        println!("{}", banner::text(&file, &account, &self.plan.data));
+        println!("{}", banner::text(&file, &account, &token, &self.plan.data));
         Ok(())
     }
 
     /// Asks the services.
     pub(crate) fn api(&self) -> Api {
-        Api::new(self.system.addresses())
+        Api::new(self.system.addresses()).with_tokens(self.tokens.clone())
     }
 
     /// Where NATS is.

@@ -2,9 +2,9 @@
 
 use crate::{
     failure::{Failure, because},
-    outside::{Outside, OutsideArgs},
+    outside::{Outside, OutsideArgs, Span},
     settings::{self, MasterKeyArgs},
-    system::{Config, Service, System},
+    system::{Advertise, Config, Service, System},
 };
 use nats::Durability;
 use service::config::{Faults, Settings};
@@ -39,6 +39,13 @@ pub(crate) struct Args {
     /// Ports of several services
     #[arg(long, value_name = "SERVICE=PORT,..", env = "WAYBILL_PORTS", conflicts_with = "port")]
     ports: Option<String>,
+    /// Where others reach this process, with a port where it is not the one listened on [default: where it listens, or
+    /// where this machine reaches NATS from]
+    #[arg(long, value_name = "URL", env = "WAYBILL_ADVERTISE_URL")]
+    advertise: Option<String>,
+    /// How long orders rely on what the users service said of a customer [default: 30s]
+    #[arg(long, value_name = "TIME", env = "WAYBILL_USERS_FRESH_FOR")]
+    users_fresh_for: Option<String>,
     /// What NATS is configured to do before it acknowledges: always writes to disk, interval does so every two minutes
     #[arg(long, value_name = "PROFILE", env = "WAYBILL_DURABILITY", default_value = "always")]
     durability: String,
@@ -81,6 +88,8 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
+        ("--advertise", args.advertise.clone()),
+        ("--users-fresh-for", args.users_fresh_for.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
@@ -92,15 +101,18 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
         flags.faults().add("--replicas", "expected 1, 3 or 5");
     }
     let places = places(&services, &mut flags);
+    let advertise: Option<Advertise> = flags.optional("--advertise");
+    if services.len() > 1 && advertise.as_ref().is_some_and(Advertise::has_port) {
+        flags.faults().add("--advertise", "several services have several ports: leave the port out");
+    }
     let outside = Outside::read(&mut flags);
     let master_key = args.master_key.read(flags.faults());
+    let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
     let given = nats_url.zip(durability).zip(replicas).zip(master_key);
-    let config = given.map(|(((nats_url, durability), replicas), master_key)| Config {
-        durability,
-        replicas,
-        outside,
-        master_key,
-        ..Config::new(nats_url, &args.data)
+    let config = given.map(|(((nats_url, durability), replicas), master_key)| {
+        let usual = Config::new(nats_url, &args.data);
+        let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
+        Config { durability, replicas, outside, master_key, advertise, users_fresh_for, ..usual }
     });
     Ok(flags.finish(config.map(|config| (config, places)))?)
 }
@@ -169,5 +181,7 @@ mod tests {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
         assert!(read("all --nats-url nats://x --port 80").unwrap_err().contains("--port"));
+        assert!(read("all --nats-url nats://x --advertise http://x:80").unwrap_err().contains("--advertise"));
+        read("all --nats-url nats://x --advertise http://x").unwrap();
     }
 }

@@ -3,13 +3,18 @@
 //! `dev`, `serve`, `demo` and the end-to-end tests all start services here.
 
 mod assembly;
+mod presence;
+
+pub(crate) use assembly::verifier;
 
 use crate::{
     failure::{Failure, because},
     outside::Outside,
 };
 use events::Context;
-use nats::{Connection, Durability, KeyRing, MasterKey, topology};
+use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology};
+pub use presence::Advertise;
+use presence::Presence;
 use service::{Clock, Shutdown};
 use std::{collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -94,6 +99,14 @@ pub struct Config {
     pub clock: Clock,
     /// Wraps the keys of personal data. The same in every process.
     pub master_key: MasterKey,
+    /// How long orders rely on what the users service said of a customer, unless they hear otherwise.
+    pub users_fresh_for: Duration,
+    /// How services stay known to others.
+    pub registry: RegistryOptions,
+    /// Where others reach the services; where they listen, unless it is said.
+    pub advertise: Option<Advertise>,
+    /// How long services go on to answer after they are no longer known, for those who have not heard of it.
+    pub linger: Duration,
 }
 
 impl Config {
@@ -107,6 +120,10 @@ impl Config {
             outside: Outside::default(),
             clock: Clock::system(),
             master_key: MasterKey::generate(),
+            users_fresh_for: Duration::from_secs(30),
+            registry: RegistryOptions::default(),
+            advertise: None,
+            linger: Duration::from_millis(300),
         }
     }
 }
@@ -117,6 +134,9 @@ pub struct System {
     shutdown: Shutdown,
     servers: JoinSet<(Service, io::Result<bool>)>,
     addresses: BTreeMap<Service, SocketAddr>,
+    /// They end when the services are about to stop.
+    presences: JoinSet<()>,
+    linger: Duration,
 }
 
 /// How long requests in flight may take after the stop has begun.
@@ -132,9 +152,15 @@ impl System {
         topology::ensure(&connection, &Context::ALL, config.replicas).await?;
         let keys = KeyRing::open(&connection, &config.master_key, config.replicas).await?;
         let shutdown = Shutdown::new();
-        let mut system = Self { shutdown, servers: JoinSet::new(), addresses: BTreeMap::new() };
+        let mut system = Self {
+            shutdown,
+            servers: JoinSet::new(),
+            addresses: BTreeMap::new(),
+            presences: JoinSet::new(),
+            linger: config.linger,
+        };
         for (service, listener) in listeners {
-            let started = system.start_one(config, &keys, service, listener).await;
+            let started = system.start_one(config, &connection, &keys, service, listener).await;
             if let Err(failure) = started {
                 system.stop().await;
                 return Err(because(format!("cannot start {service}"))(failure));
@@ -146,14 +172,17 @@ impl System {
     async fn start_one(
         &mut self,
         config: &Config,
+        connection: &Connection,
         keys: &KeyRing,
         service: Service,
         listener: TcpListener,
     ) -> Result<(), Failure> {
         let address = listener.local_addr()?;
-        let router = assembly::assemble(service, config, keys, &self.shutdown).await?;
+        let (router, ready) = assembly::assemble(service, config, keys, &self.shutdown).await?;
+        let presence = Presence::of(service, config, connection, address, ready, &self.shutdown).await?;
         let server = service::http::serve(listener, router, self.shutdown.token(), DRAIN);
         self.servers.spawn(async move { (service, server.await) });
+        self.presences.spawn(presence.keep());
         self.addresses.insert(service, address);
         tracing::info!(service = service.name(), %address, "listening");
         Ok(())
@@ -174,8 +203,12 @@ impl System {
         }
     }
 
-    /// Stops in two phases: takes nothing new, finishes what has begun. Says whether all was finished in time.
+    /// Stops in three phases: says that it leaves and goes on to answer those who have not heard; takes nothing new;
+    /// finishes what has begun. Says whether all was finished in time.
     pub async fn stop(mut self) -> bool {
+        self.shutdown.leave();
+        while self.presences.join_next().await.is_some() {}
+        tokio::time::sleep(self.linger).await;
         let finished = self.shutdown.drain(DRAIN).await;
         let mut answered = true;
         while let Some(server) = self.servers.join_next().await {

@@ -3,15 +3,22 @@
 use axum::{
     Router,
     body::{Body, to_bytes},
-    http::{HeaderMap, Method, Request},
+    http::{HeaderMap, Method, Request, header::AUTHORIZATION},
 };
 use commands::{
-    Decision, Environment, Executor, Stop, WriteSide,
+    Decision, Environment, Executor, Key, Stop, WriteSide,
     fraud::Fraud,
+    orders::UsersService,
     shipping::SimulatedCarrier,
-    users::tokens::{Issuer, Keys},
+    users::{
+        User, UserCommand, UserState,
+        tokens::{ACCESS, Issuer, Keys},
+    },
 };
-use events::{Actor, CommandId, Context, Metadata, Position};
+use events::{
+    Actor, CommandId, Context, Metadata, Position, UserId,
+    users::{self, Preferences, UserCreated},
+};
 use nats::{
     Connection, Durability, Filter, From, KeyRing, MasterKey, Reader, StoreOptions, Until,
     server::{Binary, Config, Server},
@@ -19,7 +26,9 @@ use nats::{
 use serde_json::{Value, json};
 use service::{
     Clock, Metrics, Shutdown,
-    auth::{self, Jwks, Verifier},
+    auth::{self, Jwks, Role, Verifier},
+    breaker::{Breakers, Policy},
+    client::Client,
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -30,6 +39,9 @@ use uuid::Uuid;
 
 /// Far more than anything here takes: only a hang gets there.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Who asks, where nobody else is said to.
+pub(crate) const OPERATOR: Uuid = Uuid::from_u128(0xA);
 
 /// A nats-server, and a folder that outlives it.
 pub(crate) struct Nats {
@@ -63,8 +75,17 @@ pub(crate) struct Shop {
     pub(crate) documentation: OpenApi,
     /// Issues tokens as the users service does.
     pub(crate) issuer: Issuer,
+    /// Of [`OPERATOR`].
+    token: String,
     router: Router,
     users: Option<WriteSide>,
+}
+
+/// No users service is known to orders: they rely on their own copy.
+fn nobody_to_ask(metrics: &Metrics) -> UsersService {
+    let breaker = Breakers::new(Policy::default(), metrics).of("users");
+    let client = Client::new("users", Arc::new(|| None), breaker).unwrap();
+    UsersService { client, fresh_for: Duration::from_secs(30) }
 }
 
 /// Checks tokens with the keys as they are now.
@@ -100,8 +121,9 @@ impl Shop {
             reactions: connect().await,
             store: StoreOptions { timeout: Duration::from_secs(1), ..StoreOptions::default() },
             clock: clock.clone(),
-            keys: KeyRing::open(&connection, &nats.master_key, 1).await.unwrap(),
             master_key: nats.master_key.clone(),
+            keys: KeyRing::open(&connection, &nats.master_key, 1).await.unwrap(),
+            users: nobody_to_ask(&metrics),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
         };
@@ -119,9 +141,10 @@ impl Shop {
         let (router, documentation) = all.split_for_parts();
         let signing = Keys::open(&connection, &nats.master_key, 1, &clock).await.unwrap();
         let issuer = Issuer::new(signing, clock.clone());
+        let token = issuer.issue(OPERATOR, vec![Role::Operator], clock.uuid(), ACCESS).await.unwrap().token;
         let router = auth::layer(router, verifier(&issuer, &clock));
         let router = service::http::layers(router, clock.clone());
-        Self { connection, clock, keys, issuer, executors, documentation, router, users: sides.pop() }
+        Self { connection, clock, keys, issuer, token, executors, documentation, router, users: sides.pop() }
     }
 
     /// The users service answers facts from now on, until the shutdown.
@@ -129,7 +152,18 @@ impl Shop {
         self.users.as_mut().unwrap().react(shutdown);
     }
 
-    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+    /// A token of a customer, as a header.
+    pub(crate) async fn customer(&self, user: Uuid) -> String {
+        let issued = self.issuer.issue(user, vec![Role::Customer], self.clock.uuid(), ACCESS).await;
+        format!("Bearer {}", issued.unwrap().token)
+    }
+
+    /// Sends a request, as the operator unless it says otherwise. The stories of users say it always.
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> Answer {
+        if !["/users", "/sessions"].iter().any(|own| request.uri().path().starts_with(own)) {
+            let token = format!("Bearer {}", self.token).parse().unwrap();
+            request.headers_mut().entry(AUTHORIZATION).or_insert(token);
+        }
         let sent = tokio::time::timeout(DEADLINE, self.router.clone().oneshot(request));
         let (parts, body) = sent.await.expect("an answer").unwrap().into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
@@ -204,8 +238,31 @@ impl Shop {
         self.post("/products", &product(sku, amount)).await.expect(201);
     }
 
-    /// An account of `user`, empty.
+    /// A user, as far as others need one. No e-mail address is claimed.
+    async fn user(&self, user: Uuid) {
+        let (user_id, key) = (UserId::new(user), Key::<User>::new(user));
+        if self.executors[&Context::Users].state(&key).await.unwrap() != UserState::Unknown {
+            return;
+        }
+        let created = UserCreated {
+            user_id,
+            name: self.keys.seal(user_id, &"Ada Lovelace".to_owned()).await.unwrap(),
+            email: self.keys.seal(user_id, &"ada@example.com".to_owned()).await.unwrap(),
+            email_hash: format!("{:064x}", user.as_u128()).parse().unwrap(),
+            preferences: Preferences::default(),
+            roles: vec![users::Role::Customer],
+        };
+        let register = UserCommand::Register(Box::new(created));
+        let run = move |decision: &mut Decision| {
+            decision.need([key.load()])?;
+            decision.apply(&key, register.clone())
+        };
+        self.execute(Context::Users, self.new_command(), run).await;
+    }
+
+    /// An account of `user`, who is one from then on, empty.
     pub(crate) async fn account(&self, user: Uuid, currency: &str) -> Uuid {
+        self.user(user).await;
         let body = json!({ "userId": user, "currency": currency });
         self.post("/accounts", &body).await.expect(201).id()
     }

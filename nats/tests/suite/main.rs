@@ -9,5 +9,6 @@ mod consumer;
 mod keyring;
 mod load;
 mod reader;
+mod registry;
 mod rig;
 mod topology;

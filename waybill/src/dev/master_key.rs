@@ -37,7 +37,7 @@ pub(crate) fn master_key(
 }
 
 /// The key of a data folder, if it has one.
-fn find_master_key(dir: &Path) -> Result<Option<MasterKey>, Failure> {
+pub(crate) fn find_master_key(dir: &Path) -> Result<Option<MasterKey>, Failure> {
     let path = dir.join(NAME);
     match fs::read_to_string(&path) {
         Ok(text) => text.parse().map(Some).map_err(because(format!("cannot use {}", path.display()))),
