@@ -64,13 +64,18 @@ impl Digester {
     }
 
     fn digest(&self, bytes: &[u8]) -> String {
-        hmac::sign(&self.0, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(hmac::sign(&self.0, bytes).as_ref())
     }
 
     #[expect(clippy::expect_used, reason = "64 hexadecimal digits are what a digest is")]
     fn of(&self, bytes: &[u8]) -> EmailHash {
         self.digest(bytes).parse().expect("a digest of 32 bytes")
     }
+}
+
+/// Bytes in lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 #[cfg(test)]

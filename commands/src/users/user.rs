@@ -237,7 +237,7 @@ impl Registered {
             UserEvent::Unsubscribed(unsubscribed) => {
                 self.topics.remove(&unsubscribed.topic);
             }
-            UserEvent::RolesChanged(changed) => self.roles = changed.roles.clone(),
+            UserEvent::RolesChanged(changed) => self.roles.clone_from(&changed.roles),
             UserEvent::ProfileUpdated(_) | UserEvent::Created(_) | UserEvent::Erased(_) => {}
         }
     }

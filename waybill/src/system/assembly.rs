@@ -40,7 +40,8 @@ pub(super) async fn assemble(
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
     };
-    let mut write_side = WriteSide::build(service.context(), &environment, &metrics).await?;
+    let build = WriteSide::build(service.context(), &environment, &metrics);
+    let mut write_side = Box::pin(build).await?;
     write_side.react(shutdown);
     let view = View::of(service.name()).ok_or_else(|| format!("{service} has no read model"))?;
     let file = config.data.join(format!("{service}.sqlite"));

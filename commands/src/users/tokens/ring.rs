@@ -42,7 +42,7 @@ impl Ring {
     /// The key that signs.
     pub(super) fn signing(&self, now: Timestamp) -> Option<&RingKey> {
         // Where the clock of whoever made the first key is ahead, that key has to do.
-        self.keys.iter().rfind(|key| key.from <= now).or(self.keys.first())
+        self.keys.iter().rfind(|key| key.from <= now).or_else(|| self.keys.first())
     }
 
     /// The keys that tokens are checked with.
