@@ -97,7 +97,8 @@ impl Process {
             .arg(dir)
             .args(flags)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
+            // What it says to whoever starts it is no log: it holds a token.
+            .stdout(Stdio::null())
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
