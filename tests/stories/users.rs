@@ -62,7 +62,8 @@ async fn somebody_comes_and_is_forgotten() {
     changes(&users, user, token, shown).await;
     // Erased, as soon as the answer is there; read again from nothing, the same.
     let deleted = users.ask(202, Method::DELETE, &format!("/users/{user}"), token, &json!({})).await;
-    let after = format!("/users/{user}?include=preferences,subscriptions&after={}", deleted.position().unwrap());
+    let after =
+        format!("/users/{user}?include=preferences,subscriptions&after={}", deleted.position().unwrap());
     is_forgotten(&users.get(200, &after, token).await.body);
     users.post(401, "/sessions/refresh", &json!({ "refreshToken": text(&tokens, "refreshToken") })).await;
     let replay = ["replay", "--data", shown, "--stream", "USERS", "--reveal", "--output", "json"];
