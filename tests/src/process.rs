@@ -112,6 +112,7 @@ impl Process {
             .arg(dir)
             .args(flags)
             .stdin(Stdio::null())
+            // What it says to whoever starts it is no log: it holds a token.
             .stdout(said)
             .stderr(log)
             .kill_on_drop(true);
