@@ -1,0 +1,264 @@
+//! What the gateway is told, in one TOML file: its routes, its limits, and how it treats connections.
+//!
+//! The file is read as a whole and everything wrong with it is said at once. Each number that it may leave out has the
+//! default that stands here.
+
+use crate::{
+    cors,
+    guard::HeadLimits,
+    limit::LimitPolicy,
+    proxy::Budget,
+    section::{Section, Size, Span},
+    table::{Auth, Pattern, Route, Routes},
+};
+use axum::http::Method;
+use ipnet::IpNet;
+use serde::Deserialize;
+use service::{auth::Role, config::Faults};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+use tower_http::cors::CorsLayer;
+
+/// The routes of Waybill, and the article's numbers.
+const STANDARD: &str = include_str!("../routes.toml");
+
+/// A whole configuration, valid and ready to be used.
+#[derive(Debug)]
+pub struct Config {
+    /// Where requests go.
+    pub routes: Routes,
+    /// How connections are treated.
+    pub connections: Connections,
+    pub(crate) cors: Option<CorsLayer>,
+}
+
+/// How connections are treated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// Who may say on whose behalf it asks (`Forwarded`, `X-Forwarded-For`): the proxies in front of the gateway.
+    pub trusted_proxies: Vec<IpNet>,
+    /// How many connections there may be at once; more wait to be accepted.
+    pub most: usize,
+    /// How long a connection may be idle between requests.
+    pub idle: Duration,
+    /// How long the head of a request may take to arrive, from its first byte.
+    pub head: Duration,
+    /// The largest head of a request, in bytes.
+    pub head_size: usize,
+    /// How long connecting to an instance may take.
+    pub connect: Duration,
+    /// After a stop was asked for: how long connections are still accepted, while `/ready` already says no.
+    pub leave: Duration,
+    /// How long requests in flight may take after that.
+    pub drain: Duration,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            trusted_proxies: Vec::new(),
+            most: 10_000,
+            idle: Duration::from_secs(75),
+            head: Duration::from_secs(10),
+            head_size: 16 * 1024,
+            connect: Duration::from_secs(1),
+            leave: Duration::ZERO,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Connections {
+    pub(crate) fn head_limits(&self) -> HeadLimits {
+        HeadLimits { size: self.head_size, time: self.head }
+    }
+}
+
+impl Config {
+    /// The one that comes with Waybill.
+    #[expect(clippy::expect_used, reason = "a test reads the same text")]
+    pub fn standard() -> Self {
+        Self::parse(STANDARD).expect("gateway/routes.toml is valid")
+    }
+
+    /// Reads a file.
+    pub fn parse(text: &str) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let config = match text.parse::<toml::Table>() {
+            Ok(table) => Some(read(Section::new("", table, &mut faults))),
+            Err(error) => {
+                faults.add("the file", error.to_string().trim_end());
+                None
+            }
+        };
+        config.filter(|_| faults.is_empty()).ok_or(faults)
+    }
+}
+
+fn read(mut file: Section<'_>) -> Config {
+    let connections = file.optional::<toml::Table>("connections").unwrap_or_default();
+    let connections = read_connections(Section::new("connections", connections, file.faults()));
+    let cors = file.optional::<toml::Table>("cors");
+    let cors = cors.and_then(|table| cors::read(Section::new("cors", table, file.faults())));
+
+    let limits = file.required::<BTreeMap<String, toml::Table>>("limits").unwrap_or_default();
+    let mut policies = HashMap::new();
+    for (name, table) in limits {
+        let policy = read_limit(&name, Section::new(format!("limits.{name}"), table, file.faults()));
+        policies.insert(name, policy);
+    }
+    let tables = file.required::<Vec<toml::Table>>("routes").unwrap_or_default();
+    if tables.is_empty() {
+        file.fault("routes", "there is none");
+    }
+    let mut budgets = HashMap::new();
+    let mut routes: Vec<Arc<Route>> = Vec::new();
+    for (index, table) in tables.into_iter().enumerate() {
+        let mut section = Section::new(format!("routes[{index}]"), table, file.faults());
+        let Some(route) = read_route(&mut section, &policies, &mut budgets) else {
+            section.finish();
+            continue;
+        };
+        let same = |other: &&Arc<Route>| {
+            other.pattern == route.pattern && other.methods.iter().any(|method| route.methods.contains(method))
+        };
+        if routes.iter().any(|other| same(&other)) {
+            section.fault("path", format!("another route has {} and one of these methods", route.pattern));
+        }
+        section.finish();
+        routes.push(Arc::new(route));
+    }
+    file.finish();
+    Config { routes: Routes::new(routes), connections, cors }
+}
+
+fn read_connections(mut section: Section<'_>) -> Connections {
+    let default = Connections::default();
+    let mut span = |key: &str, default| section.optional(key).map_or(default, |Span(span)| span);
+    let idle = span("idle", default.idle);
+    let head = span("head", default.head);
+    let connect = span("connect", default.connect);
+    let leave = span("leave", default.leave);
+    let drain = span("drain", default.drain);
+    let size = section.optional("head_size").map(|Size(size)| usize::try_from(size).unwrap_or(usize::MAX));
+    let head_size = size.unwrap_or(default.head_size);
+    let most = section.optional("most").unwrap_or(default.most);
+    let trusted_proxies = section.optional("trusted_proxies").unwrap_or_default();
+    if most == 0 {
+        section.fault("most", "no connection would ever be accepted");
+    }
+    for (key, span) in [("idle", idle), ("head", head), ("connect", connect)] {
+        if span.is_zero() {
+            section.fault(key, "no time at all");
+        }
+    }
+    section.finish();
+    Connections { trusted_proxies, most, idle, head, head_size, connect, leave, drain }
+}
+
+fn read_limit(name: &str, mut section: Section<'_>) -> Option<LimitPolicy> {
+    let quota = section.required::<u32>("quota");
+    let window = section.required::<Span>("window");
+    if quota == Some(0) {
+        section.fault("quota", "nobody would ever be let in");
+    }
+    if window.is_some_and(|Span(window)| window < Duration::from_secs(1)) {
+        section.fault("window", "is at least 1s");
+    }
+    if name == UNLIMITED || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
+        section.fault("", "the name of a limit has small letters and hyphens, and is not 'none'");
+    }
+    section.finish();
+    let (quota, Span(window)) = quota.zip(window)?;
+    Some(LimitPolicy { name: name.into(), quota, window })
+}
+
+/// What a route says that is not limited.
+const UNLIMITED: &str = "none";
+
+fn read_route(
+    section: &mut Section<'_>,
+    limits: &HashMap<String, Option<LimitPolicy>>,
+    budgets: &mut HashMap<String, Arc<Budget>>,
+) -> Option<Route> {
+    let pattern = section.required::<String>("path");
+    let pattern = pattern.and_then(|text| Pattern::parse(&text).map_err(|why| section.fault("path", why)).ok());
+    let service = section.required::<String>("service");
+    let methods = section.required::<Methods>("methods").and_then(|methods| {
+        methods.list().map_err(|why| section.fault("methods", why)).ok()
+    });
+    let auth = section.required::<String>("auth").and_then(|auth| match auth.as_str() {
+        "public" => Some(Auth::Public),
+        "required" => Some(Auth::Required),
+        _ => {
+            section.fault("auth", "is public or required");
+            None
+        }
+    });
+    let roles: Vec<Role> = section.optional("roles").unwrap_or_default();
+    if auth == Some(Auth::Public) && !roles.is_empty() {
+        section.fault("roles", "a public route asks nobody for a role");
+    }
+    let limit = section.required::<String>("limit").and_then(|name| match limits.get(&name) {
+        _ if name == UNLIMITED => Some(None),
+        // A limit that is itself wrong was noted where it stands.
+        Some(policy) => Some(policy.clone()),
+        None => {
+            section.fault("limit", format!("there is no limit called {name}"));
+            None
+        }
+    });
+    let timeout = section.required("timeout").map(|Span(timeout)| timeout);
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        section.fault("timeout", "no time at all");
+    }
+    let body = section.required("body").map(|Size(body)| body);
+    let retry = section.required("retry");
+    let streaming = section.required("streaming");
+    let rewrite = section.optional("rewrite").unwrap_or(true);
+    let service = service?;
+    Some(Route {
+        pattern: pattern?,
+        budget: Arc::clone(budgets.entry(service.clone()).or_default()),
+        service: service.into(),
+        methods: methods?,
+        auth: auth?,
+        roles,
+        limit: limit?,
+        timeout: timeout?,
+        body: body?,
+        retry: retry?,
+        streaming: streaming?,
+        rewrite,
+    })
+}
+
+/// Methods by name, or all that read or write.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "is read, write, or a list of methods")]
+enum Methods {
+    Kind(String),
+    List(Vec<String>),
+}
+
+impl Methods {
+    fn list(self) -> Result<Vec<Method>, String> {
+        match self {
+            Self::Kind(kind) if kind == "read" => Ok(vec![Method::GET, Method::HEAD]),
+            Self::Kind(kind) if kind == "write" => {
+                Ok(vec![Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+            }
+            Self::Kind(kind) => Err(format!("'{kind}' is neither read nor write")),
+            Self::List(names) if names.is_empty() => Err("there is none".to_owned()),
+            Self::List(names) => names.iter().map(|name| method(name)).collect(),
+        }
+    }
+}
+
+fn method(name: &str) -> Result<Method, String> {
+    let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    known.into_iter().find(|method| method == name).ok_or_else(|| format!("there is no method {name}"))
+}
