@@ -151,16 +151,19 @@ impl Drop for Line {
     }
 }
 
-/// An answer on its way to the client. It carries the line, so that the line is written when the answer has ended.
+/// An answer on its way to the client. It carries the line, so that the line is written when the answer has ended; unless
+/// a tunnel does.
 pub(crate) struct Counted {
     body: Body,
-    line: Line,
+    line: Option<Line>,
 }
 
 impl Counted {
-    pub(crate) fn new(body: Body, mut line: Line) -> Self {
-        // An answer without a body, and one to HEAD, is never asked for a frame.
-        line.answer.complete = body.is_end_stream() || line.method == Method::HEAD;
+    pub(crate) fn new(body: Body, mut line: Option<Line>) -> Self {
+        if let Some(line) = &mut line {
+            // An answer without a body, and one to HEAD, is never asked for a frame.
+            line.answer.complete = body.is_end_stream() || line.method == Method::HEAD;
+        }
         Self { body, line }
     }
 }
@@ -175,10 +178,11 @@ impl HttpBody for Counted {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
         let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        if let Some(Ok(frame)) = &frame {
-            this.line.answer.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+        if let Some(line) = &mut this.line {
+            let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+            line.answer.sent += data.map_or(0, Bytes::len) as u64;
+            line.answer.complete = frame.is_none() || this.body.is_end_stream();
         }
-        this.line.answer.complete = frame.is_none() || this.body.is_end_stream();
         Poll::Ready(frame)
     }
 

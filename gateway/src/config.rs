@@ -4,6 +4,7 @@
 //! default that stands here.
 
 use crate::{
+    client_address::ClientAddress,
     cors,
     guard::HeadLimits,
     limit::LimitPolicy,
@@ -12,7 +13,6 @@ use crate::{
     table::{Auth, Pattern, Route, Routes},
 };
 use axum::http::Method;
-use ipnet::IpNet;
 use serde::Deserialize;
 use service::{auth::Role, config::Faults};
 use std::{
@@ -32,14 +32,14 @@ pub struct Config {
     pub routes: Routes,
     /// How connections are treated.
     pub connections: Connections,
+    /// Whom to believe on whose behalf a request comes.
+    pub clients: ClientAddress,
     pub(crate) cors: Option<CorsLayer>,
 }
 
 /// How connections are treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connections {
-    /// Who may say on whose behalf it asks (`Forwarded`, `X-Forwarded-For`): the proxies in front of the gateway.
-    pub trusted_proxies: Vec<IpNet>,
     /// How many connections there may be at once; more wait to be accepted.
     pub most: usize,
     /// How long a connection may be idle between requests.
@@ -59,7 +59,6 @@ pub struct Connections {
 impl Default for Connections {
     fn default() -> Self {
         Self {
-            trusted_proxies: Vec::new(),
             most: 10_000,
             idle: Duration::from_secs(75),
             head: Duration::from_secs(10),
@@ -94,13 +93,14 @@ impl Config {
                 None
             }
         };
-        config.filter(|_| faults.is_empty()).ok_or(faults)
+        config.filter(|_| faults == Faults::default()).ok_or(faults)
     }
 }
 
 fn read(mut file: Section<'_>) -> Config {
     let connections = file.optional::<toml::Table>("connections").unwrap_or_default();
     let connections = read_connections(Section::new("connections", connections, file.faults()));
+    let clients = file.optional("clients").unwrap_or_default();
     let cors = file.optional::<toml::Table>("cors");
     let cors = cors.and_then(|table| cors::read(Section::new("cors", table, file.faults())));
 
@@ -132,7 +132,7 @@ fn read(mut file: Section<'_>) -> Config {
         routes.push(Arc::new(route));
     }
     file.finish();
-    Config { routes: Routes::new(routes), connections, cors }
+    Config { routes: Routes::new(routes), connections, clients, cors }
 }
 
 fn read_connections(mut section: Section<'_>) -> Connections {
@@ -143,10 +143,9 @@ fn read_connections(mut section: Section<'_>) -> Connections {
     let connect = span("connect", default.connect);
     let leave = span("leave", default.leave);
     let drain = span("drain", default.drain);
-    let size = section.optional("head_size").map(|Size(size)| usize::try_from(size).unwrap_or(usize::MAX));
+    let size = section.optional("head-size").map(|Size(size)| usize::try_from(size).unwrap_or(usize::MAX));
     let head_size = size.unwrap_or(default.head_size);
     let most = section.optional("most").unwrap_or(default.most);
-    let trusted_proxies = section.optional("trusted_proxies").unwrap_or_default();
     if most == 0 {
         section.fault("most", "no connection would ever be accepted");
     }
@@ -156,24 +155,20 @@ fn read_connections(mut section: Section<'_>) -> Connections {
         }
     }
     section.finish();
-    Connections { trusted_proxies, most, idle, head, head_size, connect, leave, drain }
+    Connections { most, idle, head, head_size, connect, leave, drain }
 }
 
 fn read_limit(name: &str, mut section: Section<'_>) -> Option<LimitPolicy> {
     let quota = section.required::<u32>("quota");
     let window = section.required::<Span>("window");
-    if quota == Some(0) {
-        section.fault("quota", "nobody would ever be let in");
+    if name == UNLIMITED {
+        section.fault("name", "is what routes say that have no limit");
     }
-    if window.is_some_and(|Span(window)| window < Duration::from_secs(1)) {
-        section.fault("window", "is at least 1s");
-    }
-    if name == UNLIMITED || !name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
-        section.fault("", "the name of a limit has small letters and hyphens, and is not 'none'");
-    }
+    let policy = quota.zip(window).and_then(|(quota, Span(window))| {
+        LimitPolicy::new(name, quota, window).map_err(|why| section.fault("quota", why)).ok()
+    });
     section.finish();
-    let (quota, Span(window)) = quota.zip(window)?;
-    Some(LimitPolicy { name: name.into(), quota, window })
+    policy
 }
 
 /// What a route says that is not limited.
@@ -198,9 +193,12 @@ fn read_route(
             None
         }
     });
-    let roles: Vec<Role> = section.optional("roles").unwrap_or_default();
-    if auth == Some(Auth::Public) && !roles.is_empty() {
-        section.fault("roles", "a public route asks nobody for a role");
+    let role: Option<Role> = match auth {
+        Some(Auth::Required) => section.required("role"),
+        _ => section.optional("role"),
+    };
+    if auth == Some(Auth::Public) && role.is_some() {
+        section.fault("role", "a public route asks nobody for a role");
     }
     let limit = section.required::<String>("limit").and_then(|name| match limits.get(&name) {
         _ if name == UNLIMITED => Some(None),
@@ -226,7 +224,7 @@ fn read_route(
         service: service.into(),
         methods: methods?,
         auth: auth?,
-        roles,
+        role,
         limit: limit?,
         timeout: timeout?,
         body: body?,

@@ -36,7 +36,7 @@ const ALLOWED: [&str; 7] = [
 pub(crate) fn read(mut section: Section<'_>) -> Option<CorsLayer> {
     let origins = section.required::<Vec<String>>("origins").unwrap_or_default();
     let credentials = section.optional("credentials").unwrap_or(false);
-    let Span(max_age) = section.optional("max_age").unwrap_or(Span(Duration::from_mins(10)));
+    let Span(max_age) = section.optional("max-age").unwrap_or(Span(Duration::from_mins(10)));
     let mut values = Vec::new();
     for origin in &origins {
         let scheme = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));

@@ -17,12 +17,12 @@ use axum::{
 };
 use futures::FutureExt;
 use hyper::body::Incoming;
-use service::{Problem, auth::Principal};
+use service::{Problem, auth::{AuthError, Principal}};
 use std::{panic::AssertUnwindSafe, sync::Arc};
 use tokio::time::Instant;
 
 /// Answers one request: the layers, outermost first.
-pub(crate) async fn around(gateway: Gateway, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Counted> {
+pub(crate) async fn around(gateway: Arc<Gateway>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Counted> {
     let config = gateway.config();
     let websocket = request.headers().contains_key(header::UPGRADE);
     let mut told = HeaderMap::new();
@@ -55,13 +55,15 @@ pub(crate) async fn around(gateway: Gateway, peer: Arc<Peer>, request: Request<I
                 return Ok(Response::new(Body::empty()));
             }
         }
-        let route = one(found)?;
+        let route = one(found, &mut told)?;
         line.route = route.pattern.text();
         // 6. Authentication: who asks.
         let principal = authenticate(&gateway, &route, request.headers()).await?;
         line.principal = principal.as_ref().map(|principal| principal.user);
-        // 7. Roles: whether he may.
-        authorize(&route, principal.as_ref())?;
+        // 7. Roles: whether that is enough.
+        if let Some((principal, role)) = principal.as_ref().zip(route.role) {
+            principal.require(role)?;
+        }
         // 8. The rate limit: whether he has not asked too often.
         if let Some(policy) = &route.limit {
             let client = || config.clients.of(peer.address.ip(), request.headers());
@@ -109,21 +111,22 @@ fn finish(
     }
     line.answer.status = Some(response.status());
     if let Some(tunnel) = response.extensions_mut().remove::<Tunnel>() {
-        let tunnel = tunnel.run(line, gateway.stop.clone());
-        gateway.tasks.spawn(tunnel);
-        return response.map(|_| Counted::silent());
+        gateway.ending.tasks.spawn(tunnel.run(line, gateway.ending.stop.clone()));
+        return response.map(|body| Counted::new(body, None));
     }
-    response.map(|body| Counted::new(body, line))
+    response.map(|body| Counted::new(body, Some(line)))
 }
 
-fn one(found: Match) -> Result<Arc<Route>, Problem> {
+fn one(found: Match, told: &mut HeaderMap) -> Result<Arc<Route>, Problem> {
     match found {
         Match::Route(route) => Ok(route),
         Match::OtherMethods(others) => {
             let names: Vec<_> = others.iter().map(Method::as_str).collect();
             let detail = "This path does not know this method. The Allow header lists those that it knows.";
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail);
-            Err(problem.with_header(header::ALLOW, names.join(", ")))
+            if let Ok(names) = HeaderValue::try_from(names.join(", ")) {
+                told.insert(header::ALLOW, names);
+            }
+            Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail))
         }
         Match::Nothing => Err(Problem::not_found("no-such-route", "There is nothing at this path.")),
     }
@@ -140,10 +143,4 @@ async fn authenticate(
         Auth::Public => Ok(found.unwrap_or_default()),
         Auth::Required => Ok(Some(found?.ok_or(AuthError::Missing)?)),
     }
-}
-
-fn authorize(route: &Route, principal: Option<&Principal>) -> Result<(), Problem> {
-    let may = route.roles.is_empty()
-        || principal.is_some_and(|one| route.roles.iter().any(|role| one.roles.contains(role)));
-    if may { Ok(()) } else { Err(Problem::from(AuthError::Forbidden)) }
 }

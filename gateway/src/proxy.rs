@@ -130,8 +130,7 @@ impl Proxy {
                 // A client that is slow, breaks off or sends too much says nothing about the instance.
                 Err(_) if !progress.is_complete() => return Err(too_slow()),
                 Err(_) => Failure::Timeout,
-                Ok(Err(_)) if let Some(problem) = progress.problem(route.body) => return Err(problem),
-                Ok(Err(error)) => kind(&error),
+                Ok(Err(error)) => progress.problem(route.body).map_or_else(|| Ok(kind(&error)), Err)?,
             };
             self.counters.upstream_error(&route.service, name(failure));
             tried.push(pick.instance.id.clone());

@@ -17,8 +17,8 @@ pub struct Route {
     pub methods: Vec<Method>,
     /// Whether a token is needed.
     pub auth: Auth,
-    /// Who may: one of these roles. Empty: everybody whom `auth` lets through.
-    pub roles: Vec<Role>,
+    /// The least role that it takes; `None` for a public route.
+    pub role: Option<Role>,
     /// How much of it one client gets; `None` where the route says that it is not limited.
     pub limit: Option<LimitPolicy>,
     /// How long one request may take, to the end of its answer; for a streaming answer, to its beginning.

@@ -44,14 +44,14 @@ impl Chunks {
     fn step(self, byte: u8) -> io::Result<Self> {
         Ok(match (self, byte) {
             // Fifteen digits: no reader's integer is too small.
-            (Self::Size { size, digits: digits @ 0..15 }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            (Self::Size { size, digits: digits @ 0..=14 }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
                 Self::Size { size: size * 16 + u64::from(digit), digits: digits + 1 }
             }
             (Self::Size { size, digits: 1.. }, b'\r') => Self::SizeEnd { size },
             (Self::Size { size, digits: 1.. }, b';') => Self::Extension { size, length: 0 },
             (Self::Extension { size, .. }, b'\r') => Self::SizeEnd { size },
-            (Self::Extension { size, length: length @ 0..255 }, b'\t' | b' '..=b'~') => {
+            (Self::Extension { size, length: length @ 0..=254 }, b'\t' | b' '..=b'~') => {
                 Self::Extension { size, length: length + 1 }
             }
             (Self::SizeEnd { size: 0 }, b'\n') => Self::End { lf: false },
