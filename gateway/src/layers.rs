@@ -67,7 +67,7 @@ pub(crate) async fn around(gateway: Arc<Gateway>, peer: Arc<Peer>, request: Requ
         // 8. The rate limit: whether he has not asked too often.
         if let Some(policy) = &route.limit {
             let client = || config.clients.of(peer.address.ip(), request.headers());
-            let key = principal.map_or_else(|| LimitKey::Address(client()), |one| LimitKey::Principal(one.user));
+            let key = principal.map_or_else(|| LimitKey::address(client()), |one| LimitKey::Principal(one.user));
             let decision = gateway.limiter.check(policy, &key).await;
             decision.headers(&mut told);
             line.limit = if decision.allowed { "passed" } else { "refused" };

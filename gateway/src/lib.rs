@@ -5,16 +5,19 @@
 //! - [`Config`], [`Routes`]: one TOML file, validated as a whole, exchanged while requests pass
 //! - [`run`]: connections, accepted, guarded against requests that can be read in two ways, and drained
 //! - `layers`: what happens to every request, in order, in one function
-//! - [`limit`], [`client_address`]: how often one client may ask, and which client it is
-//! - [`upstream`]: which instance of a service is asked; `proxy`: how, and how often
+//! - [`ClientAddress`]: who is at the other end, behind proxies that are trusted
+//! - [`Limiter`]: so many requests per window and client, counted across all gateways
+//! - [`Upstreams`]: which instance of a service is asked; `proxy`: how, and how often
 //! - `access`: one line per request; `openapi`: one document of all services
 
 mod access;
+mod client_address;
 mod config;
 mod cors;
 mod gateway;
 mod guard;
 mod layers;
+mod limit;
 mod metrics;
 mod openapi;
 mod path;
@@ -23,13 +26,12 @@ mod reload;
 mod section;
 mod server;
 mod table;
+mod upstream;
 
-pub mod client_address;
-pub mod limit;
-pub mod upstream;
-
+pub use client_address::{ClientAddress, ForwardedHeader};
 pub use config::{Config, Connections};
 pub use gateway::{Gateway, Parts};
-pub use openapi::merge;
+pub use limit::{Decision, LimitKey, LimitMetrics, LimitPolicy, LimitSettings, Limiter, PolicyError};
 pub use server::run;
 pub use table::{Auth, Match, Pattern, Route, Routes};
+pub use upstream::Upstreams;

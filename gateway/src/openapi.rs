@@ -68,7 +68,7 @@ impl Descriptions {
 }
 
 /// Puts descriptions together.
-pub fn merge<'a, D: AsRef<Value>>(
+fn merge<'a, D: AsRef<Value>>(
     documents: impl IntoIterator<Item = (&'a str, D)>,
     routes: &Routes,
 ) -> Value {

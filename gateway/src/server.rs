@@ -16,6 +16,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// How long giving back leases may take.
+const RELEASE: Duration = Duration::from_secs(1);
+
 /// Serves until `shutdown`, then ends in four steps: `/ready` says no while connections are still accepted; nothing new is
 /// accepted, and streams are ended, so that their clients connect elsewhere; requests in flight finish; a deadline ends
 /// the rest. Says whether everything was finished by then.
@@ -58,6 +61,8 @@ pub async fn run(listener: TcpListener, gateway: Gateway, shutdown: Cancellation
     let finished = timeout(connections.drain, tasks.wait()).await.is_ok();
     kill.cancel();
     tasks.wait().await;
+    // What is left of its leases the other gateways may admit.
+    gateway.limiter.release(RELEASE).await;
     Ok(finished)
 }
 

@@ -7,6 +7,7 @@
 //! - [`EventStore`]: append and load, every outcome told apart; `committer` shares one fsync among many appends
 //! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
+//! - [`Quota`]: how many of something are left in a window, shared among processes
 //! - [`Ledger`]: what became of a client's idempotency key
 //! - [`baseline`]: what the wire alone costs, for measurements
 
@@ -20,6 +21,7 @@ mod load;
 mod message;
 mod metrics;
 mod publish;
+mod quota;
 mod replay;
 pub mod server;
 mod snapshot;
@@ -34,6 +36,7 @@ pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};
 pub use metrics::StoreMetrics;
 pub use publish::{AppendError, Appended, Write};
+pub use quota::{Ask, Known, Lease, Quota, QuotaKey, QuotaTerms, Recall, Recalls};
 pub use replay::{Filter, From, Reader, ReplayError, Until, last_sequence};
 pub use snapshot::Snapshot;
 pub use store::{Durability, EventStore, StoreOptions};
