@@ -71,7 +71,10 @@ pub(crate) struct Ending {
     pub(crate) tasks: TaskTracker,
 }
 
-/// What the gateway answers itself.
+/// The service of routes that the gateway answers itself: what it shows to operators.
+pub(crate) const ITSELF: &str = "gateway";
+
+/// What the gateway answers itself whoever asks.
 const OWN: [&str; 5] = ["/health", "/ready", "/metrics", "/openapi.json", "/api/openapi.json"];
 
 impl Gateway {
@@ -81,6 +84,7 @@ impl Gateway {
         let (counters, ending) = (Counters::new(&metrics), Ending::default());
         let connect = config.connections.connect;
         let config = Arc::new(ArcSwap::from_pointee(config));
+        let operators = upstreams.routes();
         let proxy = Proxy::new(upstreams, connect, counters.clone(), ending.stop.clone());
         let source = proxy.clone();
         let keys = Jwks::start(move || {
@@ -97,7 +101,8 @@ impl Gateway {
             .check("gateway", Arc::new(stays))
             .routes()
             .route("/openapi.json", documents.clone())
-            .route("/api/openapi.json", documents);
+            .route("/api/openapi.json", documents)
+            .merge(operators);
         let verifier = Verifier::new(keys, clock.clone());
         Self { config, file, own, proxy, limiter, verifier, clock, counters, ending }
     }
@@ -113,7 +118,9 @@ impl Gateway {
     }
 
     /// Answers a request for one of its own paths.
-    pub(crate) async fn answer_itself(&self, request: Request<Incoming>) -> Response<Body> {
+    pub(crate) async fn answer_itself(&self, path: &str, mut request: Request<Incoming>) -> Response<Body> {
+        // A path that was read from a request can be written into one.
+        *request.uri_mut() = path.parse().unwrap_or_default();
         match self.own.clone().oneshot(request.map(Body::new)).await {
             Ok(response) => response,
             Err(never) => match never {},

@@ -4,6 +4,7 @@ use crate::{
     Gateway,
     access::{Counted, Ids, Line},
     cors,
+    gateway::ITSELF,
     guard::{Peer, REFUSED},
     limit::LimitKey,
     path,
@@ -43,8 +44,8 @@ pub(crate) async fn around(gateway: Arc<Gateway>, peer: Arc<Peer>, request: Requ
         // 4. The route: what the gateway answers itself, else what the table says.
         let (method, path) = (request.method(), request.uri().path());
         if let Some(own) = gateway.own(path) {
-            line.route = own;
-            return Ok(gateway.answer_itself(request).await);
+            line.route = Arc::clone(&own);
+            return Ok(gateway.answer_itself(&own, request).await);
         }
         let found = config.routes.find(method, path);
         // 5. CORS: a preflight is answered for every path that has a route; it comes without credentials.
@@ -78,6 +79,10 @@ pub(crate) async fn around(gateway: Arc<Gateway>, peer: Arc<Peer>, request: Requ
         // 9. The body limit: what says that it is too large is not even read; the rest is counted as it comes.
         if request.size_hint().lower() > route.body {
             return Err(too_large(route.body));
+        }
+        if &*route.service == ITSELF {
+            let path = route.rewritten(request.uri().path()).to_owned();
+            return Ok(gateway.answer_itself(&path, request).await);
         }
         // 10. The time-out: from here on the request has so long.
         let deadline = Instant::now() + route.timeout;

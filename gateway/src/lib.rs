@@ -34,4 +34,4 @@ pub use gateway::{Gateway, Parts};
 pub use limit::{Decision, LimitKey, LimitMetrics, LimitPolicy, LimitSettings, Limiter, PolicyError};
 pub use server::run;
 pub use table::{Auth, Match, Pattern, Route, Routes};
-pub use upstream::Upstreams;
+pub use upstream::{CheckPolicy, EjectionPolicy, Failure, NoUpstream, Pick, UpstreamPolicy, Upstreams};

@@ -5,6 +5,7 @@
 //! no route leads to are left out.
 
 use crate::{
+    gateway::ITSELF,
     proxy::Proxy,
     table::{Auth, Match, PREFIX, Route, Routes},
 };
@@ -36,6 +37,7 @@ impl Descriptions {
         let mut services: Vec<Arc<str>> = routes.iter().map(|route| Arc::clone(&route.service)).collect();
         services.sort();
         services.dedup();
+        services.retain(|service| &**service != ITSELF);
         let documents = services.iter().map(|service| self.of(proxy, service));
         let documents = futures::future::join_all(documents).await;
         let found = services.iter().zip(documents).filter_map(|(service, document)| Some((&**service, document?)));

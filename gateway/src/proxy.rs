@@ -133,7 +133,7 @@ impl Proxy {
                 Ok(Err(error)) => progress.problem(route.body).map_or_else(|| Ok(kind(&error)), Err)?,
             };
             self.counters.upstream_error(&route.service, name(failure));
-            tried.push(pick.instance.id.clone());
+            tried.push(pick.instance.id);
             pick.failed(failure);
             // Nothing was sent where no connection was made.
             let harmless = matches!(failure, Failure::Connect) || head.is_idempotent();

@@ -13,10 +13,10 @@ use axum::{
     routing::any,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Upstreams};
+use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, UpstreamPolicy, Upstreams};
 use jiff::SignedDuration;
 use nats::{
-    Connection, Durability,
+    Connection, Durability, Instance, InstanceId, Registry,
     server::{self, Binary, Server},
 };
 use serde_json::{Map, Value, json};
@@ -35,6 +35,7 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -163,12 +164,18 @@ impl Rig {
     }
 }
 
+/// Instances as the registry would name them.
 fn upstreams(services: &[(&str, SocketAddr)]) -> Upstreams {
-    let mut all: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for (name, address) in services {
-        all.entry((*name).to_owned()).or_default().push(address.to_string().parse().unwrap());
-    }
-    Upstreams(Arc::new(all))
+    let clock = Clock::system();
+    let instance = |(service, address): &(&str, SocketAddr)| Instance {
+        service: (*service).to_owned(),
+        id: InstanceId(clock.uuid()),
+        url: format!("http://{address}"),
+        version: "1".to_owned(),
+        started: clock.now(),
+    };
+    let (_, known) = watch::channel(services.iter().map(instance).collect());
+    Upstreams::start(Registry::named_by(known), UpstreamPolicy::default(), clock.clone(), &Metrics::new())
 }
 
 /// Everything until the other side closes.

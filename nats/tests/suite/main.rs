@@ -8,5 +8,6 @@ mod bucket;
 mod consumer;
 mod load;
 mod reader;
+mod registry;
 mod rig;
 mod topology;
