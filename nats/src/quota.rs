@@ -111,7 +111,8 @@ impl Record {
         match (kept, known) {
             (Some(record), known) => {
                 let alone = known.map_or(0, |known| known.alone);
-                let taken = record.taken.saturating_add(alone).min(ask.terms.quota).max(record.taken);
+                // Alone, several took more than there is: what one gives back then is not there for others.
+                let taken = record.taken.saturating_add(alone);
                 Self { taken, ..record.clone() }
             }
             // Lost, or never written: what this member knows is all there is.
@@ -352,4 +353,93 @@ fn recall_subject(member: &str) -> String {
 fn lifetime(record: &Record, now: i64) -> Duration {
     let rest = u64::try_from(record.ends.saturating_sub(now)).unwrap_or(0);
     Duration::from_secs(rest.div_ceil(1000)) + LINGER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::{collection::vec, prelude::*};
+
+    const QUOTA: u32 = 100;
+
+    fn ask(known: Option<Known>, now: i64) -> Ask<'static> {
+        let terms = QuotaTerms { quota: QUOTA, window: Duration::from_secs(10) };
+        Ask { key: QuotaKey::new(&[b"x"]), terms, known, gone: &[], now }
+    }
+
+    fn record(ends: i64, taken: u32) -> Record {
+        Record { ends, taken, holders: Vec::new() }
+    }
+
+    #[test]
+    fn keys_are_told_apart_by_their_parts() {
+        assert_eq!(QuotaKey::new(&[b"ab", b"c"]), QuotaKey::new(&[b"ab", b"c"]));
+        assert_ne!(QuotaKey::new(&[b"ab", b"c"]), QuotaKey::new(&[b"a", b"bc"]));
+        // Gateways of different versions have to agree on it.
+        assert_eq!(name(QuotaKey::new(&[b"x"])), "0dd2ac0c02a1bc3b");
+    }
+
+    #[test]
+    fn a_window_is_the_recorded_one_else_the_known_one_else_a_new_one() {
+        let known = Some(Known { ends: 5_000, taken: 7, alone: 3, sole: None });
+        assert_eq!(Record::current(None, &ask(None, 1_000)), record(11_000, 0));
+        assert_eq!(Record::current(Some(&record(1_000, 9)), &ask(None, 1_000)), record(11_000, 0), "it ended");
+        assert_eq!(Record::current(Some(&record(1_001, 9)), &ask(None, 1_000)), record(1_001, 9));
+        assert_eq!(Record::current(None, &ask(known, 1_000)), record(5_000, 7), "it was lost");
+        assert_eq!(Record::current(Some(&record(900, 9)), &ask(known, 1_000)), record(5_000, 7));
+        assert_eq!(Record::current(Some(&record(6_000, 9)), &ask(known, 1_000)), record(6_000, 12), "it is told");
+        assert_eq!(Record::current(Some(&record(6_000, 9)), &ask(known, 5_000)), record(6_000, 9), "too late");
+        assert_eq!(Record::current(Some(&record(6_000, 99)), &ask(known, 1_000)), record(6_000, 102));
+    }
+
+    #[test]
+    fn leases_grow_with_what_was_taken_and_shrink_with_what_is_left() {
+        let mut record = record(1, 0);
+        let leases: Vec<_> =
+            std::iter::repeat_with(|| record.lease("a", QUOTA)).take_while(|lease| *lease > 0).collect();
+        assert_eq!(leases, [1, 1, 2, 4, 8, 16, 17, 12, 9, 7, 5, 4, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(record.holders, ["a"]);
+    }
+
+    #[test]
+    fn a_record_lives_a_little_longer_than_its_window() {
+        assert_eq!(lifetime(&record(10_001, 0), 1_000), Duration::from_secs(10) + LINGER);
+        assert_eq!(lifetime(&record(1_000, 0), 10_000), LINGER);
+    }
+
+    proptest! {
+        /// Whatever members take, spend and give back in whatever order: never more than the quota is spent, and whoever
+        /// has called back what others hold finds something unless all of it is spent.
+        #[test]
+        fn what_is_spent_is_never_more_than_the_quota_and_in_the_end_all_of_it(
+            steps in vec((0..3_usize, 0..4_u8), 0..400),
+        ) {
+            let names = ["a", "b", "c"];
+            let mut record = record(1, 0);
+            let (mut own, mut spent) = ([0_u32; 3], 0);
+            for (member, step) in steps {
+                match step {
+                    0 => {
+                        record.give_back(names[member], own[member]);
+                        own[member] = 0;
+                    }
+                    1 => own[member] += record.lease(names[member], QUOTA),
+                    _ if own[member] > 0 => {
+                        own[member] -= 1;
+                        spent += 1;
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(record.taken, spent + own.iter().sum::<u32>());
+                prop_assert!(record.taken <= QUOTA);
+                for (member, name) in names.iter().enumerate() {
+                    prop_assert!(own[member] == 0 || record.holders.iter().any(|holder| holder == name));
+                }
+            }
+            for (member, name) in names.iter().enumerate() {
+                record.give_back(name, own[member]);
+            }
+            prop_assert_eq!(record.lease("a", QUOTA) > 0, spent < QUOTA);
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod append;
 mod bucket;
 mod consumer;
 mod load;
+mod quota;
 mod reader;
 mod registry;
 mod rig;
