@@ -260,3 +260,143 @@ fn method(name: &str) -> Result<Method, String> {
     let known = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
     known.into_iter().find(|method| method == name).ok_or_else(|| format!("there is no method {name}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn faults(text: &str) -> String {
+        Config::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_standard_configuration_is_valid_and_has_the_numbers_of_the_article() {
+        let config = Config::standard();
+        assert_eq!(config.connections, Connections::default());
+        assert!(config.cors.is_none());
+        for route in config.routes.iter() {
+            assert_eq!(route.timeout, Duration::from_secs(3), "{}", route.pattern);
+            let limit = route.limit.as_ref().map(|limit| (limit.quota(), limit.window().as_secs()));
+            let keys = route.pattern.to_string() == "/.well-known/jwks.json";
+            assert_eq!(limit, (!keys).then_some((100, 900)), "{}", route.pattern);
+        }
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once_and_by_its_key() {
+        let said = faults(
+            r#"
+            colour = "blue"
+            [connections]
+            idle = "soon"
+            most = 0
+            [clients]
+            trusted-proxies = ["10.0.0.0/99"]
+            [cors]
+            origins = ["shop.example"]
+            [limits.default]
+            quota = 0
+            window = "15m"
+            [limits.none]
+            quota = 1
+            window = "1s"
+            [[routes]]
+            path = "api"
+            methods = "some"
+            auth = "maybe"
+            limit = "wide"
+            timeout = "0s"
+            body = "large"
+            retry = "yes"
+            roles = ["operator"]
+            [[routes]]
+            path = "/api/orders"
+            service = "orders"
+            methods = ["GET", "FETCH"]
+            auth = "required"
+            limit = "default"
+            timeout = "3s"
+            body = "1MiB"
+            retry = true
+            streaming = true
+            [[routes]]
+            path = "/api/users"
+            service = "users"
+            methods = []
+            auth = "public"
+            role = "customer"
+            limit = "none"
+            timeout = "3s"
+            body = "1MiB"
+            retry = true
+            streaming = true
+            "#,
+        );
+        for line in [
+            "  colour: is not known",
+            "  connections.idle: 'soon' is no time",
+            "  connections.most: ",
+            "  clients: ",
+            "  cors.origins: 'shop.example' is no origin",
+            "  limits.default.quota: a quota is at least 1",
+            "  limits.none.name: ",
+            "  routes[0].path: begins with a slash",
+            "  routes[0].service: is missing",
+            "  routes[0].methods: 'some' is neither read nor write",
+            "  routes[0].auth: is public or required",
+            "  routes[0].limit: there is no limit called wide",
+            "  routes[0].timeout: no time at all",
+            "  routes[0].body: 'large' is no size",
+            "  routes[0].retry: invalid type",
+            "  routes[0].streaming: is missing",
+            "  routes[0].roles: is not known",
+            "  routes[1].methods: there is no method FETCH",
+            "  routes[1].role: is missing",
+            "  routes[2].methods: there is none",
+            "  routes[2].role: a public route asks nobody for a role",
+        ] {
+            assert!(said.contains(line), "{line} is missing in {said}");
+        }
+        assert!(faults("routes = 7").contains("limits: is missing"));
+        assert!(faults("a = ").contains("the file: "));
+    }
+
+    #[test]
+    fn two_routes_cannot_have_the_same_path_and_method() {
+        let route = |methods: &str| {
+            format!(
+                "[[routes]]\npath = '/api/a'\nservice = 'a'\nmethods = {methods}\nauth = 'public'\nlimit = 'none'\n\
+                 timeout = '1s'\nbody = '0B'\nretry = false\nstreaming = false\n"
+            )
+        };
+        let two = |one: &str, other: &str| format!("[limits]\n{}{}", route(one), route(other));
+        assert!(Config::parse(&two("'read'", "'write'")).is_ok());
+        assert!(faults(&two("'read'", "['GET']")).contains("routes[1].path: another route has /api/a"));
+    }
+
+    #[test]
+    fn the_most_specific_route_answers() {
+        let config = Config::standard();
+        let role = |method, path| match config.routes.find(&method, path) {
+            crate::Match::Route(route) => (route.service.to_string(), route.role),
+            other => panic!("{path}: {other:?}"),
+        };
+        for (method, path, service, least) in [
+            (Method::GET, "/api/products/TEA", "inventory", None),
+            (Method::PUT, "/api/products/TEA/price", "inventory", Some(Role::Operator)),
+            (Method::POST, "/api/payments/1/refunds", "payments", Some(Role::Operator)),
+            (Method::POST, "/api/accounts/1/credits", "payments", Some(Role::Operator)),
+            (Method::POST, "/api/accounts", "payments", Some(Role::Customer)),
+            (Method::GET, "/api/accounts/1/entries", "payments", Some(Role::Customer)),
+            (Method::POST, "/api/shipments/1/dispatch", "shipping", Some(Role::Operator)),
+            (Method::POST, "/api/users", "users", None),
+            (Method::DELETE, "/api/users/1", "users", Some(Role::Customer)),
+            (Method::GET, "/.well-known/jwks.json", "users", None),
+        ] {
+            assert_eq!(role(method, path), (service.to_owned(), least), "{path}");
+        }
+        for (method, path) in [(Method::POST, "/api/payments/1"), (Method::PUT, "/api/accounts/1")] {
+            assert!(matches!(config.routes.find(&method, path), crate::Match::OtherMethods(_)), "{path}");
+        }
+    }
+}

@@ -186,6 +186,11 @@ pub(crate) async fn read_to_end(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// How many answers there are in what came back.
+pub(crate) fn answers(text: &str) -> usize {
+    text.lines().filter(|line| line.starts_with("HTTP/1.1 ")).count()
+}
+
 /// Reads until `end` has come.
 pub(crate) async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut text = String::new();
@@ -262,7 +267,8 @@ pub(crate) struct Echo {
 impl Echo {
     pub(crate) async fn start() -> Self {
         let seen = Arc::default();
-        let router = Router::new().fallback(any(remember)).with_state(Arc::clone(&seen));
+        let healthy = any(async || "healthy");
+        let router = Router::new().fallback(any(remember)).with_state(Arc::clone(&seen)).route("/health", healthy);
         Self { address: serve(router).await, seen }
     }
 
@@ -292,7 +298,8 @@ pub(crate) async fn serve(router: Router) -> SocketAddr {
     address
 }
 
-/// Handles every connection with `handle` until the test ends, for services that speak in their own way.
+/// Handles every connection with `handle` until the test ends, for services that speak in their own way. They are healthy
+/// in the usual one.
 pub(crate) async fn raw<F>(handle: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
@@ -300,8 +307,14 @@ where
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(handle(stream));
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut begin = [0; 11];
+            while stream.peek(&mut begin).await.is_ok_and(|length| (1..begin.len()).contains(&length)) {}
+            if begin == *b"GET /health" {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+            } else {
+                tokio::spawn(handle(stream));
+            }
         }
     });
     address
