@@ -7,6 +7,7 @@
 //! - [`EventStore`]: append and load, every outcome told apart; `committer` shares one fsync among many appends
 //! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
+//! - [`KeyRing`], [`MasterKey`]: the keys of personal data, and what destroys them
 //! - [`Quota`]: how many of something are left in a window, shared among processes
 //! - [`Ledger`]: what became of a client's idempotency key
 //! - [`Registration`], [`Registry`]: instances of services, kept known by heartbeats
@@ -17,6 +18,7 @@ mod bucket;
 mod committer;
 mod connection;
 mod consumer;
+mod keyring;
 mod ledger;
 mod load;
 mod message;
@@ -33,6 +35,7 @@ pub mod topology;
 pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};
 pub use connection::{ConnectError, Connection};
 pub use consumer::{Consumer, ConsumerMetrics, Handler, Retry};
+pub use keyring::{KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, UnwrapError, nonce};
 pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
 pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};

@@ -6,6 +6,7 @@
 mod append;
 mod bucket;
 mod consumer;
+mod keyring;
 mod load;
 mod quota;
 mod reader;
