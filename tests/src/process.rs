@@ -108,7 +108,12 @@ impl Process {
         let said = File::options().create(true).append(true).open(dir.join("waybill.out"))?;
         let mut command = Command::new(Self::executable());
         command
-            .args(["dev", "--ports", "users=0,orders=0,payments=0,inventory=0,shipping=0", "--data"])
+            .args([
+                "dev",
+                "--ports",
+                "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0",
+                "--data",
+            ])
             .arg(dir)
             .args(flags)
             .stdin(Stdio::null())
