@@ -122,7 +122,7 @@ fn files_say_what_they_are_for_and_stay_small() {
 /// Names of problems and refusals in a source: the first text of each of their constructors.
 fn problems(source: &str) -> BTreeSet<String> {
     let code = source.split("\n#[cfg(test)]").next().unwrap();
-    let of_a_kind = ["::bad_request(", "::not_found(", "::conflict(", "::invalid(", "::unavailable("]
+    let of_a_kind = ["::bad_request(", "::not_found(", "::conflict(", "::stale(", "::invalid(", "::unavailable("]
         .into_iter()
         .flat_map(|constructor| code.split(constructor).skip(1));
     let of_a_status =

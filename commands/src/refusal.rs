@@ -6,7 +6,7 @@
 pub struct Refusal {
     /// Last part of the problem's `type`, stable: `order-not-pending`.
     pub slug: &'static str,
-    /// HTTP status: 404, 409 or 422.
+    /// HTTP status: 404, 409, 412 or 422.
     pub status: u16,
     /// What is wrong and what to do.
     pub detail: String,
@@ -23,6 +23,11 @@ impl Refusal {
     /// The state of things forbids it (409).
     pub fn conflict(slug: &'static str, detail: impl Into<String>) -> Self {
         Self { slug, status: 409, detail: detail.into(), field: None }
+    }
+
+    /// It is asked of a version that is no longer the newest (412).
+    pub fn stale(slug: &'static str, detail: impl Into<String>) -> Self {
+        Self { slug, status: 412, detail: detail.into(), field: None }
     }
 
     /// A field of the request cannot be accepted (422).
