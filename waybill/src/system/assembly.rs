@@ -24,6 +24,7 @@ pub(super) async fn assemble(
     shutdown: &Shutdown,
 ) -> Result<(Router, Check), Failure> {
     let metrics = Metrics::new();
+    service::telemetry::export_metrics(service.name(), &metrics);
     // A connection for each kind of traffic: a read model that catches up must not make commands wait.
     let writing = connect(config, service, "commands").await?;
     let reading = connect(config, service, "projections").await?;
@@ -59,7 +60,7 @@ pub(super) async fn assemble(
     let ready = probes.ready();
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
     let router = auth::layer(router, verifier(config, &writing).await?);
-    Ok((service::http::layers(router, config.clock.clone()), ready))
+    Ok((service::http::layers(service.name(), router, config.clock.clone()), ready))
 }
 
 /// How orders ask for their customers: whichever instance of the users service is known, through a breaker.
