@@ -25,11 +25,6 @@ impl Refusal {
         Self { slug, status: 409, detail: detail.into(), field: None }
     }
 
-    /// It is asked of a version that is no longer the newest (412).
-    pub fn stale(slug: &'static str, detail: impl Into<String>) -> Self {
-        Self { slug, status: 412, detail: detail.into(), field: None }
-    }
-
     /// A field of the request cannot be accepted (422).
     pub fn invalid(slug: &'static str, field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { slug, status: 422, detail: detail.into(), field: Some(field.into()) }

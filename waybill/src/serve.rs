@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// where this machine reaches NATS from]
     #[arg(long, value_name = "URL", env = "WAYBILL_ADVERTISE_URL")]
     advertise: Option<String>,
+    /// Where the keys of access tokens are published [default: the keys themselves, as NATS keeps them]
+    #[arg(long, value_name = "URL", env = "WAYBILL_JWKS_URL")]
+    jwks_url: Option<String>,
     /// How long orders rely on what the users service said of a customer [default: 30s]
     #[arg(long, value_name = "TIME", env = "WAYBILL_USERS_FRESH_FOR")]
     users_fresh_for: Option<String>,
@@ -89,6 +92,7 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
         ("--advertise", args.advertise.clone()),
+        ("--jwks-url", args.jwks_url.clone()),
         ("--users-fresh-for", args.users_fresh_for.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
@@ -107,12 +111,13 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
     }
     let outside = Outside::read(&mut flags);
     let master_key = args.master_key.read(flags.faults());
+    let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
     let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
     let given = nats_url.zip(durability).zip(replicas).zip(master_key);
     let config = given.map(|(((nats_url, durability), replicas), master_key)| {
         let usual = Config::new(nats_url, &args.data);
         let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
-        Config { durability, replicas, outside, master_key, advertise, users_fresh_for, ..usual }
+        Config { durability, replicas, outside, master_key, advertise, jwks_url, users_fresh_for, ..usual }
     });
     Ok(flags.finish(config.map(|config| (config, places)))?)
 }

@@ -120,7 +120,7 @@ impl From<UserRejection> for Refusal {
             R::Exists => Self::conflict("user-exists", detail),
             R::Unknown => Self::not_found("user-not-found", detail),
             R::Erased => Self::conflict("user-erased", detail),
-            R::Changed { .. } => Self::stale("user-changed", detail),
+            R::Changed { .. } => Self { slug: "user-changed", status: 412, detail, field: None },
             R::Language => Self::invalid("language-invalid", "language", detail),
             R::TooManyTopics => Self::conflict("too-many-topics", detail),
             R::NoRole => Self::invalid("role-missing", "roles", detail),
