@@ -76,15 +76,31 @@ async fn users(config: &Config, connection: &Connection, metrics: &Metrics) -> R
     Ok(UsersService { client, fresh_for: config.users_fresh_for })
 }
 
-/// Checks access tokens with the keys as they are kept, so that it takes no users service to check one.
+/// Checks access tokens: with the keys published at a URL where one is given, else with those that are kept beside the
+/// log, so that it takes no users service to check a token.
 pub(crate) async fn verifier(config: &Config, connection: &Connection) -> Result<Verifier, Failure> {
+    let jwks = match &config.jwks_url {
+        Some(url) => published(url)?,
+        None => kept(config, connection).await?,
+    };
+    Ok(Verifier::new(jwks, config.clock.clone()))
+}
+
+fn published(url: &str) -> Result<Jwks, Failure> {
+    let (client, url) = (reqwest::Client::builder().no_proxy().build()?, url.to_owned());
+    Ok(Jwks::start(move || {
+        let request = client.get(&url);
+        async move { Ok(request.send().await?.error_for_status()?.text().await?) }
+    }))
+}
+
+async fn kept(config: &Config, connection: &Connection) -> Result<Jwks, Failure> {
     let keys = Keys::open(connection, &config.master_key, config.replicas, &config.clock).await?;
     let clock = config.clock.clone();
-    let jwks = Jwks::start(move || {
+    Ok(Jwks::start(move || {
         let (keys, now) = (keys.clone(), clock.now());
         async move { Ok(keys.jwks(now).await?) }
-    });
-    Ok(Verifier::new(jwks, config.clock.clone()))
+    }))
 }
 
 async fn connect(config: &Config, service: Service, part: &str) -> Result<Connection, Failure> {
