@@ -95,6 +95,18 @@ pub(crate) struct Decided {
     pub(crate) body: Vec<u8>,
 }
 
+impl Decided {
+    /// Why something failed, where this is the fact that says so.
+    pub(crate) fn failure(&self) -> Option<String> {
+        if !self.fact.name.ends_with(".failed") {
+            return None;
+        }
+        let body: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
+        let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty());
+        Some(text("detail").or_else(|| text("reason")).unwrap_or(self.fact.name).to_owned())
+    }
+}
+
 /// States in, events out. See the module's text.
 #[derive(Default)]
 pub struct Decision {

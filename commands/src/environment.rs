@@ -153,6 +153,7 @@ impl Build {
     ) -> WriteSide {
         let consumer = |(stream, kinds): &(Context, &'static [&'static str])| Consumer {
             connection: self.reactions.clone(),
+            service: self.context.token(),
             context: *stream,
             durable: format!("{}-{stream}", self.context),
             interests: kinds,

@@ -96,6 +96,12 @@ impl From<Uuid> for CorrelationId {
     }
 }
 
+impl From<CorrelationId> for Arc<str> {
+    fn from(id: CorrelationId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for CorrelationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -12,5 +12,6 @@ mod order;
 mod outage;
 mod personal;
 mod refusals;
+mod trace;
 mod undo;
 mod users;

@@ -143,7 +143,7 @@ async fn changes(users: &Users, user: &str, token: &str, data: &str) {
     // Somebody else's business, and nobody's.
     let stranger = waybill(&["token", "--role", "customer", "--data", data]).await;
     users.get(403, &path, stranger.trim()).await;
-    users.get(&path, "x").await.expect(401);
+    users.get(401, &path, "x").await;
 }
 
 fn is_forgotten(user: &Value) {

@@ -63,8 +63,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let keys = Keys::open(&connection, &wanted.master_key, wanted.replicas, &clock).await;
     let issuer = Issuer::new(keys.map_err(because("cannot open the signing keys"))?, clock.clone());
     let user = wanted.user.unwrap_or_else(|| clock.uuid());
-    let issued = issuer.issue(user, vec![wanted.role], clock.uuid(), wanted.lifetime).await;
-    println!("{}", issued.map_err(because("cannot issue a token"))?.token);
+    let token = issuer.issue(user, vec![wanted.role], clock.uuid(), wanted.lifetime).await;
+    println!("{}", token.map_err(because("cannot issue a token"))?.token);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use super::{
     entry::Entry,
     lanes::Lanes,
     plan::{Outcome, Plan},
+    trace,
 };
 use crate::{AnyKey, Decision, Stop, decision::Slot};
 use events::{Envelope, Position, Subject};
@@ -68,6 +69,7 @@ impl Flight {
                 self.answer(&plan, 0);
                 break;
             }
+            trace::appending(self.inner.context, &mut self.jobs, &plan);
             let sent = Instant::now();
             match self.inner.store.append(self.writes(&mut plan)).await {
                 Ok(Appended { first, duplicate: false }) => {

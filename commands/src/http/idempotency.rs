@@ -131,7 +131,7 @@ impl Api {
             return Ok(carry_out(attempt).await?.into_response());
         };
         // In a task of its own: a client that goes away and asks again finds the answer, not an abandoned claim.
-        let task = tokio::spawn(Arc::clone(self).answer_once(metadata, request, carry_out));
+        let task = service::telemetry::spawn(Arc::clone(self).answer_once(metadata, request, carry_out));
         // A task that panicked was logged by the panic hook.
         task.await.unwrap_or_else(|_| Err(Problem::internal()))
     }

@@ -161,10 +161,10 @@ async fn orders(stage: &Stage) -> Result<Router, Failure> {
         carrier: Arc::new(SimulatedCarrier::default()),
         fraud: Arc::new(Fraud::default()),
     };
-    let side = WriteSide::build(Context::Orders, &env, &Metrics::new()).await?;
+    let side = Box::pin(WriteSide::build(Context::Orders, &env, &Metrics::new())).await?;
     let (router, _) = side.http.split_for_parts();
     let router = auth::layer(router, system::verifier(&stage.config(), &stage.connection).await?);
-    Ok(service::http::layers(router, stage.clock.clone()))
+    Ok(service::http::layers("orders", router, stage.clock.clone()))
 }
 
 /// No users service runs beside this one: every order relies on the own copy.

@@ -24,6 +24,7 @@ pub(super) async fn assemble(
     shutdown: &Shutdown,
 ) -> Result<(Router, Check), Failure> {
     let metrics = Metrics::new();
+    service::telemetry::export_metrics(service.name(), &metrics);
     // A connection for each kind of traffic: a read model that catches up must not make commands wait.
     let writing = connect(config, service, "commands").await?;
     let reading = connect(config, service, "projections").await?;
@@ -39,7 +40,8 @@ pub(super) async fn assemble(
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
     };
-    let mut write_side = WriteSide::build(service.context(), &environment, &metrics).await?;
+    let build = WriteSide::build(service.context(), &environment, &metrics);
+    let mut write_side = Box::pin(build).await?;
     write_side.react(shutdown);
     let view = View::of(service.name()).ok_or_else(|| format!("{service} has no read model"))?;
     let file = config.data.join(format!("{service}.sqlite"));
@@ -58,7 +60,7 @@ pub(super) async fn assemble(
     let ready = probes.ready();
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
     let router = auth::layer(router, verifier(config, &writing).await?);
-    Ok((service::http::layers(router, config.clock.clone()), ready))
+    Ok((service::http::layers(service.name(), router, config.clock.clone()), ready))
 }
 
 /// How orders ask for their customers: whichever instance of the users service is known, through a breaker.
