@@ -126,12 +126,13 @@ fn start_span(
     span
 }
 
-fn is_probe(route: &str) -> bool {
+/// Whether it is a path that is asked every few seconds, and whose answers say something only when they fail.
+pub fn is_probe(route: &str) -> bool {
     matches!(route, "/health" | "/ready" | "/metrics")
 }
 
 /// The correlation id, the header that returns it, and whether the caller's was acceptable.
-fn correlate(clock: &Clock, headers: &HeaderMap) -> (Correlation, HeaderValue, Result<(), Problem>) {
+pub fn correlate(clock: &Clock, headers: &HeaderMap) -> (Correlation, HeaderValue, Result<(), Problem>) {
     let sent = headers.get(CORRELATION_ID);
     if let Some(header) = sent
         && (1..=128).contains(&header.len())
@@ -154,12 +155,12 @@ fn correlate(clock: &Clock, headers: &HeaderMap) -> (Correlation, HeaderValue, R
 }
 
 /// The caller's `traceparent`, if it is there and, as W3C asks, valid.
-fn trace_parent(headers: &HeaderMap) -> Option<&str> {
+pub fn trace_parent(headers: &HeaderMap) -> Option<&str> {
     headers.get(TRACEPARENT)?.to_str().ok().filter(|sent| is_traceparent(sent))
 }
 
 /// A new and sampled trace.
-fn new_trace_parent() -> Arc<str> {
+pub fn new_trace_parent() -> Arc<str> {
     format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..)).into()
 }
 

@@ -105,15 +105,19 @@ impl Process {
     fn command(dir: &Path, flags: &[&str]) -> io::Result<Command> {
         fs::create_dir_all(dir)?;
         let log = File::options().create(true).append(true).open(log_file(dir))?;
-        let said = File::options().create(true).append(true).open(dir.join("waybill.out"))?;
         let mut command = Command::new(Self::executable());
         command
-            .args(["dev", "--ports", "users=0,orders=0,payments=0,inventory=0,shipping=0", "--data"])
+            .args([
+                "dev",
+                "--ports",
+                "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0",
+                "--data",
+            ])
             .arg(dir)
             .args(flags)
             .stdin(Stdio::null())
             // What it says to whoever starts it is no log: it holds a token.
-            .stdout(said)
+            .stdout(Stdio::null())
             .stderr(log)
             .kill_on_drop(true);
         Ok(command)

@@ -2,7 +2,6 @@
 
 use serde_json::Value;
 use std::{collections::BTreeSet, path::Path, time::Duration};
-use uuid::Uuid;
 use waybill::api::{Answer, Api, Cart};
 use waybill_tests::{CollectedSpan, Collector, Process, eventually};
 
@@ -24,7 +23,7 @@ async fn dev(folder: &Path, collector: &str, env: &[(&str, &str)]) -> Process {
 async fn shop(api: &Api, key: &str, balance: i64) -> (Cart, Vec<String>) {
     let sku = format!("{}-POT", key.to_uppercase());
     let stocked = api.stock_product(key, (&sku, "Pot", 500), 10).await.unwrap();
-    let user_id = Uuid::from_u128(fastrand::u128(1..));
+    let user_id = api.register(key).await.unwrap();
     let (account_id, opened) = api.open_account(key, user_id, balance).await.unwrap();
     let after = [&stocked, &opened].map(|answer| answer.position().unwrap().to_owned());
     (Cart { user_id, account_id, items: vec![(sku, 2)], country: "DE".to_owned() }, after.into())
