@@ -29,12 +29,8 @@ const OPERATORS: [(&str, &str); 8] = [
 
 /// A gateway in front of a world's services.
 async fn edge(world: &World) -> (Edge, String) {
-    let config = EdgeConfig {
-        nats_url: world.nats.url(),
-        replicas: 1,
-        file: None,
-        clock: world.config.clock.clone(),
-    };
+    let config =
+        EdgeConfig { nats_url: world.nats.url(), replicas: 1, file: None, clock: world.config.clock.clone() };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let edge = Edge::start(&config, listener).await.unwrap();
     let url = format!("http://{}", edge.address());
@@ -51,7 +47,8 @@ async fn ask(request: RequestBuilder) -> (StatusCode, Value) {
 async fn known(client: &Client, url: &str, token: &str) {
     eventually("the gateway knows every service", SOON, async || {
         let (_, instances) = ask(client.get(format!("{url}/api/ops/instances")).bearer_auth(token)).await;
-        let names: BTreeSet<_> = instances.as_array()?.iter().filter_map(|one| one["service"].as_str()).collect();
+        let names: BTreeSet<_> =
+            instances.as_array()?.iter().filter_map(|one| one["service"].as_str()).collect();
         Service::ALL.iter().all(|service| names.contains(service.name())).then_some(())
     })
     .await;
@@ -123,7 +120,8 @@ async fn an_order_through_the_gateway() {
         },
     });
     let place = client.post(format!("{url}/api/orders")).json(&order).bearer_auth(&customer);
-    let placed = place.header("Waybill-Position", position).header("X-Correlation-Id", "edge-1").send().await.unwrap();
+    let placed =
+        place.header("Waybill-Position", position).header("X-Correlation-Id", "edge-1").send().await.unwrap();
     assert_eq!(placed.headers()["x-correlation-id"], "edge-1");
     assert_eq!(placed.headers()["ratelimit-policy"], "\"default\";q=100;w=900");
     assert_eq!(placed.status(), 202);
@@ -145,6 +143,12 @@ async fn an_order_through_the_gateway() {
     }
     assert_eq!(document["paths"]["/api/products"]["get"]["security"], Value::Null);
     assert!(document["paths"]["/.well-known/jwks.json"]["get"].is_object());
-    assert!(document["paths"].as_object().unwrap().keys().all(|path| path.starts_with("/api/") || path.starts_with("/.well-known/")));
+    assert!(
+        document["paths"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .all(|path| path.starts_with("/api/") || path.starts_with("/.well-known/"))
+    );
     assert!(edge.stop().await);
 }
