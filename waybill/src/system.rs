@@ -14,7 +14,7 @@ use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology
 pub use presence::Advertise;
 use presence::Presence;
 use service::{Clock, Shutdown};
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, io, net::{IpAddr, Ipv4Addr, SocketAddr}, path::PathBuf, str::FromStr, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
 
 /// A service: owns the data of a context, and answers for it over HTTP.
@@ -218,6 +218,12 @@ impl System {
         }
         finished && answered
     }
+}
+
+/// Who listens everywhere is also here.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let here = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    SocketAddr::new(here, address.port())
 }
 
 #[cfg(test)]
