@@ -17,7 +17,12 @@ use events::{CorrelationId, Position, Subject};
 pub(crate) use idempotency::{Attempt, Command};
 use nats::{AppendError, KeyError, Ledger, LoadError, Outcome};
 use serde::{Serialize, de::DeserializeOwned};
-use service::{Clock, Correlation, Problem, TraceParent, extract};
+use service::{
+    Clock, Correlation, Problem, TraceParent,
+    auth::Principal,
+    client, extract,
+    http::{CORRELATION_ID, TRACEPARENT},
+};
 use std::{error::Error, sync::Arc};
 use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -40,13 +45,16 @@ pub(crate) struct Api {
     pub(crate) clock: Clock,
 }
 
-/// What a request says besides its path and body.
-pub(crate) struct Call {
+/// What a request says besides its path and body. Nobody gets in without a valid access token, unless `P` is an option.
+pub(crate) struct Call<P = Principal> {
+    /// Who sends it.
+    pub(crate) principal: P,
     key: Option<String>,
     /// Whether it must see what others were told of: then nothing is taken from a copy.
     pub(crate) fresh: bool,
     correlation: CorrelationId,
     traceparent: Option<Arc<str>>,
+    authorization: Option<HeaderValue>,
 }
 
 /// The headers that every command takes.
@@ -63,17 +71,35 @@ pub(crate) struct CallHeaders {
     position: String,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Call {
+impl<S, P> FromRequestParts<S> for Call<P>
+where
+    S: Send + Sync,
+    P: FromRequestParts<S, Rejection = Problem>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let principal = P::from_request_parts(parts, state).await?;
         let Some(Correlation(correlation)) = parts.extensions.get() else { return Err(Problem::internal()) };
         Ok(Self {
+            principal,
             key: key(&parts.headers)?,
             fresh: positions(&parts.headers)?,
             correlation: correlation.parse().map_err(|_| Problem::internal())?,
             traceparent: parts.extensions.get().map(|TraceParent(trace)| Arc::clone(trace)),
+            authorization: parts.headers.get(header::AUTHORIZATION).cloned(),
         })
+    }
+}
+
+impl<P> Call<P> {
+    /// A query of another service as a part of this request, on behalf of whoever sent it.
+    pub(crate) fn query(&self, path: String) -> client::Call {
+        let call = client::Call::get(path).header(CORRELATION_ID, self.correlation.as_str());
+        let trace = self.traceparent.iter();
+        let call = trace.fold(call, |call, trace| call.header(TRACEPARENT, trace));
+        let token = self.authorization.as_ref().and_then(|value| value.to_str().ok()?.split_once(' '));
+        token.into_iter().fold(call, |call, (_, token)| call.bearer(token.trim()))
     }
 }
 
@@ -266,7 +292,7 @@ pub(crate) enum Refused {
     /// A field cannot be accepted, or the key was used for another request.
     #[response(status = 422, content_type = "application/problem+json")]
     Invalid(Problem),
-    /// The log is away or busy: try again after `Retry-After`.
+    /// The log is away or busy, or the keys of access tokens are: try again after `Retry-After`.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }

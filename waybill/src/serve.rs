@@ -2,13 +2,13 @@
 
 use crate::{
     failure::{Failure, because},
-    outside::{Outside, OutsideArgs},
     edge::{self, Edge, EdgeConfig, GATEWAY},
+    outside::{Outside, OutsideArgs, Span},
     settings::{self, MasterKeyArgs},
     system::{Advertise, Config, Service, System},
 };
 use futures::future::OptionFuture;
-use nats::Durability;
+use nats::{Durability, MasterKey};
 use service::config::{Faults, Settings};
 use std::path::PathBuf;
 use tokio::net::TcpListener;
@@ -49,6 +49,9 @@ pub(crate) struct Args {
     /// where this machine reaches NATS from]
     #[arg(long, value_name = "URL", env = "WAYBILL_ADVERTISE_URL")]
     advertise: Option<String>,
+    /// How long orders rely on what the users service said of a customer [default: 30s]
+    #[arg(long, value_name = "TIME", env = "WAYBILL_USERS_FRESH_FOR")]
+    users_fresh_for: Option<String>,
     /// What NATS is configured to do before it acknowledges: always writes to disk, interval does so every two minutes
     #[arg(long, value_name = "PROFILE", env = "WAYBILL_DURABILITY", default_value = "always")]
     durability: String,
@@ -120,6 +123,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
         ("--advertise", args.advertise.clone()),
+        ("--users-fresh-for", args.users_fresh_for.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
@@ -136,18 +140,18 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         flags.faults().add("--advertise", "several services have several ports: leave the port out");
     }
     let outside = Outside::read(&mut flags);
-    let mut master_key = args.master_key.read(flags.faults());
-    if master_key.is_none() && !named.services.is_empty() {
-        flags.faults().add("WAYBILL_MASTER_KEY", "is missing: 32 random bytes in base64, the same for every process");
-    }
-    let given = nats_url.zip(durability).zip(replicas);
-    let plan = given.map(|((nats_url, durability), replicas)| {
-        let mut config = Config::new(nats_url, &args.data);
-        config = Config { durability, replicas, outside, advertise, ..config };
-        // A gateway alone opens nothing that is locked with it.
-        if let Some(key) = master_key.take().flatten() {
-            config.master_key = key;
-        }
+    // A gateway alone opens nothing that is locked with it.
+    let master_key = if named.services.is_empty() {
+        Some(MasterKey::generate())
+    } else {
+        args.master_key.read(flags.faults())
+    };
+    let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
+    let given = nats_url.zip(durability).zip(replicas).zip(master_key);
+    let plan = given.map(|(((nats_url, durability), replicas), master_key)| {
+        let usual = Config::new(nats_url, &args.data);
+        let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
+        let config = Config { durability, replicas, outside, master_key, advertise, users_fresh_for, ..usual };
         let gateway = port.map(|port| {
             let nats_url = config.nats_url.clone();
             let (file, clock) = (args.gateway_config.clone(), config.clock.clone());

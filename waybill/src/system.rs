@@ -5,6 +5,8 @@
 mod assembly;
 mod presence;
 
+pub(crate) use assembly::verifier;
+
 use crate::{
     failure::{Failure, because},
     outside::Outside,
@@ -97,6 +99,8 @@ pub struct Config {
     pub clock: Clock,
     /// Wraps the keys of personal data. The same in every process.
     pub master_key: MasterKey,
+    /// How long orders rely on what the users service said of a customer, unless they hear otherwise.
+    pub users_fresh_for: Duration,
     /// How services stay known to others.
     pub registry: RegistryOptions,
     /// Where others reach the services; where they listen, unless it is said.
@@ -116,6 +120,7 @@ impl Config {
             outside: Outside::default(),
             clock: Clock::system(),
             master_key: MasterKey::generate(),
+            users_fresh_for: Duration::from_secs(30),
             registry: RegistryOptions::default(),
             advertise: None,
             linger: Duration::from_millis(300),
