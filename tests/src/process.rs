@@ -82,7 +82,8 @@ impl Process {
         .await;
         file["natsUrl"].as_str().unwrap_or_default().clone_into(&mut self.nats_url);
         let tokens = Tokens::of_dev(dir, &self.nats_url).await;
-        let tokens = tokens.unwrap_or_else(|error| panic!("waybill dev issues no tokens: {error}\n{}", log(dir)));
+        let tokens =
+            tokens.unwrap_or_else(|error| panic!("waybill dev issues no tokens: {error}\n{}", log(dir)));
         let urls = serde_json::from_value(file["services"].clone()).unwrap_or_default();
         self.api = Api::at(urls).with_tokens(tokens);
     }

@@ -78,7 +78,11 @@ async fn every_endpoint_wants_a_token_unless_it_is_public_and_says_so() {
                 let request = api.http().request(method.clone(), api.url(service, &filled(&path)));
                 let request = token.into_iter().fold(request, reqwest::RequestBuilder::bearer_auth);
                 let answer = api.send(request).await.unwrap();
-                assert_eq!((answer.status, &answer.body["type"]), (401, &"/problems/unauthenticated".into()), "{name}");
+                assert_eq!(
+                    (answer.status, &answer.body["type"]),
+                    (401, &"/problems/unauthenticated".into()),
+                    "{name}"
+                );
                 assert!(answer.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer"), "{name}");
             }
         }
@@ -100,7 +104,10 @@ async fn operator_verbs_need_the_role() {
     for (service, method, path) in OPERATORS_ONLY {
         let request = api.http().request(method.parse().unwrap(), api.url(*service, &filled(path)));
         let bodies = [
-            ("/products", json!({ "sku": "TEA", "name": "Tea", "price": { "amount": 1, "currency": "EUR" } })),
+            (
+                "/products",
+                json!({ "sku": "TEA", "name": "Tea", "price": { "amount": 1, "currency": "EUR" } }),
+            ),
             ("/price", json!({ "price": { "amount": 1, "currency": "EUR" } })),
             ("/receipts", json!({ "quantity": 1 })),
             ("/adjustments", json!({ "delta": 1, "reason": "count" })),
@@ -109,7 +116,11 @@ async fn operator_verbs_need_the_role() {
         let body = bodies.into_iter().find(|(end, _)| path.ends_with(end));
         let request = request.json(&body.map_or_else(|| json!({}), |(_, body)| body));
         let answer = api.send_as(user, request).await.unwrap();
-        assert_eq!((answer.status, &answer.body["type"]), (403, &"/problems/forbidden".into()), "{method} {path}");
+        assert_eq!(
+            (answer.status, &answer.body["type"]),
+            (403, &"/problems/forbidden".into()),
+            "{method} {path}"
+        );
         assert!(answer.headers["www-authenticate"].to_str().unwrap().contains("insufficient_scope"));
     }
     let account = json!({ "userId": world.config.clock.uuid(), "currency": "EUR" });

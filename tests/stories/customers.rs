@@ -38,7 +38,8 @@ async fn orders_are_accepted_with_a_stale_snapshot_while_the_users_service_is_de
     let mut world = World::of(&OTHERS, |config| config.users_fresh_for = Duration::ZERO).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::serve(Service::Users, &world.config, &folder.path().join("1")).unwrap();
-    let registry = Registry::watch(&world.connect().await.unwrap(), RegistryOptions::default()).await.unwrap();
+    let registry =
+        Registry::watch(&world.connect().await.unwrap(), RegistryOptions::default()).await.unwrap();
     let (url, users_api) = users(&world, &registry, None).await;
     let user_id = users_api.register("ada").await.unwrap();
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), 100).await.unwrap();
@@ -100,7 +101,11 @@ async fn an_answer_is_remembered_until_a_fact_says_otherwise() {
         (placed.status != 202).then_some(placed)
     });
     let refused = refused.await;
-    assert_eq!((refused.status, &refused.body["type"]), (409, &"/problems/user-erased".into()), "{refused:?}");
+    assert_eq!(
+        (refused.status, &refused.body["type"]),
+        (409, &"/problems/user-erased".into()),
+        "{refused:?}"
+    );
     let again = api.place("1", &ada, &after).await.unwrap().expect(202, "the same answer").unwrap();
     assert_eq!(again.body, placed.body, "what was answered stays answered");
     assert!(world.stop().await);

@@ -15,11 +15,11 @@ use crate::{
     system::{Config, Service, System, reachable},
 };
 use lock::Lock;
+pub(crate) use master_key::{find_master_key, master_key};
 use nats::{
     Durability,
     server::{self, Binary, Server},
 };
-pub(crate) use master_key::{find_master_key, master_key};
 pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
@@ -143,6 +143,7 @@ impl Local {
             ..Config::new(nats.url(), plan.data.join("views"))
         };
         let system = System::start(&config, listeners(&plan).await?).await?;
+        let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
         let edge = EdgeConfig {
             nats_url: nats.url(),
             replicas: config.replicas,
@@ -150,7 +151,6 @@ impl Local {
             clock: config.clock.clone(),
         };
         let edge = Edge::start(&edge, listener(&plan, GATEWAY, edge::PORT).await?).await?;
-        let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
         let local = Self { plan, edge, system, nats, tokens, _lock: lock };
         local.api().wait_ready(READY_WITHIN).await?;
         Ok(local)

@@ -1,8 +1,8 @@
 //! `waybill serve`: services against an existing NATS.
 
 use crate::{
-    failure::{Failure, because},
     edge::{self, Edge, EdgeConfig, GATEWAY},
+    failure::{Failure, because},
     outside::{Outside, OutsideArgs, Span},
     settings::{self, MasterKeyArgs},
     system::{Advertise, Config, Service, System},
@@ -128,38 +128,40 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--replicas", Some(args.replicas.clone())),
     ]));
     let named = Named::read(&args.services, flags.faults());
+    let (services, port) = places(&named, &mut flags);
+    let config = read_config(args, &named, &mut flags);
+    let plan = config.map(|config| {
+        let gateway = port.map(|port| {
+            let (file, clock) = (args.gateway_config.clone(), config.clock.clone());
+            let (nats_url, replicas) = (config.nats_url.clone(), config.replicas);
+            (EdgeConfig { nats_url, replicas, file, clock }, port)
+        });
+        Plan { config, services, gateway }
+    });
+    Ok(flags.finish(plan)?)
+}
+
+fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Config> {
     let nats_url: Option<String> = flags.required("--nats-url");
     let durability: Option<Durability> = flags.optional("--durability");
     let replicas: Option<usize> = flags.optional("--replicas");
     if replicas.is_some_and(|replicas| ![1, 3, 5].contains(&replicas)) {
         flags.faults().add("--replicas", "expected 1, 3 or 5");
     }
-    let (services, port) = places(&named, &mut flags);
     let advertise: Option<Advertise> = flags.optional("--advertise");
-    if services.len() > 1 && advertise.as_ref().is_some_and(Advertise::has_port) {
+    if named.services.len() > 1 && advertise.as_ref().is_some_and(Advertise::has_port) {
         flags.faults().add("--advertise", "several services have several ports: leave the port out");
     }
-    let outside = Outside::read(&mut flags);
-    // A gateway alone opens nothing that is locked with it.
-    let master_key = if named.services.is_empty() {
-        Some(MasterKey::generate())
-    } else {
-        args.master_key.read(flags.faults())
-    };
+    let outside = Outside::read(flags);
     let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
-    let given = nats_url.zip(durability).zip(replicas).zip(master_key);
-    let plan = given.map(|(((nats_url, durability), replicas), master_key)| {
-        let usual = Config::new(nats_url, &args.data);
-        let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
-        let config = Config { durability, replicas, outside, master_key, advertise, users_fresh_for, ..usual };
-        let gateway = port.map(|port| {
-            let nats_url = config.nats_url.clone();
-            let (file, clock) = (args.gateway_config.clone(), config.clock.clone());
-            (EdgeConfig { nats_url, replicas, file, clock }, port)
-        });
-        Plan { config, services, gateway }
-    });
-    Ok(flags.finish(plan)?)
+    // A gateway alone opens nothing that is locked with the master key.
+    let alone = named.services.is_empty();
+    let master_key =
+        if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
+    let usual = Config::new(nats_url?, &args.data);
+    let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
+    let (durability, replicas) = durability.zip(replicas)?;
+    Some(Config { durability, replicas, outside, master_key, advertise, users_fresh_for, ..usual })
 }
 
 /// What was named on the command line.

@@ -1,7 +1,6 @@
 //! Flags as settings: read together, so that everything that is wrong with them is said at once.
 
 use crate::{edge::GATEWAY, failure::Failure, system::Service};
-use service::config::{Faults, Settings};
 use nats::{MasterKey, MasterKeyError};
 use std::{collections::HashMap, env, fs, path::PathBuf, str::FromStr};
 

@@ -225,7 +225,7 @@ impl System {
     }
 }
 
-/// Who listens everywhere is also here.
+/// Where this machine reaches a listener: who listens everywhere is also here.
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let here = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
     SocketAddr::new(here, address.port())

@@ -1,8 +1,8 @@
 //! The HTTP commands of orders. Placing one is the hot path: without an idempotency key it costs one append.
 
 use super::{
-    AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, OrderState, Placement, check_address,
-    check_reason, total, users::Users,
+    AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, OrderState, Placement,
+    check_address, check_reason, total, users::Users,
 };
 use crate::{
     Aggregate, Decision, ExecuteError, Key, Refusal,
@@ -42,10 +42,12 @@ struct Orders {
 /// The endpoints; prices and accounts come from `copies`, customers are looked up in `users`, personal data are sealed
 /// with `keys`.
 pub(super) fn routes(api: Api, copies: Copies, users: Users, keys: KeyRing) -> OpenApiRouter {
-    http::router()
-        .routes(routes!(place_order))
-        .routes(routes!(cancel_order))
-        .with_state(Arc::new(Orders { api: Arc::new(api), copies, users, keys }))
+    http::router().routes(routes!(place_order)).routes(routes!(cancel_order)).with_state(Arc::new(Orders {
+        api: Arc::new(api),
+        copies,
+        users,
+        keys,
+    }))
 }
 
 /// An order to place. Prices are those of the catalogue.
@@ -173,8 +175,11 @@ async fn place_order(
         let key = Key::<Order>::new(order_id);
         let (subject, keys) = (key.subject().clone(), vec![key.likely_new()]);
         let receipt = attempt.execute(&subject, keys, move |d| d.apply(&key, place.clone())).await?;
-        let (total_amount, user_snapshot) =
-            if receipt.replayed { recorded(&attempt, &subject).await? } else { (total_amount, user_snapshot) };
+        let (total_amount, user_snapshot) = if receipt.replayed {
+            recorded(&attempt, &subject).await?
+        } else {
+            (total_amount, user_snapshot)
+        };
         let (status, position) = ("pending", receipt.position);
         let body = PlacedOrder { id: order_id, status, total_amount, user_snapshot, position };
         Ok(Answer::new(StatusCode::ACCEPTED, location(order_id), &receipt, &body))

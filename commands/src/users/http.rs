@@ -17,8 +17,8 @@ use super::{
 use crate::{
     Decision, ExecuteError, Key, Refusal, Stop,
     http::{
-        self, Accepted, Answer, Api, Attempt, Call, CallHeaders, Created, Nothing, Optional, Recorded, Refused,
-        Unknown,
+        self, Accepted, Answer, Api, Attempt, Call, CallHeaders, Created, Nothing, Optional, Recorded,
+        Refused, Unknown,
     },
 };
 use axum::{extract::State, http::StatusCode, response::Response};

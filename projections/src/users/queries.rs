@@ -129,7 +129,8 @@ impl Include {
                 "preferences" => include.preferences = true,
                 "subscriptions" => include.subscriptions = true,
                 other => {
-                    let detail = format!("'{other}' cannot be included: 'preferences' and 'subscriptions' can.");
+                    let detail =
+                        format!("'{other}' cannot be included: 'preferences' and 'subscriptions' can.");
                     return Err(Problem::bad_request("invalid-query", detail).with_field("include"));
                 }
             }

@@ -36,5 +36,7 @@ pub fn document(api: &mut OpenApi) {
         .bearer_format("JWT")
         .description(Some("An access token: from `POST /sessions`, or from `waybill token`."))
         .build();
-    api.components.get_or_insert_with(Components::new).add_security_scheme(BEARER, SecurityScheme::Http(scheme));
+    api.components
+        .get_or_insert_with(Components::new)
+        .add_security_scheme(BEARER, SecurityScheme::Http(scheme));
 }

@@ -69,11 +69,7 @@ pub(super) async fn play(api: &Api, clock: &Clock, orders: usize) -> Result<Vec<
 }
 
 /// Goods and customers, the orders they are for, and the positions that the orders service must have seen.
-async fn prepare(
-    api: &Api,
-    run: &str,
-    orders: usize,
-) -> Result<(Vec<Scene>, Vec<String>), Failure> {
+async fn prepare(api: &Api, run: &str, orders: usize) -> Result<(Vec<Scene>, Vec<String>), Failure> {
     let sku = |name: &str| format!("DEMO-{run}-{name}");
     let (tea, cup, lamp) = (sku("TEA"), sku("CUP"), sku("LAMP"));
     let plenty = u32::try_from(orders * 2 + 10)?;

@@ -179,10 +179,7 @@ async fn log_in(
     post, path = "/sessions/refresh", tag = "sessions", request_body = Refresh,
     responses((status = 200, body = Tokens), NotLoggedIn, Refused)
 )]
-async fn refresh(
-    State(users): State<Arc<Users>>,
-    Body(body): Body<Refresh>,
-) -> Result<Response, Problem> {
+async fn refresh(State(users): State<Arc<Users>>, Body(body): Body<Refresh>) -> Result<Response, Problem> {
     let refreshed = users.sessions.refresh(&body.refresh_token).await.map_err(|error| away(&error))?;
     let session = match refreshed {
         Refreshed::Continued(session) => session,
@@ -228,7 +225,7 @@ async fn log_out(
 ///
 /// For the user alone. Every session ends.
 #[utoipa::path(
-    put, path = "/users/{id}/password", tag = "sessions",
+    put, path = "/users/{id}/password", tag = "sessions", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user")), request_body = ChangePassword,
     responses((status = 204, description = "The password is set"), NotLoggedIn, Forbidden, Refused)
 )]
@@ -269,7 +266,8 @@ async fn change_password(
 )]
 async fn key_set(State(users): State<Arc<Users>>) -> Result<Response, Problem> {
     let keys = users.issuer.keys().jwks(users.api.clock.now()).await.map_err(|error| unsigned(&error))?;
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=300")];
+    let headers =
+        [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=300")];
     Ok((headers, keys).into_response())
 }
 
