@@ -2,6 +2,7 @@
 
 use crate::{edge::GATEWAY, failure::Failure, system::Service};
 use nats::{MasterKey, MasterKeyError};
+use service::config::{Faults, Settings};
 use std::{collections::HashMap, env, fs, path::PathBuf, str::FromStr};
 
 /// A flag as the user writes it, and what it was given.
