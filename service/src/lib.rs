@@ -4,10 +4,12 @@
 //!
 //! - [`Clock`]: the only source of time and of new identifiers
 //! - [`Problem`]: every error of every API, as problem+json; [`extract`]: request parts, read strictly
+//! - [`auth`]: who sends a request, by access token
 //! - [`http`]: the layers around every route, and serving with a drain
 //! - [`Metrics`], [`Probes`]: `/metrics`, `/health`, `/ready`
 //! - [`Shutdown`], [`signal`]: stopping in two phases; [`telemetry`]: logs; [`config`]: settings and their faults
 
+pub mod auth;
 pub mod config;
 pub mod extract;
 pub mod http;

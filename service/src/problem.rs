@@ -46,6 +46,8 @@ struct Document {
     correlation_id: Option<Arc<str>>,
     #[serde(skip)]
     retry_after: Option<u32>,
+    #[serde(skip)]
+    challenge: Option<HeaderValue>,
 }
 
 /// One part of the request at fault.
@@ -70,6 +72,7 @@ impl Problem {
             errors: Vec::new(),
             correlation_id: None,
             retry_after: None,
+            challenge: None,
         }))
     }
 
@@ -122,6 +125,13 @@ impl Problem {
     #[must_use]
     pub fn with_retry_after(mut self, seconds: u32) -> Self {
         self.0.retry_after = Some(seconds);
+        self
+    }
+
+    /// How to prove who is asking: the `WWW-Authenticate` header.
+    #[must_use]
+    pub fn with_challenge(mut self, challenge: HeaderValue) -> Self {
+        self.0.challenge = Some(challenge);
         self
     }
 
@@ -184,6 +194,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.0.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(challenge) = &self.0.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, challenge.clone());
         }
         // Kept so that the outermost layer can write the body again, with the correlation id.
         response.extensions_mut().insert(self);
