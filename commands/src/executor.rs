@@ -19,7 +19,7 @@ use events::{Context, Metadata, Position};
 use flight::Flight;
 use lanes::{Admission, Lanes};
 pub use metrics::ExecutorMetrics;
-use nats::{AppendError, EventStore, LoadError, Snapshot};
+use nats::{AppendError, EventStore, KeyError, LoadError, Snapshot};
 use service::Clock;
 use std::{
     num::NonZeroUsize,
@@ -64,6 +64,9 @@ pub enum ExecuteError {
         /// Why.
         source: Arc<events::DecodeError>,
     },
+    /// The keys of personal data cannot be reached or read. Nothing was recorded.
+    #[error("personal data cannot be sealed")]
+    Keys(#[from] Arc<KeyError>),
     /// Others changed the same aggregates again and again. Nothing was recorded.
     #[error("others changed the same aggregates again and again")]
     Contended,

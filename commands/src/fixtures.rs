@@ -1,11 +1,12 @@
 //! Values that the tests of the domain share.
 
 use events::{
-    AccountId, Address, Currency, Money, OrderId, Personal, Sku, UserId,
+    AccountId, Address, Currency, DataKey, Money, OrderId, Personal, Sku, UserId,
     inventory::InventoryReserved,
-    orders::{Line, OrderCreated, Workflow},
+    orders::{Line, OrderCreated, UserSnapshot, Workflow},
     payments::PaymentCharged,
     shipping::ShippingScheduled,
+    users::{EmailHash, Preferences, Role, UserCreated},
 };
 use uuid::Uuid;
 
@@ -48,6 +49,11 @@ pub(crate) fn line(of: &str, quantity: u32, unit_price: i64) -> Line {
     Line { sku: sku(of), quantity, unit_price: eur(unit_price) }
 }
 
+/// Personal data of user 1.
+pub(crate) fn sealed<T: serde::Serialize>(value: &T) -> Personal<T> {
+    Personal::seal(value, user(1), &DataKey::new([1; 32]), [2; 24])
+}
+
 /// Order 1 of user 1, paid from account 1.
 pub(crate) fn created(items: &[Line]) -> OrderCreated {
     let cost = |line: &Line| line.unit_price.amount * i64::from(line.quantity);
@@ -57,20 +63,23 @@ pub(crate) fn created(items: &[Line]) -> OrderCreated {
         account_id: account(1),
         items: items.to_vec(),
         total_amount: eur(items.iter().map(cost).sum()),
-        shipping_address: Personal::new(address()),
+        shipping_address: sealed(&address()),
         workflow: Workflow::Choreography,
+        user_snapshot: UserSnapshot::default(),
     }
 }
 
 pub(crate) fn reserved(created: &OrderCreated) -> InventoryReserved {
-    let OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
-        created.clone();
+    let OrderCreated {
+        order_id, user_id, account_id, items, total_amount, shipping_address, workflow, ..
+    } = created.clone();
     InventoryReserved { order_id, user_id, account_id, items, total_amount, shipping_address, workflow }
 }
 
 pub(crate) fn charged(created: &OrderCreated) -> PaymentCharged {
-    let OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
-        created.clone();
+    let OrderCreated {
+        order_id, user_id, account_id, items, total_amount, shipping_address, workflow, ..
+    } = created.clone();
     PaymentCharged { order_id, user_id, account_id, amount: total_amount, items, shipping_address, workflow }
 }
 
@@ -79,4 +88,20 @@ pub(crate) fn scheduled() -> ShippingScheduled {
         created(&[line("TEA", 2, 450)]);
     let (carrier, tracking_number) = ("simulated".to_owned(), "SIM-1".to_owned());
     ShippingScheduled { order_id, user_id, items, carrier, tracking_number, shipping_address, workflow }
+}
+
+pub(crate) fn email_hash(n: u128) -> EmailHash {
+    format!("{n:064x}").parse().unwrap()
+}
+
+/// User `n` with address `n`.
+pub(crate) fn registered(n: u128) -> UserCreated {
+    UserCreated {
+        user_id: user(n),
+        name: sealed(&"Ada Lovelace".to_owned()),
+        email: sealed(&"ada@example.com".to_owned()),
+        email_hash: email_hash(n),
+        preferences: Preferences::default(),
+        roles: vec![Role::Customer],
+    }
 }

@@ -15,7 +15,7 @@ use axum::{
 };
 use events::{CorrelationId, Position, Subject};
 pub(crate) use idempotency::{Attempt, Command};
-use nats::{AppendError, Ledger, LoadError, Outcome};
+use nats::{AppendError, KeyError, Ledger, LoadError, Outcome};
 use serde::{Serialize, de::DeserializeOwned};
 use service::{Clock, Correlation, Problem, TraceParent, extract};
 use std::{error::Error, sync::Arc};
@@ -157,10 +157,10 @@ pub(crate) struct PositionBody {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Accepted<'a> {
     /// What was created or changed.
-    id: &'a str,
+    pub(crate) id: &'a str,
     /// Where the command's last event stands: a query given this position sees its effect.
     #[schema(value_type = PositionBody)]
-    position: Position,
+    pub(crate) position: Position,
 }
 
 /// The answer to a command that was carried out.
@@ -330,7 +330,10 @@ impl From<ExecuteError> for Problem {
                 Self::unavailable("outcome-unknown", detail, 1)
             }
             ExecuteError::Load(ref load) if matches!(**load, LoadError::Foreign { .. }) => failed(&error),
-            ExecuteError::Append(AppendError::Unavailable(_)) | ExecuteError::Load(_) => {
+            ExecuteError::Keys(ref keys) if !matches!(**keys, KeyError::Away(_)) => failed(&error),
+            ExecuteError::Append(AppendError::Unavailable(_))
+            | ExecuteError::Load(_)
+            | ExecuteError::Keys(_) => {
                 tracing::warn!(error = chain(&error), "a command met a log that cannot be reached");
                 log_unavailable()
             }
@@ -349,18 +352,29 @@ impl From<ExecuteError> for Problem {
     }
 }
 
+/// Nothing is kept of somebody who was erased.
+impl From<KeyError> for ExecuteError {
+    fn from(error: KeyError) -> Self {
+        match error {
+            KeyError::Erased(_) => Refusal::conflict("user-erased", "the customer was erased").into(),
+            error => Self::Keys(Arc::new(error)),
+        }
+    }
+}
+
 /// Our fault: told to the logs, not to the client.
 fn failed(error: &ExecuteError) -> Problem {
     tracing::error!(error = chain(error), "a command failed");
     Problem::internal()
 }
 
-fn log_unavailable() -> Problem {
+/// What keeps events, or anything beside them, cannot be reached.
+pub(crate) fn log_unavailable() -> Problem {
     Problem::unavailable("log-unavailable", "The log cannot be reached. Nothing was recorded.", 1)
 }
 
 /// An error with everything that caused it.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -51,8 +51,9 @@ pub fn reserve(decision: &mut Decision, order: &OrderCreated) -> Result<(), Stop
     if *decision.state(&reservation)? != ReservationState::Undecided {
         return Ok(());
     }
-    let OrderCreated { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
-        order.clone();
+    let OrderCreated {
+        order_id, user_id, account_id, items, total_amount, shipping_address, workflow, ..
+    } = order.clone();
     let shortages = shortages(decision, &items)?;
     if !shortages.is_empty() {
         let failed = ReservationFailed { order_id, reason: Reason::OutOfStock, shortages, workflow };

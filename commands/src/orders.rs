@@ -6,9 +6,11 @@ mod order;
 mod react;
 
 pub use copies::{AccountCopy, Copies, ProductCopy};
+pub(crate) use order::check_address;
 pub use order::{
     MAX_LINES, MAX_QUANTITY, Order, OrderCommand, OrderRejection, OrderState, OrderStatus, Placement,
 };
+use order::{check_reason, total};
 pub use react::{Effect, INTERESTS, react};
 
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
 /// The write side of orders.
 pub(crate) async fn write_side(build: Build) -> Result<WriteSide, BuildError> {
     let (copies, following) = Copies::start(build.executor.clone(), &build.reactions).await?;
-    let http = http::routes(build.api(), copies);
+    let http = http::routes(build.api(), copies, build.keys.clone());
     let handler = reactor::handler(build.executor.clone(), "service:orders", react, Effect::decide);
     Ok(build.finish(http, INTERESTS, &handler).beside(following))
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 use events::{
     OrderId,
-    orders::Reason,
+    orders::{Reason, Workflow},
     payments::PaymentCharged,
     shipping::{ShippingFailed, ShippingScheduled},
 };
@@ -26,7 +26,11 @@ use std::sync::Arc;
 /// The write side of shipping.
 pub(crate) fn write_side(build: Build, carrier: &Arc<dyn CarrierGateway>) -> WriteSide {
     let http = http::routes(build.api());
-    let shipping = reactor::Shipping { executor: build.executor.clone(), carrier: Arc::clone(carrier) };
+    let shipping = reactor::Shipping {
+        executor: build.executor.clone(),
+        carrier: Arc::clone(carrier),
+        keys: build.keys.clone(),
+    };
     let handler = reactor::handler(shipping);
     build.finish(http, INTERESTS, &handler)
 }
@@ -59,6 +63,14 @@ pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer
     decision.apply(&shipment, command)
 }
 
+/// Records that an order cannot be shipped, because its customer was erased and with him the address. Nothing happens
+/// where the shipment was decided before.
+pub fn give_up(decision: &mut Decision, order_id: OrderId, workflow: Workflow) -> Result<(), Stop> {
+    let (reason, detail) = (Reason::UserErased, "the customer was erased".to_owned());
+    let failed = ShippingFailed { order_id, reason, detail, workflow };
+    decision.apply(&Key::<Shipment>::new(order_id), ShipmentCommand::Fail(failed))
+}
+
 /// Calls a shipment off. Where nothing was decided yet it is decided now that nothing will be shipped, so that a
 /// `payment.charged` that comes after `order.cancelled` schedules nothing.
 pub fn cancel(decision: &mut Decision, order_id: OrderId, reason: Reason) -> Result<(), Stop> {
@@ -83,7 +95,7 @@ mod tests {
     use super::*;
     use crate::fixtures::{charged, created, line, order, scheduled, user};
     use events::{
-        orders::{OrderCompleted, OrderEvent, Workflow},
+        orders::{OrderCompleted, OrderEvent},
         shipping::{ShipmentDispatched, ShipmentEvent, ShippingCancelled},
     };
 
@@ -120,6 +132,19 @@ mod tests {
         let (reason, workflow) = (Reason::CarrierRefused, Workflow::Choreography);
         let failed = ShippingFailed { order_id: order(1), reason, detail: "no".to_owned(), workflow };
         assert_eq!(decision.then(&shipment()), [failed.into()]);
+    }
+
+    #[test]
+    fn what_cannot_be_shipped_any_more_fails_unless_it_was_decided() {
+        let workflow = Workflow::Choreography;
+        let mut decision = Decision::default().given(&shipment(), &[]);
+        give_up(&mut decision, order(1), workflow).unwrap();
+        let (reason, detail) = (Reason::UserErased, "the customer was erased".to_owned());
+        let failed = ShippingFailed { order_id: order(1), reason, detail, workflow };
+        assert_eq!(decision.then(&shipment()), [failed.into()]);
+        let mut decision = Decision::default().given(&shipment(), &[scheduled().into()]);
+        give_up(&mut decision, order(1), workflow).unwrap();
+        assert_eq!(decision.then(&shipment()), []);
     }
 
     #[test]

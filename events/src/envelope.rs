@@ -293,7 +293,7 @@ mod tests {
             again.insert(name, value);
         });
         assert_eq!(headers, again);
-        assert_eq!(headers[header::DATA_SCHEMA], "/schemas/order.created/1");
+        assert_eq!(headers[header::DATA_SCHEMA], "/schemas/order.created/2");
         assert_eq!(headers[header::TIME], "1970-01-01T00:00:00.000000Z");
     }
 

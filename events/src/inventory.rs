@@ -38,7 +38,7 @@ facts! {
     /// What happened to the reservation of one order.
     ReservationEvent {
         /// Everything the order asks for is held.
-        Reserved(InventoryReserved) = "inventory.reserved" 1,
+        Reserved(InventoryReserved) = "inventory.reserved" 2,
         /// Nothing is held for the order, and nothing will be.
         Failed(ReservationFailed) = "inventory.reservation.failed" 1,
         /// What was held is free again.

@@ -6,7 +6,8 @@
 //! - [`subject`]: contexts, streams and subjects, spelled once
 //! - [`envelope`]: CloudEvents 1.0 attributes carried in message headers
 //! - [`fact`]: the catalogue of every fact, encoding, decoding; [`upcast`]: old versions made new
-//! - one file of facts per context: [`orders`], [`inventory`], [`payments`], [`fraud`], [`shipping`]
+//! - one file of facts per context: [`orders`], [`inventory`], [`payments`], [`fraud`], [`shipping`],
+//!   [`users`]
 
 pub mod envelope;
 pub mod fact;
@@ -22,11 +23,12 @@ pub mod sku;
 pub mod subject;
 mod text;
 pub mod upcast;
+pub mod users;
 
 pub use envelope::{Actor, CorrelationId, Envelope, Metadata};
 pub use fact::{DecodeError, DomainEvent, Fact, FactType};
 pub use ids::{AccountId, CommandId, EventId, OrderId, UserId};
 pub use money::{Currency, Money, MoneyError};
-pub use personal::{Address, Personal};
+pub use personal::{Address, DataKey, OpenError, Personal};
 pub use sku::{Sku, SkuError};
 pub use subject::{Aggregate, Context, Position, Subject};

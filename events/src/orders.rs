@@ -8,13 +8,13 @@ facts! {
     /// What happened to an order.
     OrderEvent {
         /// It was placed and is pending.
-        Created(OrderCreated) = "order.created" 1,
+        Created(OrderCreated) = "order.created" 2,
         /// Everything it needs is done.
         Completed(OrderCompleted) = "order.completed" 1,
         /// It could not be fulfilled; what had been done for it is undone.
         Failed(OrderFailed) = "order.failed" 1,
         /// The customer took it back; what had been done for it is undone.
-        Cancelled(OrderCancelled) = "order.cancelled" 1,
+        Cancelled(OrderCancelled) = "order.cancelled" 2,
     }
 }
 
@@ -49,6 +49,8 @@ pub enum Reason {
     CarrierRefused,
     /// The customer took the order back.
     OrderCancelled,
+    /// The customer was erased: nobody knows any more where the parcel goes.
+    UserErased,
     /// An operator asked for it.
     Requested,
 }
@@ -83,6 +85,16 @@ pub struct OrderCreated {
     pub shipping_address: Personal<Address>,
     /// Who carries it through.
     pub workflow: Workflow,
+    /// How the customer was known.
+    pub user_snapshot: UserSnapshot,
+}
+
+/// What was known of the customer when an order was placed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserSnapshot {
+    /// Whether the users service could not be asked and an own copy was relied on, which may be old.
+    pub stale: bool,
 }
 
 /// Everything the order needs is done.
@@ -119,9 +131,9 @@ pub struct OrderCancelled {
     pub user_id: UserId,
     /// The account that pays, for a refund.
     pub account_id: AccountId,
-    /// What the customer said.
+    /// What the customer said, who may have said anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub reason: Option<Personal<String>>,
     /// Who carried it through.
     pub workflow: Workflow,
 }

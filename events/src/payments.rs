@@ -24,7 +24,7 @@ facts! {
     /// What happened to the payment of one order.
     PaymentEvent {
         /// It was taken from the account.
-        Charged(PaymentCharged) = "payment.charged" 1,
+        Charged(PaymentCharged) = "payment.charged" 2,
         /// Nothing was taken, and nothing will be.
         Failed(PaymentFailed) = "payment.failed" 1,
         /// What was taken is back in the account.

@@ -12,7 +12,7 @@ facts! {
     /// What happened to the shipment of one order.
     ShipmentEvent {
         /// The carrier takes the parcel.
-        Scheduled(ShippingScheduled) = "shipping.scheduled" 1,
+        Scheduled(ShippingScheduled) = "shipping.scheduled" 2,
         /// The carrier does not take it.
         Failed(ShippingFailed) = "shipping.failed" 1,
         /// It is called off, or will never be scheduled.

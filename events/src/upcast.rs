@@ -9,6 +9,11 @@ use serde_json::{Value, json};
 pub fn step(kind: &str, version: u32) -> Option<fn(Value) -> Value> {
     match (kind, version) {
         ("product.added", 1) => Some(product_added_1),
+        ("order.created", 1) => Some(order_created_1),
+        ("order.cancelled", 1) => Some(|body| in_plain(body, "reason")),
+        ("inventory.reserved" | "payment.charged" | "shipping.scheduled", 1) => {
+            Some(|body| in_plain(body, "shippingAddress"))
+        }
         _ => None,
     }
 }
@@ -27,6 +32,23 @@ fn product_added_1(mut body: Value) -> Value {
         let amount = fields.remove("amount").unwrap_or_default();
         let currency = fields.remove("currency").unwrap_or_default();
         fields.insert("price".to_owned(), json!({ "amount": amount, "currency": currency }));
+    }
+    body
+}
+
+/// Version 1 did not say how well the customer was known, and was only recorded where he was; and as below.
+fn order_created_1(body: Value) -> Value {
+    let mut body = in_plain(body, "shippingAddress");
+    if let Some(fields) = body.as_object_mut() {
+        fields.insert("userSnapshot".to_owned(), json!({ "stale": false }));
+    }
+    body
+}
+
+/// Version 1 held personal data as they are; version 2 holds them sealed, and marks the old ones as plain.
+fn in_plain(mut body: Value, field: &str) -> Value {
+    if let Some(value) = body.get_mut(field).filter(|value| !value.is_null()) {
+        *value = json!({ "plain": value.take() });
     }
     body
 }

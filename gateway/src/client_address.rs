@@ -55,7 +55,8 @@ impl ClientAddress {
         client
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
+    /// Whether this is one of the proxies that are believed.
+    pub(crate) fn trusts(&self, address: IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(&address))
     }
 }

@@ -175,15 +175,30 @@ impl Bucket {
         &self,
     ) -> Result<impl Stream<Item = Result<Change<T>, BucketError>> + Send + use<T>, BucketError> {
         let watch = self.store.watch_with_history(">").await.map_err(|error| self.away(error))?;
+        Ok(self.decoded(watch))
+    }
+
+    /// Every change from now on; otherwise like [`watch`](Self::watch).
+    pub async fn changes<T: DeserializeOwned>(
+        &self,
+    ) -> Result<impl Stream<Item = Result<Change<T>, BucketError>> + Send + use<T>, BucketError> {
+        let watch = self.store.watch(">").await.map_err(|error| self.away(error))?;
+        Ok(self.decoded(watch))
+    }
+
+    fn decoded<T: DeserializeOwned>(
+        &self,
+        watch: kv::Watch,
+    ) -> impl Stream<Item = Result<Change<T>, BucketError>> + Send + use<T> {
         let this = self.clone();
-        Ok(watch.map(move |entry| {
+        watch.map(move |entry| {
             let entry = entry.map_err(|error| this.away(error))?;
             let key = entry.key;
             match entry.operation {
                 Operation::Put => Ok(Change::Put { value: this.decode(&key, &entry.value)?, key }),
                 Operation::Delete | Operation::Purge => Ok(Change::Gone { key }),
             }
-        }))
+        })
     }
 
     /// Writes; `None` where the condition does not hold.

@@ -7,8 +7,10 @@
 //! - [`EventStore`]: append and load, every outcome told apart; `committer` shares one fsync among many appends
 //! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
+//! - [`KeyRing`], [`MasterKey`]: the keys of personal data, and what destroys them
 //! - [`Quota`]: how many of something are left in a window, shared among processes
 //! - [`Ledger`]: what became of a client's idempotency key
+//! - [`Registration`], [`Registry`]: instances of services, kept known by heartbeats
 //! - [`baseline`]: what the wire alone costs, for measurements
 
 pub mod baseline;
@@ -16,12 +18,14 @@ mod bucket;
 mod committer;
 mod connection;
 mod consumer;
+mod keyring;
 mod ledger;
 mod load;
 mod message;
 mod metrics;
 mod publish;
 mod quota;
+mod registry;
 mod replay;
 pub mod server;
 mod snapshot;
@@ -31,12 +35,14 @@ pub mod topology;
 pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};
 pub use connection::{ConnectError, Connection};
 pub use consumer::{Consumer, ConsumerMetrics, Handler, Retry};
+pub use keyring::{KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, UnwrapError, nonce};
 pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
 pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};
 pub use metrics::StoreMetrics;
 pub use publish::{AppendError, Appended, Write};
 pub use quota::{Ask, Known, Lease, Quota, QuotaKey, QuotaTerms, Recall, Recalls};
+pub use registry::{Instance, InstanceId, Registration, Registry, RegistryOptions};
 pub use replay::{Filter, From, Reader, ReplayError, Until, last_sequence};
 pub use snapshot::Snapshot;
 pub use store::{Durability, EventStore, StoreOptions};

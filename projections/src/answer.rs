@@ -49,6 +49,11 @@ pub(crate) fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
 }
 
 impl<T> Page<T> {
+    /// Its items.
+    pub(crate) fn items_mut(&mut self) -> &mut [T] {
+        &mut self.items
+    }
+
     /// A page of `limit` items from rows of which one more was asked for, to see whether there is more. `cursor` names
     /// the place of the last item in the list.
     pub(crate) fn new(

@@ -3,7 +3,6 @@
 //! Facts of one stream come in order, but streams come in any order among each other. So `orders` is made of one stream
 //! only, each column of `progress` of one stream only, and every row of `order_events` of one fact.
 
-mod history;
 mod queries;
 mod stage;
 
@@ -23,7 +22,7 @@ use nats::Recorded;
 /// The read model of the orders service.
 pub(crate) static VIEW: View = View {
     name: "orders",
-    version: 1,
+    version: 2,
     tables: &[&ORDERS, &PROGRESS, &ORDER_EVENTS],
     aggregates: &[Aggregate::Order, Aggregate::Reservation, Aggregate::Payment, Aggregate::Shipment],
     project,
@@ -42,6 +41,8 @@ const ORDERS: Table = Table {
         ("currency", Type::Text),
         ("reason", Type::Text),
         ("detail", Type::Text),
+        // What a customer said, sealed.
+        ("said", Type::Json),
         ("created_at", Type::Timestamp),
         ("updated_at", Type::Timestamp),
         ("version", Type::Int),
@@ -112,7 +113,12 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
             };
             advance(order, step, changes)
         }
-        Fact::Product(_) | Fact::Item(_) | Fact::Account(_) | Fact::Assessment(_) => return,
+        Fact::Product(_)
+        | Fact::Item(_)
+        | Fact::Account(_)
+        | Fact::Assessment(_)
+        | Fact::User(_)
+        | Fact::Email(_) => return,
     };
     happened(recorded, order, changes);
 }
@@ -141,7 +147,7 @@ fn order(recorded: &Recorded, event: &OrderEvent, changes: &mut Changes) -> Orde
             let row = row!(ORDERS {
                 status: "cancelled",
                 reason: Value::name(Reason::OrderCancelled),
-                detail: it.reason.clone(),
+                said: it.reason.as_ref().map(Value::json),
                 updated_at: updated_at,
                 version: version,
             });
@@ -191,9 +197,9 @@ mod tests {
     use super::{stage::Stage, *};
     use crate::testing::{Log, Model};
     use events::{
-        AccountId, Address, Money, Personal, UserId,
+        AccountId, Address, DataKey, Money, Personal, UserId,
         inventory::{InventoryReleased, InventoryReserved},
-        orders::{OrderCancelled, OrderCompleted, OrderFailed, Workflow},
+        orders::{OrderCancelled, OrderCompleted, OrderFailed, UserSnapshot, Workflow},
         payments::{PaymentCharged, PaymentRefunded},
         shipping::{ShipmentDelivered, ShipmentDispatched, ShippingCancelled, ShippingScheduled},
     };
@@ -208,9 +214,13 @@ mod tests {
     const ACCOUNT: AccountId = AccountId::new(Uuid::from_u128(8));
     const WORKFLOW: Workflow = Workflow::Choreography;
 
+    fn sealed<T: serde::Serialize>(value: &T) -> Personal<T> {
+        Personal::seal(value, USER, &DataKey::new([1; 32]), [2; 24])
+    }
+
     fn address() -> Personal<Address> {
         let text = r#"{"name":"Ada","line1":"1","city":"London","postalCode":"1","country":"GB"}"#;
-        Personal::new(serde_json::from_str(text).unwrap())
+        sealed(&serde_json::from_str(text).unwrap())
     }
 
     fn euros() -> Money {
@@ -230,11 +240,13 @@ mod tests {
             total_amount: euros(),
             shipping_address: shipping_address.clone(),
             workflow,
+            user_snapshot: UserSnapshot::default(),
         }));
         order(if goes_well {
             OrderCompleted { order_id, user_id }.into()
         } else {
-            OrderCancelled { order_id, user_id, account_id, reason: Some("late".to_owned()), workflow }.into()
+            let reason = Some(sealed(&"late".to_owned()));
+            OrderCancelled { order_id, user_id, account_id, reason, workflow }.into()
         });
         let reason = Reason::OrderCancelled;
         let mut held =
@@ -315,9 +327,9 @@ mod tests {
         assert_eq!(stage(&model, 1).await, ("cancelled".to_owned(), Stage::Undoing));
         model.apply(last).await;
         assert_eq!(stage(&model, 1).await.1, Stage::Undone);
-        let row = model.database.row("SELECT reason, detail FROM orders", Vec::new()).await.unwrap().unwrap();
+        let row = model.database.row("SELECT reason, said FROM orders", Vec::new()).await.unwrap().unwrap();
         assert_eq!(row.get::<String>("reason").unwrap(), "order_cancelled");
-        assert_eq!(row.get::<String>("detail").unwrap(), "late");
+        assert_eq!(row.json::<Personal<String>>("said").unwrap(), sealed(&"late".to_owned()));
     }
 
     #[tokio::test]

@@ -6,7 +6,8 @@ use crate::{
     projector::Projector,
     sqlite::{Database, DatabaseError},
 };
-use axum::middleware::from_fn_with_state;
+use axum::{Extension, middleware::from_fn_with_state};
+use nats::KeyRing;
 use service::{Clock, Metrics, Shutdown};
 use std::{path::Path, sync::Arc};
 use tokio::sync::watch;
@@ -49,10 +50,10 @@ impl Projections {
         Ok(Self { database, progress, view, clock })
     }
 
-    /// The queries, documented.
-    pub fn router(&self) -> OpenApiRouter {
+    /// The queries, documented. What is personal in their answers is opened with `keys`, when it is asked for.
+    pub fn router(&self, keys: &KeyRing) -> OpenApiRouter {
         let fresh = from_fn_with_state(self.clone(), freshness::layer);
-        (self.view.routes)().layer(fresh).with_state(self.clone())
+        (self.view.routes)().layer(fresh).layer(Extension(keys.clone())).with_state(self.clone())
     }
 
     /// How far the read model is; changes with every commit.

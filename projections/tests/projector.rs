@@ -13,7 +13,7 @@ use axum::{
 use events::{Actor, CommandId, Context, Envelope, FactType, Metadata, Position};
 use flows::{Made, flow, order_id, user_id};
 use nats::{
-    Connection, Durability, EventStore, StoreOptions, Write,
+    Connection, Durability, EventStore, KeyRing, MasterKey, StoreOptions, Write,
     server::{Binary, Config, Server},
 };
 use projections::{ProjectionMetrics, Projections, View, verify};
@@ -35,6 +35,7 @@ struct System {
     server: Server,
     connection: Connection,
     store: EventStore,
+    keys: KeyRing,
     folder: TempDir,
     metrics: Metrics,
     shutdown: Shutdown,
@@ -53,8 +54,9 @@ impl System {
         let connection = Connection::connect(&server.url(), "test").await.unwrap();
         nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
         let store = EventStore::new(&connection, StoreOptions::default());
+        let keys = KeyRing::open(&connection, &MasterKey::generate(), 1).await.unwrap();
         let (metrics, shutdown, ends) = (Metrics::new(), Shutdown::new(), Mutex::default());
-        Self { server, connection, store, folder, metrics, shutdown, ends }
+        Self { server, connection, store, keys, folder, metrics, shutdown, ends }
     }
 
     async fn projections(&self, service: &str) -> Projections {
@@ -120,7 +122,7 @@ async fn every_query_is_documented_with_its_wait() {
         ("payments", &["/accounts/{id}", "/accounts/{id}/entries", "/payments/{orderId}"]),
         ("shipping", &["/shipments/{orderId}"]),
     ] {
-        let (_, api) = system.projections(service).await.router().split_for_parts();
+        let (_, api) = system.projections(service).await.router(&system.keys).split_for_parts();
         let api = serde_json::to_value(api).unwrap();
         let documented: Vec<_> = api["paths"].as_object().unwrap().keys().collect();
         assert_eq!(documented, paths);
@@ -133,8 +135,8 @@ async fn every_query_is_documented_with_its_wait() {
     }
 }
 
-fn router(projections: &Projections) -> Router {
-    projections.router().into()
+fn router(system: &System, projections: &Projections) -> Router {
+    projections.router(&system.keys).into()
 }
 
 async fn get(router: &Router, path: &str) -> (u16, Value) {
@@ -155,7 +157,7 @@ async fn an_order_shows_in_every_read_model() {
     let (id, user) = (order_id(1), user_id(1));
 
     let orders = system.projections("orders").await;
-    let routes = router(&orders);
+    let routes = router(&system, &orders);
     let (status, order) = get(&routes, &format!("/orders/{id}?after={at}")).await;
     assert_eq!(status, 200);
     assert_eq!(order["status"], "completed");
@@ -179,12 +181,12 @@ async fn an_order_shows_in_every_read_model() {
 
     let payments = system.projections("payments").await;
     system.caught_up(&payments).await;
-    let (status, payment) = get(&router(&payments), &format!("/payments/{id}")).await;
+    let (status, payment) = get(&router(&system, &payments), &format!("/payments/{id}")).await;
     assert_eq!((status, &payment["status"]), (200, &"charged".into()));
 
     let shipping = system.projections("shipping").await;
     system.caught_up(&shipping).await;
-    let (_, shipment) = get(&router(&shipping), &format!("/shipments/{id}")).await;
+    let (_, shipment) = get(&router(&system, &shipping), &format!("/shipments/{id}")).await;
     assert_eq!((&shipment["status"], &shipment["address"]["city"]), (&"scheduled".into(), &"London".into()));
 
     for (service, projections) in [("orders", &orders), ("payments", &payments), ("shipping", &shipping)] {
@@ -197,7 +199,7 @@ async fn an_order_shows_in_every_read_model() {
 async fn a_position_is_waited_for_and_never_answered_with_less() {
     let system = System::start().await;
     let orders = system.projections("orders").await;
-    let routes = router(&orders);
+    let routes = router(&system, &orders);
     let at = system.order(1).await;
     let path = format!("/orders/{}", order_id(1));
 
@@ -224,7 +226,7 @@ async fn a_position_is_waited_for_and_never_answered_with_less() {
 async fn pages_are_stable_while_orders_come_in() {
     let system = System::start().await;
     let orders = system.projections("orders").await;
-    let routes = router(&orders);
+    let routes = router(&system, &orders);
     for number in (0..20).step_by(2) {
         system.order(number).await;
     }
@@ -305,7 +307,7 @@ async fn an_event_that_cannot_be_read_stops_its_stream_and_no_other() {
     let after = system.order(3).await;
 
     let path = format!("/orders/{}?after={after}", order_id(3));
-    assert_eq!(get(&router(&orders), &path).await.0, 200, "other streams go on");
+    assert_eq!(get(&router(&system, &orders), &path).await.0, 200, "other streams go on");
     let stands = |progress: &projections::Progress| {
         let stream = progress.stream(Context::Payments).unwrap();
         // What stood before it is in the tables.
@@ -323,5 +325,5 @@ async fn an_event_that_cannot_be_read_stops_its_stream_and_no_other() {
     }
     assert!(system.metrics.render().contains("kind=\"decode\""));
     let path = format!("/payments/{}?after={at}&wait=20ms", order_id(1));
-    assert_eq!(get(&router(&payments), &path).await.0, 503);
+    assert_eq!(get(&router(&system, &payments), &path).await.0, 503);
 }

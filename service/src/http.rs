@@ -76,7 +76,7 @@ async fn around(State(clock): State<Clock>, mut request: Request, next: Next) ->
 }
 
 /// The correlation id, the header that returns it, and whether the caller's was acceptable.
-fn correlate(clock: &Clock, headers: &HeaderMap) -> (Correlation, HeaderValue, Result<(), Problem>) {
+pub fn correlate(clock: &Clock, headers: &HeaderMap) -> (Correlation, HeaderValue, Result<(), Problem>) {
     let sent = headers.get(CORRELATION_ID);
     if let Some(header) = sent
         && (1..=128).contains(&header.len())
@@ -99,7 +99,7 @@ fn correlate(clock: &Clock, headers: &HeaderMap) -> (Correlation, HeaderValue, R
 }
 
 /// The caller's `traceparent`; a new and sampled one where it is missing or, as W3C asks, not valid.
-fn trace_parent(headers: &HeaderMap) -> Arc<str> {
+pub fn trace_parent(headers: &HeaderMap) -> Arc<str> {
     match headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()) {
         Some(sent) if is_trace_parent(sent) => sent.into(),
         _ => format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..)).into(),

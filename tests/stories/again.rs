@@ -88,6 +88,7 @@ fn reactions() -> Vec<(&'static str, String)> {
         (Context::Inventory, commands::inventory::INTERESTS),
         (Context::Payments, commands::payments::INTERESTS),
         (Context::Shipping, commands::shipping::INTERESTS),
+        (Context::Users, commands::users::INTERESTS),
     ];
     let durable = |service, stream: &Context| (stream.stream(), format!("{service}-{stream}"));
     let of = |(service, interests): (Context, &'static [(Context, &[&str])])| {

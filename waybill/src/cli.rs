@@ -1,6 +1,6 @@
 //! The command line: what can be said, with examples.
 
-use crate::{bench, demo, dev, failure::Failure, replay, serve};
+use crate::{bench, demo, dev, failure::Failure, replay, serve, token};
 use clap::{Parser, Subcommand};
 use service::{
     config::EXIT_USAGE,
@@ -50,6 +50,9 @@ enum Command {
     /// Print recorded events
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::Args),
+    /// Print an access token
+    #[command(after_help = token::EXAMPLES)]
+    Token(token::Args),
     /// Measure, beside what the parts beneath can do
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Args),
@@ -84,6 +87,7 @@ impl Cli {
                 Command::Demo(args) => Box::pin(demo::run(args)).await,
                 Command::Serve(args) => Box::pin(serve::run(args)).await,
                 Command::Replay(args) => Box::pin(replay::run(args)).await,
+                Command::Token(args) => Box::pin(token::run(args)).await,
                 Command::Bench(args) => Box::pin(bench::run(args)).await,
             }
         });
@@ -98,7 +102,7 @@ impl Command {
     fn default_log(&self) -> &'static str {
         match self {
             Self::Dev(_) | Self::Serve(_) => "info,async_nats=warn",
-            Self::Demo(_) | Self::Replay(_) | Self::Bench(_) => "warn",
+            Self::Demo(_) | Self::Replay(_) | Self::Token(_) | Self::Bench(_) => "warn",
         }
     }
 }

@@ -3,6 +3,7 @@
 mod banner;
 mod catalogue;
 mod lock;
+mod master_key;
 mod state;
 
 use crate::{
@@ -17,6 +18,7 @@ use nats::{
     Durability,
     server::{self, Binary, Server},
 };
+pub(crate) use master_key::find_master_key;
 pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
@@ -44,7 +46,7 @@ pub(crate) struct Args {
     /// The address to listen on
     #[arg(long, env = "WAYBILL_HOST", default_value = "127.0.0.1")]
     host: String,
-    /// Ports, 0 for a free one [default: orders=3002,payments=3003,inventory=3004,shipping=3005,nats=0]
+    /// Ports, 0 for a free one [default: users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,nats=0]
     #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
     ports: Option<String>,
     #[command(flatten)]
@@ -129,6 +131,7 @@ impl Local {
         let config = Config {
             durability: plan.durability,
             outside: plan.outside.clone(),
+            master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))
         };
         let system = System::start(&config, listeners(&plan).await?).await?;

@@ -8,10 +8,11 @@ mod request;
 use crate::{
     dev::find_nats,
     failure::{Failure, because},
+    settings::MasterKeyArgs,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use merge::Merge;
-use nats::{Connection, Message, Until};
+use nats::{Connection, KeyRing, Message, Until};
 use output::Printer;
 use request::Request;
 use std::{io, path::PathBuf};
@@ -58,9 +59,11 @@ pub(crate) struct Args {
     /// Stop after so many events
     #[arg(long, value_name = "COUNT")]
     limit: Option<String>,
-    /// Show personal data
+    /// Show personal data, opened with the master key; by default that of the data folder. Of erased users there is nothing to show
     #[arg(long)]
     reveal: bool,
+    #[command(flatten)]
+    master_key: MasterKeyArgs,
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
@@ -81,14 +84,19 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 async fn print(connection: &Connection, request: &Request) -> Result<(), Failure> {
-    let mut printer = Printer::new(request.output, request.reveal, io::stdout());
     let mut merge = Merge::open(connection, request).await.map_err(because("cannot read the log"))?;
+    let keys = match &request.reveal {
+        Some(master_key) => Some(KeyRing::open(connection, master_key, 1).await?),
+        None => None,
+    };
+    let mut printer = Printer::new(request.output, keys, io::stdout());
     let bar = progress_bar(merge.end());
     let mut left = request.limit;
     while left > 0
         && let Some(message) = merge.next().await?
     {
-        bar.suspend(|| printer.print(&message))?;
+        let data = printer.data(&message).await;
+        bar.suspend(|| printer.print(&message, data))?;
         bar.set_position(merge.position());
         left -= 1;
     }
@@ -102,7 +110,8 @@ async fn print(connection: &Connection, request: &Request) -> Result<(), Failure
         && let Some(batch) = live.recv().await
     {
         for message in batch?.iter().take(left) {
-            printer.print(message)?;
+            let data = printer.data(message).await;
+            printer.print(message, data)?;
             left -= 1;
         }
         printer.flush()?;

@@ -3,14 +3,11 @@
 use crate::{
     failure::{Failure, because},
     outside::{Outside, OutsideArgs},
-    settings,
+    settings::{self, MasterKeyArgs},
     system::{Config, Service, System},
 };
 use nats::Durability;
-use service::{
-    Clock,
-    config::{Faults, Settings},
-};
+use service::config::{Faults, Settings};
 use std::path::PathBuf;
 use tokio::net::TcpListener;
 
@@ -18,12 +15,13 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   waybill serve all --nats-url nats://127.0.0.1:4222
   waybill serve orders --nats-url nats://nats:4222 --host 0.0.0.0 --port 8080 --replicas 3
+  WAYBILL_MASTER_KEY=$(openssl rand -base64 32) waybill serve all --nats-url nats://127.0.0.1:4222
   WAYBILL_NATS_URL=nats://nats:4222 waybill serve payments inventory --ports payments=4003";
 
 /// Flags of `waybill serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// orders, payments, inventory, shipping, or all
+    /// users, orders, payments, inventory, shipping, or all
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
     /// Where NATS is
@@ -35,7 +33,7 @@ pub(crate) struct Args {
     /// The address to listen on
     #[arg(long, env = "WAYBILL_HOST", default_value = "127.0.0.1")]
     host: String,
-    /// The port of the one service [default: orders 3002, payments 3003, inventory 3004, shipping 3005]
+    /// The port of the one service [default: users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005]
     #[arg(long, env = "WAYBILL_PORT")]
     port: Option<String>,
     /// Ports of several services
@@ -47,6 +45,8 @@ pub(crate) struct Args {
     /// Copies of each stream: 1, or 3 on a cluster
     #[arg(long, value_name = "COUNT", env = "WAYBILL_REPLICAS", default_value = "1")]
     replicas: String,
+    #[command(flatten)]
+    master_key: MasterKeyArgs,
     #[command(flatten)]
     outside: OutsideArgs,
 }
@@ -93,13 +93,17 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
     }
     let places = places(&services, &mut flags);
     let outside = Outside::read(&mut flags);
-    let config = nats_url.zip(durability).zip(replicas).map(|((nats_url, durability), replicas)| Config {
-        nats_url,
-        data: args.data.clone(),
+    let master_key = args.master_key.read(flags.faults()).unwrap_or_else(|| {
+        flags.faults().add("WAYBILL_MASTER_KEY", "is missing: 32 random bytes in base64, the same for every process");
+        None
+    });
+    let given = nats_url.zip(durability).zip(replicas).zip(master_key);
+    let config = given.map(|(((nats_url, durability), replicas), master_key)| Config {
         durability,
         replicas,
         outside,
-        clock: Clock::system(),
+        master_key,
+        ..Config::new(nats_url, &args.data)
     });
     Ok(flags.finish(config.map(|config| (config, places)))?)
 }
@@ -142,7 +146,10 @@ mod tests {
     }
 
     fn read(line: &str) -> Result<(Config, Vec<(Service, u16)>), String> {
-        let line = Line::parse_from(["serve"].into_iter().chain(line.split_whitespace()));
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&key, &*nats::MasterKey::generate().to_base64()).unwrap();
+        let key = ["--master-key-file", key.path().to_str().unwrap()];
+        let line = Line::parse_from(["serve"].into_iter().chain(line.split_whitespace()).chain(key));
         super::read(&line.args).map_err(|error| error.to_string())
     }
 
@@ -150,7 +157,7 @@ mod tests {
     fn all_is_every_service_on_its_port() {
         let (_, places) = read("all orders --nats-url nats://x --ports payments=4003").unwrap();
         let ports: Vec<_> = places.iter().map(|(_, port)| *port).collect();
-        assert_eq!(ports, [3002, 4003, 3004, 3005]);
+        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005]);
         let (_, places) = read("shipping --nats-url nats://x --port 80").unwrap();
         assert_eq!(places, [(Service::Shipping, 80)]);
     }
@@ -158,7 +165,7 @@ mod tests {
     #[test]
     fn every_fault_is_named_at_once() {
         let faults = read(
-            "orders users --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x",
+            "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x",
         );
         let faults = faults.unwrap_err();
         for flag in ["SERVICE", "--ports", "--durability", "--replicas", "--carrier"] {

@@ -2,7 +2,8 @@
 
 use crate::{failure::Failure, system::Service};
 use service::config::{Faults, Settings};
-use std::{collections::HashMap, str::FromStr};
+use nats::{MasterKey, MasterKeyError};
+use std::{collections::HashMap, env, fs, path::PathBuf, str::FromStr};
 
 /// A flag as the user writes it, and what it was given.
 pub(crate) type Flag = (&'static str, Option<String>);
@@ -19,6 +20,27 @@ pub(crate) fn fault<E: std::fmt::Display>(key: &'static str) -> impl FnOnce(E) -
         let mut faults = Faults::default();
         faults.add(key, error);
         faults.into()
+    }
+}
+
+/// Where the master key is. It is no flag itself, for every user of the machine sees those.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MasterKeyArgs {
+    /// File with the master key of personal data, 32 bytes in base64; instead of the variable WAYBILL_MASTER_KEY
+    #[arg(long, value_name = "FILE", env = "WAYBILL_MASTER_KEY_FILE")]
+    master_key_file: Option<PathBuf>,
+}
+
+impl MasterKeyArgs {
+    /// The key; `None` where none is given, `Some(None)` where what is given is none and that is noted.
+    pub(crate) fn read(&self, faults: &mut Faults) -> Option<Option<MasterKey>> {
+        const VARIABLE: &str = "WAYBILL_MASTER_KEY";
+        let (name, text) = match &self.master_key_file {
+            Some(file) => ("--master-key-file", fs::read_to_string(file).map_err(|error| error.to_string())),
+            None => (VARIABLE, env::var_os(VARIABLE)?.into_string().map_err(|_| "is not UTF-8".to_owned())),
+        };
+        let key = text.and_then(|text| text.parse().map_err(|error: MasterKeyError| error.to_string()));
+        Some(key.map_err(|why| faults.add(name, why)).ok())
     }
 }
 
@@ -65,7 +87,7 @@ mod tests {
     fn ports_are_named() {
         let ports: Ports = "orders=1, nats=0".parse().unwrap();
         assert_eq!((ports.of("orders"), ports.of(NATS), ports.of("payments")), (Some(1), Some(0), None));
-        for bad in ["orders", "orders=", "orders=x", "users=1", "orders=70000", ""] {
+        for bad in ["orders", "orders=", "orders=x", "carts=1", "orders=70000", ""] {
             assert!(bad.parse::<Ports>().is_err(), "{bad}");
         }
     }

@@ -9,7 +9,7 @@ use crate::{
     outside::Outside,
 };
 use events::Context;
-use nats::{Connection, Durability, topology};
+use nats::{Connection, Durability, KeyRing, MasterKey, topology};
 use service::{Clock, Shutdown};
 use std::{collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -17,6 +17,8 @@ use tokio::{net::TcpListener, task::JoinSet};
 /// A service: owns the data of a context, and answers for it over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Service {
+    /// Users, their logins and the keys of their tokens.
+    Users,
     /// Orders and what becomes of them.
     Orders,
     /// Accounts, payments and the fraud rules.
@@ -29,7 +31,7 @@ pub enum Service {
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 4] = [Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
+    pub const ALL: [Self; 5] = [Self::Users, Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
 
     /// Its name, which is that of its context.
     pub const fn name(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Service {
     /// The context it owns.
     pub const fn context(self) -> Context {
         match self {
+            Self::Users => Context::Users,
             Self::Orders => Context::Orders,
             Self::Payments => Context::Payments,
             Self::Inventory => Context::Inventory,
@@ -49,6 +52,7 @@ impl Service {
     /// Its port, unless another is asked for.
     pub const fn port(self) -> u16 {
         match self {
+            Self::Users => 3001,
             Self::Orders => 3002,
             Self::Payments => 3003,
             Self::Inventory => 3004,
@@ -88,10 +92,12 @@ pub struct Config {
     pub outside: Outside,
     /// The time.
     pub clock: Clock,
+    /// Wraps the keys of personal data. The same in every process.
+    pub master_key: MasterKey,
 }
 
 impl Config {
-    /// One durable machine, the world outside well disposed, the time of the machine.
+    /// One durable machine, the world outside well disposed, the time of the machine, a new master key.
     pub fn new(nats_url: impl Into<String>, data: impl Into<PathBuf>) -> Self {
         Self {
             nats_url: nats_url.into(),
@@ -100,6 +106,7 @@ impl Config {
             replicas: 1,
             outside: Outside::default(),
             clock: Clock::system(),
+            master_key: MasterKey::generate(),
         }
     }
 }
@@ -123,10 +130,11 @@ impl System {
             .map_err(because(format!("cannot create the data folder {}", config.data.display())))?;
         let connection = Connection::connect(&config.nats_url, "waybill").await?;
         topology::ensure(&connection, &Context::ALL, config.replicas).await?;
+        let keys = KeyRing::open(&connection, &config.master_key, config.replicas).await?;
         let shutdown = Shutdown::new();
         let mut system = Self { shutdown, servers: JoinSet::new(), addresses: BTreeMap::new() };
         for (service, listener) in listeners {
-            let started = system.start_one(config, service, listener).await;
+            let started = system.start_one(config, &keys, service, listener).await;
             if let Err(failure) = started {
                 system.stop().await;
                 return Err(because(format!("cannot start {service}"))(failure));
@@ -138,11 +146,12 @@ impl System {
     async fn start_one(
         &mut self,
         config: &Config,
+        keys: &KeyRing,
         service: Service,
         listener: TcpListener,
     ) -> Result<(), Failure> {
         let address = listener.local_addr()?;
-        let router = assembly::assemble(service, config, &self.shutdown).await?;
+        let router = assembly::assemble(service, config, keys, &self.shutdown).await?;
         let server = service::http::serve(listener, router, self.shutdown.token(), DRAIN);
         self.servers.spawn(async move { (service, server.await) });
         self.addresses.insert(service, address);
@@ -192,6 +201,6 @@ mod tests {
         for service in Service::ALL {
             assert_eq!(service.name().parse(), Ok(service));
         }
-        assert!("users".parse::<Service>().unwrap_err().contains("orders, payments"));
+        assert!("carts".parse::<Service>().unwrap_err().contains("users, orders, payments"));
     }
 }

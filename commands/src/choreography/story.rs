@@ -4,16 +4,16 @@
 use super::world::{Outside, World};
 use crate::{
     Key,
-    fixtures::{account, address, currency, eur, order, sku, user},
+    fixtures::{account, address, currency, eur, order, sealed, sku, user},
     inventory::{self, Item, Product, ProductCommand, Reservation, ReservationState, StockChange},
     orders::{Order, OrderCommand, OrderStatus, Placement},
     payments::{self, Account, AccountCommand, Payment, PaymentState, Refund},
     shipping::{self, Shipment, ShipmentCommand, ShipmentState},
 };
 use events::{
-    AccountId, Fact, Money, OrderId, Personal, Sku,
+    AccountId, Fact, Money, OrderId, Sku,
     inventory::{ItemEvent, ReservationEvent, Stock},
-    orders::{Line, OrderEvent, Reason, Workflow},
+    orders::{Line, OrderEvent, Reason, UserSnapshot, Workflow},
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
 };
@@ -202,8 +202,9 @@ impl Story {
             user_id: user(if of == 2 { 2 } else { 1 }),
             account_id: account(of),
             items: lines.map(line).collect(),
-            shipping_address: Personal::new(address()),
+            shipping_address: sealed(&address()),
             workflow,
+            user_snapshot: UserSnapshot::default(),
         };
         let command = OrderCommand::Place(Box::new(placement));
         world.ask(0, |d| d.apply(&Key::<Order>::new(id(index)), command.clone()))

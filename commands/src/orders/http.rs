@@ -1,6 +1,8 @@
 //! The HTTP commands of orders. Placing one is the hot path: without an idempotency key it costs one append.
 
-use super::{AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, Placement};
+use super::{
+    AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, Placement, check_address, check_reason, total,
+};
 use crate::{
     Aggregate, ExecuteError, Key, Refusal,
     http::{
@@ -11,13 +13,13 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use events::{
     AccountId, Address, DecodeError, Fact, Money, OrderId, Personal, Position, Sku, Subject, UserId,
     envelope::header,
-    orders::{Line, OrderEvent, Workflow},
+    orders::{Line, OrderEvent, UserSnapshot, Workflow},
 };
 use futures::{
     TryFutureExt,
     future::{try_join, try_join_all},
 };
-use nats::Message;
+use nats::{KeyRing, Message};
 use serde::{Deserialize, Serialize};
 use service::{
     FieldError, Problem,
@@ -30,14 +32,15 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 struct Orders {
     api: Arc<Api>,
     copies: Copies,
+    keys: KeyRing,
 }
 
-/// The endpoints; prices and accounts come from `copies`.
-pub(crate) fn routes(api: Api, copies: Copies) -> OpenApiRouter {
+/// The endpoints; prices and accounts come from `copies`, personal data are sealed with `keys`.
+pub(crate) fn routes(api: Api, copies: Copies, keys: KeyRing) -> OpenApiRouter {
     http::router()
         .routes(routes!(place_order))
         .routes(routes!(cancel_order))
-        .with_state(Arc::new(Orders { api: Arc::new(api), copies }))
+        .with_state(Arc::new(Orders { api: Arc::new(api), copies, keys }))
 }
 
 /// An order to place. Prices are those of the catalogue.
@@ -125,7 +128,7 @@ async fn place_order(
     call: Call,
     Body(body): Body<PlaceOrder>,
 ) -> Result<Response, Problem> {
-    let Orders { api, copies } = &*orders;
+    let Orders { api, copies, keys } = &*orders;
     let (items, account) = try_join(
         priced(copies, &body.items, call.fresh),
         copies.account(body.account_id, call.fresh).map_err(Problem::from),
@@ -134,13 +137,18 @@ async fn place_order(
     let command = call.command(&api.clock, "POST /orders", &body);
     let PlaceOrder { user_id, account_id, shipping_address, .. } = body;
     let order_id = OrderId::new(command.new_id("order", &api.clock));
-    let (workflow, shipping_address) = (Workflow::Choreography, Personal::new(shipping_address.into()));
-    let placement = Placement { order_id, user_id, account_id, items, shipping_address, workflow };
-    let total_amount = total(&placement)?;
-    check_account(account, &placement, total_amount)?;
+    let total_amount = total(&items).map_err(Refusal::from)?;
+    let address = Address::from(shipping_address);
+    check_address(&address).map_err(Refusal::from)?;
+    check_account(account, (user_id, account_id), total_amount)?;
 
-    let place = OrderCommand::Place(Box::new(placement));
+    let keys = keys.clone();
     let carry_out = async move |attempt: Attempt| {
+        let (workflow, user_snapshot) = (Workflow::Choreography, UserSnapshot::default());
+        let shipping_address = keys.seal(user_id, &address).await?;
+        let placement =
+            Placement { order_id, user_id, account_id, items, shipping_address, workflow, user_snapshot };
+        let place = OrderCommand::Place(Box::new(placement));
         let key = Key::<Order>::new(order_id);
         let (subject, keys) = (key.subject().clone(), vec![key.likely_new()]);
         let receipt = attempt.execute(&subject, keys, move |d| d.apply(&key, place.clone())).await?;
@@ -177,20 +185,14 @@ async fn priced(copies: &Copies, items: &[Item], fresh: bool) -> Result<Vec<Line
     Err(if unknown.len() > 1 { problem.with_errors(unknown) } else { problem })
 }
 
-/// What an order costs; an error names what is wrong with it.
-fn total(placement: &Placement) -> Result<Money, Problem> {
-    let place = OrderCommand::Place(Box::new(placement.clone()));
-    match Order::decide(&None, place).map_err(Refusal::from)?.as_slice() {
-        [OrderEvent::Created(created)] => Ok(created.total_amount),
-        // Placing an order records that it was created, and nothing else.
-        _ => Err(Problem::internal()),
-    }
-}
-
 /// The account is the customer's and holds the currency of the order. Whose else it may be is nobody's business.
-fn check_account(account: Option<AccountCopy>, placement: &Placement, total: Money) -> Result<(), Problem> {
-    let Some(account) = account.filter(|account| account.user_id == placement.user_id) else {
-        let detail = format!("The customer has no account {}.", placement.account_id);
+fn check_account(
+    account: Option<AccountCopy>,
+    (user_id, account_id): (UserId, AccountId),
+    total: Money,
+) -> Result<(), Problem> {
+    let Some(account) = account.filter(|account| account.user_id == user_id) else {
+        let detail = format!("The customer has no account {account_id}.");
         return Err(Problem::invalid("unknown-account", "accountId", detail));
     };
     if account.currency != total.currency {
@@ -240,10 +242,24 @@ async fn cancel_order(
 ) -> Result<Response, Problem> {
     let api = &orders.api;
     let command = call.command(&api.clock, format_args!("POST /orders/{id}/cancel"), &body);
-    let cancel = OrderCommand::Cancel { reason: body.reason };
     let (key, changed) = (Key::<Order>::new(id), (StatusCode::ACCEPTED, location(id)));
+    let reason = match body.reason {
+        Some(reason) => orders.sealed(&key, reason).await?,
+        None => None,
+    };
+    let cancel = OrderCommand::Cancel { reason };
     let (subject, keys) = (key.subject().clone(), vec![key.load()]);
     api.accept(command, subject, keys, changed, move |decision| decision.apply(&key, cancel.clone())).await
+}
+
+impl Orders {
+    /// What a customer says, sealed with the key of whom the order belongs to. Where there is no such order the command
+    /// is refused anyway.
+    async fn sealed(&self, order: &Key<Order>, reason: String) -> Result<Option<Personal<String>>, Problem> {
+        check_reason(&reason).map_err(Refusal::from)?;
+        let Some(order) = self.api.executor.state(order).await? else { return Ok(None) };
+        Ok(Some(self.keys.seal(order.user_id, &reason).await.map_err(ExecuteError::from)?))
+    }
 }
 
 impl From<ShippingAddress> for Address {

@@ -1,15 +1,16 @@
 //! Carries out what shipping does about the facts of others: asks the carrier, records its answer.
 
-use super::{CarrierGateway, Effect, Parcel, Shipment, cancel, react, schedule};
-use crate::{Decision, ExecuteError, Executor, Key, reactor};
+use super::{CarrierGateway, Effect, Parcel, Shipment, cancel, give_up, react, schedule};
+use crate::{Decision, Executor, Key, reactor};
 use events::{Metadata, OrderId, payments::PaymentCharged};
-use nats::{Handler, Retry};
+use nats::{Handler, KeyRing, Retry};
 use std::sync::Arc;
 
 /// What the reactions of shipping share.
 pub(super) struct Shipping {
     pub(super) executor: Executor,
     pub(super) carrier: Arc<dyn CarrierGateway>,
+    pub(super) keys: KeyRing,
 }
 
 pub(super) fn handler(shipping: Shipping) -> Handler {
@@ -42,7 +43,15 @@ impl Shipping {
             Some(Parcel::Unwanted) => return self.call_off(order_id).await,
             None => {}
         }
-        let booked = self.carrier.book(order_id, order.shipping_address.reveal(), &order.items).await;
+        // Opened no earlier than this, and kept nowhere.
+        let address = self.keys.reveal(&order.shipping_address).await.map_err(|error| retry(&error))?;
+        let Some(address) = address else {
+            let giving_up = move |decision: &mut Decision| give_up(decision, order_id, order.workflow);
+            return reactor::settle(
+                self.executor.execute(vec![key.likely_new()], metadata, giving_up).await,
+            );
+        };
+        let booked = self.carrier.book(order_id, &address, &order.items).await;
         let answer = booked.map_err(|error| Retry(error.to_string()))?;
         let scheduling = move |decision: &mut Decision| schedule(decision, &order, &answer);
         let result = self.executor.execute(vec![key.likely_new()], metadata, scheduling).await;
@@ -63,6 +72,6 @@ impl Shipping {
     }
 }
 
-fn retry(error: &ExecuteError) -> Retry {
+fn retry(error: &impl std::fmt::Display) -> Retry {
     Retry(error.to_string())
 }

@@ -9,8 +9,8 @@ use commands::{
     payments::{Account, AccountCommand},
 };
 use events::{
-    AccountId, Address, CommandId, Context, Currency, Money, OrderId, Personal, Sku, UserId,
-    orders::{Line, Workflow},
+    AccountId, Address, CommandId, Context, Currency, Money, OrderId, Sku, UserId,
+    orders::{Line, UserSnapshot, Workflow},
 };
 use jiff::SignedDuration;
 use nats::{Claim, Ledger};
@@ -234,8 +234,9 @@ async fn an_order_that_was_placed(shop: &Shop) {
         user_id: UserId::new(user),
         account_id: AccountId::new(account),
         items: vec![Line { sku: "JUG".parse().unwrap(), quantity: 2, unit_price: eur(300) }],
-        shipping_address: Personal::new(address),
+        shipping_address: shop.keys.seal(UserId::new(user), &address).await.unwrap(),
         workflow: Workflow::Choreography,
+        user_snapshot: UserSnapshot::default(),
     };
     let (key, place) = (Key::<Order>::new(order_id), OrderCommand::Place(Box::new(placement)));
     let run = move |decision: &mut Decision| decision.apply(&key, place.clone());

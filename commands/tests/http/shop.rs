@@ -8,7 +8,7 @@ use axum::{
 use commands::{Decision, Environment, Executor, Stop, WriteSide, fraud::Fraud, shipping::SimulatedCarrier};
 use events::{Actor, CommandId, Context, Metadata, Position};
 use nats::{
-    Connection, Durability, Filter, From, Reader, StoreOptions, Until,
+    Connection, Durability, Filter, From, KeyRing, MasterKey, Reader, StoreOptions, Until,
     server::{Binary, Config, Server},
 };
 use serde_json::{Value, json};
@@ -27,6 +27,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 pub(crate) struct Nats {
     pub(crate) server: Server,
     pub(crate) config: Config,
+    pub(crate) master_key: MasterKey,
     pub(crate) _folder: TempDir,
 }
 
@@ -40,7 +41,8 @@ impl Nats {
         };
         let server = Server::start(config.clone()).await.unwrap();
         let port = server.url().rsplit_once(':').unwrap().1.parse().unwrap();
-        Self { server, config: Config { port: Some(port), ..config }, _folder: folder }
+        let master_key = MasterKey::generate();
+        Self { server, config: Config { port: Some(port), ..config }, master_key, _folder: folder }
     }
 }
 
@@ -48,6 +50,7 @@ impl Nats {
 pub(crate) struct Shop {
     pub(crate) connection: Connection,
     pub(crate) clock: Clock,
+    pub(crate) keys: KeyRing,
     pub(crate) executors: HashMap<Context, Executor>,
     pub(crate) documentation: OpenApi,
     router: Router,
@@ -71,9 +74,11 @@ impl Shop {
             reactions: connect().await,
             store: StoreOptions { timeout: Duration::from_secs(1), ..StoreOptions::default() },
             clock: clock.clone(),
+            keys: KeyRing::open(&connection, &nats.master_key, 1).await.unwrap(),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
         };
+        let keys = environment.keys.clone();
         let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
         for context in [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping] {
             let side = WriteSide::build(context, &environment, &metrics).await.unwrap();
@@ -82,7 +87,7 @@ impl Shop {
         }
         let (router, documentation) = all.split_for_parts();
         let router = service::http::layers(router, clock.clone());
-        Self { connection, clock, executors, documentation, router }
+        Self { connection, clock, keys, executors, documentation, router }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {

@@ -24,6 +24,10 @@ the aggregate after the fact) and `traceparent`.
 A type whose shape changes gets a new version and an upcaster; older versions stay in the log as they are and are read as
 the newest. Each version has a schema in `events/schemas` and a recorded body in `events/golden`.
 
+What is called sealed is personal data: `{\"of\": \"<user>\", \"sealed\": \"<nonce and ciphertext in base64>\"}`, the JSON of
+the value under XChaCha20-Poly1305 with the key of that user, and the user's id as associated data. When the key is destroyed
+it cannot be read by anybody. What was recorded before there were keys is read as `{\"plain\": ..}`.
+
 [ce]: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
 ";
 
@@ -32,10 +36,7 @@ fn kind(schema: &Value, defs: &Value) -> String {
     if let Some(name) = schema["$ref"].as_str().and_then(|name| name.rsplit('/').next()) {
         let named = &defs[name];
         if named["x-personal"] == true {
-            return format!(
-                "{}, personal",
-                kind(&named["$ref"].as_str().map_or(Value::Null, reference), defs)
-            );
+            return format!("{}, sealed", kind(&named["anyOf"][1]["properties"]["plain"], defs));
         }
         return format!("[{name}](#{})", name.to_lowercase());
     }
@@ -53,10 +54,6 @@ fn kind(schema: &Value, defs: &Value) -> String {
         Some(name) => name.to_owned(),
         None => panic!("docs/events.md cannot say what {schema} is"),
     }
-}
-
-fn reference(name: &str) -> Value {
-    serde_json::json!({ "$ref": name })
 }
 
 /// The table of an object's fields: the required ones as declared, then the others by name.

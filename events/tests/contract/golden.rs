@@ -9,8 +9,9 @@ use events::{
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
     upcast,
+    users::{EmailEvent, UserEvent},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Reads a body through the types of its aggregate and writes it again.
 fn rewritten(aggregate: Aggregate, fact: &FactType, version: u32, body: &[u8]) -> Value {
@@ -29,6 +30,8 @@ fn rewritten(aggregate: Aggregate, fact: &FactType, version: u32, body: &[u8]) -
         Aggregate::Payment => of::<PaymentEvent>,
         Aggregate::Assessment => of::<AssessmentEvent>,
         Aggregate::Shipment => of::<ShipmentEvent>,
+        Aggregate::User => of::<UserEvent>,
+        Aggregate::Email => of::<EmailEvent>,
     };
     serde_json::from_slice(&write(fact, version, body)).unwrap()
 }
@@ -60,9 +63,43 @@ fn every_golden_body_is_read_and_the_newest_written_as_it_was() {
         let body = golden(fact.name, version).to_string();
         let read = Fact::from_json(aggregate, fact.name, version, body.as_bytes());
         assert!(read.is_ok(), "{} {version}: {read:?}", fact.name);
-        let again = rewritten(aggregate, fact, version, body.as_bytes());
-        assert_eq!(again, golden(fact.name, fact.version), "{} {version}", fact.name);
+        let mut again = rewritten(aggregate, fact, version, body.as_bytes());
+        let mut newest = golden(fact.name, fact.version);
+        if version < fact.version {
+            // What was recorded in plain stays so, and cannot equal what is sealed.
+            hide(&mut again);
+            hide(&mut newest);
+        }
+        assert_eq!(again, newest, "{} {version}", fact.name);
     }
+}
+
+/// Puts the same in place of all personal data.
+fn hide(value: &mut Value) {
+    match value {
+        Value::Object(fields) if fields.contains_key("sealed") || fields.contains_key("plain") => {
+            *value = Value::from("personal");
+        }
+        Value::Object(fields) => fields.values_mut().for_each(hide),
+        Value::Array(items) => items.iter_mut().for_each(hide),
+        _ => {}
+    }
+}
+
+#[test]
+fn what_is_from_before_there_were_keys_is_kept_and_marked_as_plain() {
+    for (kind, field) in [
+        ("order.created", "shippingAddress"),
+        ("inventory.reserved", "shippingAddress"),
+        ("payment.charged", "shippingAddress"),
+        ("shipping.scheduled", "shippingAddress"),
+        ("order.cancelled", "reason"),
+    ] {
+        let new = upcast::step(kind, 1).unwrap()(golden(kind, 1));
+        assert_eq!(new[field], json!({ "plain": golden(kind, 1)[field] }), "{kind}");
+    }
+    let silent = json!({ "orderId": "1" });
+    assert_eq!(upcast::step("order.cancelled", 1).unwrap()(silent.clone()), silent, "no reason was given");
 }
 
 #[test]

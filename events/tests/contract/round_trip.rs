@@ -1,16 +1,17 @@
 //! What is written is read back, whatever it holds; what is no fact is an error, whatever it is.
 
 use events::{
-    AccountId, Address, Aggregate, Currency, DomainEvent, Fact, FactType, Money, OrderId, Personal, Sku,
-    UserId,
+    AccountId, Address, Aggregate, Currency, DataKey, DomainEvent, Fact, FactType, Money, OrderId, Personal,
+    Sku, UserId,
     fraud::{AssessmentEvent, FraudAssessed, Suspicion, Verdict},
     inventory::{
         InventoryReserved, ItemEvent, ProductAdded, ProductEvent, ReservationEvent, ReservationFailed,
         Shortage, Stock, StockReserved,
     },
-    orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, Workflow},
+    orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, UserSnapshot, Workflow},
     payments::{AccountCredited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
+    users::{EmailClaimed, EmailEvent, Preferences, Role, UserCreated, UserEvent},
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::json;
@@ -47,9 +48,14 @@ fn address() -> impl Strategy<Value = Personal<Address>> {
     (any::<String>(), any::<String>(), option::of(any::<String>()), any::<String>()).prop_map(
         |(name, line1, line2, city)| {
             let (postal_code, country) = ("1010".to_owned(), "AT".to_owned());
-            Personal::new(Address { name, line1, line2, city, postal_code, country })
+            let address = Address { name, line1, line2, city, postal_code, country };
+            sealed(&address)
         },
     )
+}
+
+fn sealed<T: serde::Serialize>(value: &T) -> Personal<T> {
+    Personal::seal(value, UserId::new(Uuid::nil()), &DataKey::new([1; 32]), [2; 24])
 }
 
 fn workflow() -> impl Strategy<Value = Workflow> {
@@ -66,7 +72,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         workflow(),
         option::of(any::<String>()),
         any::<(u32, u64, u64)>(),
-        0..9_u8,
+        0..11_u8,
     )
         .prop_map(
             |((order_id, user_id, account_id), items, amount, shipping_address, workflow, text, n, which)| {
@@ -84,11 +90,12 @@ fn fact() -> impl Strategy<Value = Fact> {
                             total_amount,
                             shipping_address,
                             workflow,
+                            user_snapshot: UserSnapshot { stale: n.0 % 2 == 0 },
                         }
                         .into(),
                     ),
                     1 => Fact::Order(
-                        OrderCancelled { order_id, user_id, account_id, reason: text, workflow }.into(),
+                        OrderCancelled { order_id, user_id, account_id, reason: text.as_ref().map(sealed), workflow }.into(),
                     ),
                     2 => Fact::Product(ProductAdded { sku, name, price: amount }.into()),
                     3 => Fact::Item(StockReserved { sku, order_id, quantity, stock }.into()),
@@ -132,6 +139,15 @@ fn fact() -> impl Strategy<Value = Fact> {
                         let (verdict, reasons) = (Verdict::Declined, vec![Suspicion::Velocity; items.len()]);
                         Fact::Assessment(FraudAssessed { order_id, user_id, amount, verdict, reasons }.into())
                     }
+                    8 => Fact::Email(EmailClaimed { email_hash: email_hash(n.1), user_id }.into()),
+                    9 => {
+                        let (email, name) = (sealed(&name), sealed(&text.unwrap_or_default()));
+                        let preferences = Preferences { language: sku.to_string(), ..Preferences::default() };
+                        let (email_hash, roles) = (email_hash(n.2), vec![Role::Operator; items.len()]);
+                        Fact::User(
+                            UserCreated { user_id, name, email, email_hash, preferences, roles }.into(),
+                        )
+                    }
                     _ => {
                         let (carrier, tracking_number) = (name.clone(), name);
                         Fact::Shipment(
@@ -165,6 +181,8 @@ fn written(fact: &Fact) -> (Aggregate, &'static FactType, Vec<u8>) {
         Fact::Payment(event) => of::<PaymentEvent>(Aggregate::Payment, event),
         Fact::Assessment(event) => of::<AssessmentEvent>(Aggregate::Assessment, event),
         Fact::Shipment(event) => of::<ShipmentEvent>(Aggregate::Shipment, event),
+        Fact::User(event) => of::<UserEvent>(Aggregate::User, event),
+        Fact::Email(event) => of::<EmailEvent>(Aggregate::Email, event),
     }
 }
 

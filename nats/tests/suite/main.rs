@@ -6,8 +6,10 @@
 mod append;
 mod bucket;
 mod consumer;
+mod keyring;
 mod load;
 mod quota;
 mod reader;
+mod registry;
 mod rig;
 mod topology;

@@ -35,7 +35,7 @@ pub(crate) struct Rig {
     pub(crate) server: Server,
     pub(crate) connection: Connection,
     pub(crate) store: EventStore,
-    _folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
 impl Rig {
@@ -55,7 +55,7 @@ impl Rig {
         let server = Server::start(config).await.unwrap();
         let connection = Connection::connect(&server.url(), "test").await.unwrap();
         let store = EventStore::new(&connection, StoreOptions::default());
-        Self { server, connection, store, _folder: folder }
+        Self { server, connection, store, folder }
     }
 
     /// A store that waits so long for an answer.

@@ -1,10 +1,10 @@
 //! Order flows made by hand: what the services record for an order that goes well.
 
 use events::{
-    AccountId, Actor, Address, Aggregate, CommandId, CorrelationId, DomainEvent, Envelope, Metadata, Money,
+    AccountId, Actor, Address, Aggregate, CommandId, CorrelationId, DataKey, DomainEvent, Envelope, Metadata, Money,
     OrderId, Personal, Sku, Subject, UserId,
     inventory::{InventoryReserved, ItemEvent, ReservationEvent, Stock, StockReserved},
-    orders::{Line, OrderCompleted, OrderCreated, OrderEvent, Workflow},
+    orders::{Line, OrderCompleted, OrderCreated, OrderEvent, UserSnapshot, Workflow},
     payments::{AccountDebited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
 };
@@ -41,14 +41,15 @@ pub(crate) fn flow(number: u64) -> Vec<Made> {
     let sku: Sku = format!("SKU-{number}").parse().expect("a SKU");
     let items = vec![Line { sku: sku.clone(), quantity: 2, unit_price: price }];
     let total_amount = price.times(2).expect("a small amount");
-    let shipping_address = Personal::new(Address {
+    let address = Address {
         name: "Ada Lovelace".to_owned(),
         line1: "St James's Square 12".to_owned(),
         line2: None,
         city: "London".to_owned(),
         postal_code: "SW1Y 4JH".to_owned(),
         country: "GB".to_owned(),
-    });
+    };
+    let shipping_address = Personal::seal(&address, user_id, &DataKey::new([1; 32]), [2; 24]);
     let workflow = Workflow::Choreography;
     let created = OrderCreated {
         order_id,
@@ -58,6 +59,7 @@ pub(crate) fn flow(number: u64) -> Vec<Made> {
         total_amount,
         shipping_address: shipping_address.clone(),
         workflow,
+        user_snapshot: UserSnapshot::default(),
     };
     let stock = StockReserved { sku, order_id, quantity: 2, stock: Stock { on_hand: 9, reserved: 2 } };
     let reserved = InventoryReserved {

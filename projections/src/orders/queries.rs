@@ -1,16 +1,19 @@
 //! The queries of the orders service.
 
-use super::{history, stage::Stage};
+use super::stage::Stage;
 use crate::{
     Projections,
     answer::{Money, Page, cursor, limit},
     freshness::Freshness,
+    history::History,
+    personal::reveal,
     sqlite::{DatabaseError, Row},
     table::Value,
 };
-use axum::{Json, extract::State};
-use events::{OrderId, UserId};
+use axum::{Extension, Json, extract::State};
+use events::{OrderId, Personal, UserId};
 use jiff::Timestamp;
+use nats::KeyRing;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use service::{
     Problem,
@@ -21,7 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 pub(super) fn routes() -> OpenApiRouter<Projections> {
-    OpenApiRouter::new().routes(routes!(order)).routes(routes!(orders)).routes(routes!(history::history))
+    OpenApiRouter::new().routes(routes!(order)).routes(routes!(orders)).routes(routes!(history))
 }
 
 /// An order.
@@ -39,8 +42,11 @@ struct Order {
     /// Why it failed or was cancelled.
     #[schema(example = "out_of_stock")]
     reason: Option<String>,
-    /// The same in words.
+    /// The same in words; null too where the customer said it and was erased since.
     detail: Option<String>,
+    /// What the customer said, which becomes the detail where it can be opened.
+    #[serde(skip)]
+    said: Option<Personal<String>>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
@@ -72,10 +78,18 @@ impl Order {
             total_amount: Money::of(row, "amount")?,
             reason: row.find("reason")?,
             detail: row.find("detail")?,
+            said: row.find_json("said")?,
             created_at: row.get("created_at")?,
             updated_at: row.get("updated_at")?,
             version: row.get("version")?,
         })
+    }
+
+    async fn reveal(&mut self, keys: &KeyRing) -> Result<(), Problem> {
+        if let Some(said) = reveal(keys, self.said.as_ref()).await? {
+            self.detail = Some(said);
+        }
+        Ok(())
     }
 }
 
@@ -105,15 +119,33 @@ macro_rules! page {
 )]
 async fn order(
     State(projections): State<Projections>,
+    Extension(keys): Extension<KeyRing>,
     Path(id): Path<OrderId>,
 ) -> Result<Json<Order>, Problem> {
     let row = projections.database().row(select!("o.id = $1"), vec![id.into()]).await?;
     let row = row.ok_or_else(|| unknown(id))?;
-    Ok(Json(Order::of(&row)?))
+    let mut order = Order::of(&row)?;
+    order.reveal(&keys).await?;
+    Ok(Json(order))
 }
 
-pub(super) fn unknown(id: OrderId) -> Problem {
+fn unknown(id: OrderId) -> Problem {
     Problem::not_found("order-not-found", format!("There is no order {id}."))
+}
+
+/// Everything that happened to an order
+#[utoipa::path(
+    get, path = "/orders/{id}/history", tag = "orders",
+    params(("id" = Uuid, Path, description = "The order"), Freshness),
+    responses((status = 200, body = History), (status = 404, body = Problem), (status = 503, body = Problem))
+)]
+async fn history(
+    State(projections): State<Projections>,
+    Path(id): Path<OrderId>,
+) -> Result<Json<History>, Problem> {
+    let sql = "SELECT * FROM order_events WHERE order_id = $1 ORDER BY stream, sequence";
+    let rows = projections.database().rows(sql, vec![id.into()]).await?;
+    History::of(&rows)?.map(Json).ok_or_else(|| unknown(id))
 }
 
 /// Where an order stands.
@@ -171,6 +203,7 @@ struct ListOrders {
 )]
 async fn orders(
     State(projections): State<Projections>,
+    Extension(keys): Extension<KeyRing>,
     Query(query): Query<ListOrders>,
 ) -> Result<Json<Page<Order>>, Problem> {
     let limit = limit(query.limit)?;
@@ -186,7 +219,11 @@ async fn orders(
         (Some(_), Some(_)) => page!("o.user_id = $4 AND o.status = $5 AND "),
     };
     let rows = projections.database().rows(sql, values).await?;
-    Ok(Json(Page::new(&rows, limit, Order::of, write_cursor)?))
+    let mut page = Page::new(&rows, limit, Order::of, write_cursor)?;
+    for order in page.items_mut() {
+        order.reveal(&keys).await?;
+    }
+    Ok(Json(page))
 }
 
 /// The cursor is the place of the last item: its time and id.

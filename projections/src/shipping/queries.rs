@@ -1,9 +1,10 @@
 //! The query of the shipping service.
 
-use crate::{Projections, freshness::Freshness};
-use axum::{Json, extract::State};
-use events::OrderId;
+use crate::{Projections, freshness::Freshness, personal::reveal};
+use axum::{Extension, Json, extract::State};
+use events::{OrderId, Personal};
 use jiff::Timestamp;
+use nats::KeyRing;
 use serde::{Deserialize, Serialize};
 use service::{Problem, extract::Path};
 use utoipa::ToSchema;
@@ -25,8 +26,10 @@ struct Shipment {
     carrier: Option<String>,
     /// The carrier's number for it.
     tracking_number: Option<String>,
-    /// Missing where it was never scheduled.
+    /// Null where it was never scheduled, and where the customer was erased.
     address: Option<Address>,
+    /// Whether the customer was erased, and with him the address.
+    erased: bool,
     /// Why it failed or was called off.
     #[schema(example = "carrier_refused")]
     reason: Option<String>,
@@ -37,7 +40,7 @@ struct Shipment {
 }
 
 /// Where a parcel goes.
-#[derive(Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Address {
     name: String,
@@ -65,6 +68,7 @@ impl std::fmt::Debug for Address {
 )]
 async fn shipment(
     State(projections): State<Projections>,
+    Extension(keys): Extension<KeyRing>,
     Path(order): Path<OrderId>,
 ) -> Result<Json<Shipment>, Problem> {
     let sql = "SELECT * FROM shipments WHERE order_id = $1";
@@ -72,13 +76,15 @@ async fn shipment(
     let unknown =
         || Problem::not_found("shipment-not-found", format!("There is no shipment for order {order}."));
     let row = row.ok_or_else(unknown)?;
-    let address = row.find::<String>("address")?.is_some();
+    let sealed: Option<Personal<Address>> = row.find_json("address")?;
+    let address = reveal(&keys, sealed.as_ref()).await?;
     Ok(Json(Shipment {
         order_id: row.get("order_id")?,
         status: row.get("status")?,
         carrier: row.find("carrier")?,
         tracking_number: row.find("tracking_number")?,
-        address: if address { Some(row.json("address")?) } else { None },
+        erased: sealed.is_some() && address.is_none(),
+        address,
         reason: row.find("reason")?,
         detail: row.find("detail")?,
         updated_at: row.get("updated_at")?,

@@ -32,6 +32,13 @@ impl Row {
         T::load(&self.0, column).map_err(|error| DatabaseError::new("read a row", error))
     }
 
+    /// What a column's JSON says, if it holds something.
+    pub fn find_json<T: DeserializeOwned>(&self, column: &'static str) -> Result<Option<T>, DatabaseError> {
+        let text = self.0.try_get::<Option<&str>, _>(column);
+        let text = text.map_err(|error| DatabaseError::new("read a row", error))?;
+        text.map(serde_json::from_str).transpose().map_err(|error| DatabaseError::new("read a row", error))
+    }
+
     /// What a column's JSON says.
     pub fn json<T: DeserializeOwned>(&self, column: &'static str) -> Result<T, DatabaseError> {
         let text = self.0.try_get::<&str, _>(column);
@@ -41,6 +48,12 @@ impl Row {
 }
 
 impl Stored for i64 {
+    fn load(row: &SqliteRow, column: &str) -> Result<Option<Self>, sqlx::Error> {
+        row.try_get(column)
+    }
+}
+
+impl Stored for bool {
     fn load(row: &SqliteRow, column: &str) -> Result<Option<Self>, sqlx::Error> {
         row.try_get(column)
     }

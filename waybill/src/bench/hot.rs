@@ -65,6 +65,7 @@ fn order(stage_clock: &service::Clock) -> OrderCreated {
         items: placed.items,
         shipping_address: placed.shipping_address,
         workflow: placed.workflow,
+        user_snapshot: placed.user_snapshot,
     }
 }
 

@@ -5,7 +5,7 @@ use super::{
     commands::none_failed,
     load::{self, Sample},
     report::{Case, Report, ratio},
-    stage::{Stage, ask, metadata, placement},
+    stage::{Stage, address, ask, metadata, placement},
 };
 use crate::failure::Failure;
 use axum::{Router, body::Bytes, http::StatusCode, routing::post};
@@ -18,7 +18,7 @@ use commands::{
     shipping::SimulatedCarrier,
 };
 use events::{AccountId, Aggregate, Context, Money, Sku, UserId};
-use nats::{Durability, StoreOptions, baseline::Template};
+use nats::{Durability, KeyRing, MasterKey, StoreOptions, baseline::Template};
 use serde_json::json;
 use service::{Metrics, Shutdown};
 use std::{
@@ -84,7 +84,7 @@ pub(super) async fn prepare(stage: &Stage) -> Result<(Uuid, Bytes), Failure> {
         "userId": user_id,
         "accountId": account_id,
         "items": [{ "sku": "TEA-1", "quantity": 2 }],
-        "shippingAddress": placement(id).shipping_address,
+        "shippingAddress": address(),
     });
     Ok((id, serde_json::to_vec(&body)?.into()))
 }
@@ -117,6 +117,7 @@ async fn orders(stage: &Stage) -> Result<Router, Failure> {
         reactions: stage.connection.clone(),
         store: StoreOptions { durability: stage.durability, ..StoreOptions::default() },
         clock: stage.clock.clone(),
+        keys: KeyRing::open(&stage.connection, &MasterKey::generate(), 1).await?,
         carrier: Arc::new(SimulatedCarrier::default()),
         fraud: Arc::new(Fraud::default()),
     };

@@ -6,8 +6,9 @@ use commands::{
     orders::{Order, OrderCommand, Placement},
 };
 use events::{
-    AccountId, Actor, Address, CommandId, Context, Metadata, Money, OrderId, Personal, Sku, UserId,
+    AccountId, Actor, Address, CommandId, Context, DataKey, Metadata, Money, OrderId, Personal, Sku, UserId,
     orders::Line,
+    personal::NONCE,
 };
 use nats::{Connection, Durability, EventStore, StoreOptions, server, topology};
 use service::Clock;
@@ -67,16 +68,27 @@ pub(super) fn placement(id: Uuid) -> Placement {
         user_id: UserId::new(id),
         account_id: AccountId::new(id),
         items: vec![line],
-        shipping_address: Personal::new(Address {
-            name: "Ada Lovelace".to_owned(),
-            line1: "12 St James's Square".to_owned(),
-            line2: None,
-            city: "London".to_owned(),
-            postal_code: "SW1Y 4JH".to_owned(),
-            country: "GB".to_owned(),
-        }),
+        shipping_address: sealed(id, &address()),
         workflow: events::orders::Workflow::Choreography,
+        user_snapshot: events::orders::UserSnapshot::default(),
     }
+}
+
+/// The address it goes to.
+pub(super) fn address() -> Address {
+    Address {
+        name: "Ada Lovelace".to_owned(),
+        line1: "12 St James's Square".to_owned(),
+        line2: None,
+        city: "London".to_owned(),
+        postal_code: "SW1Y 4JH".to_owned(),
+        country: "GB".to_owned(),
+    }
+}
+
+/// As handlers seal it, except that key and nonce are always the same.
+fn sealed(user: Uuid, address: &Address) -> Personal<Address> {
+    Personal::seal(address, UserId::new(user), &DataKey::new([1; 32]), [2; NONCE])
 }
 
 /// Asks one order something; whether it was recorded.

@@ -1,8 +1,8 @@
 //! How events are printed: a table for people, CloudEvents as JSON lines for programs.
 
-use super::redact::redact;
+use super::redact::shown;
 use events::{DecodeError, Envelope};
-use nats::Message;
+use nats::{KeyRing, Message};
 use serde_json::{Value, json};
 use std::{
     io::{self, BufWriter, Write},
@@ -31,18 +31,28 @@ impl FromStr for Output {
 /// Prints events.
 pub(super) struct Printer<W: Write> {
     output: Output,
-    reveal: bool,
+    /// Opens personal data, where that is asked for.
+    keys: Option<KeyRing>,
     /// Whether the head of the table is still to be printed.
     head: bool,
     to: BufWriter<W>,
 }
 
 impl<W: Write> Printer<W> {
-    pub(super) fn new(output: Output, reveal: bool, to: W) -> Self {
-        Self { output, reveal, head: output == Output::Table, to: BufWriter::new(to) }
+    pub(super) fn new(output: Output, keys: Option<KeyRing>, to: W) -> Self {
+        Self { output, keys, head: output == Output::Table, to: BufWriter::new(to) }
     }
 
-    pub(super) fn print(&mut self, message: &Message) -> io::Result<()> {
+    /// The data of an event as they are to be shown; null for a table, which shows none.
+    pub(super) async fn data(&self, message: &Message) -> Value {
+        match (self.output, serde_json::from_slice(message.body())) {
+            (Output::Json, Ok(data)) => shown(message.kind(), data, self.keys.as_ref()).await,
+            _ => Value::Null,
+        }
+    }
+
+    /// Prints an event with what [`data`](Self::data) gave for it.
+    pub(super) fn print(&mut self, message: &Message, data: Value) -> io::Result<()> {
         if std::mem::take(&mut self.head) {
             row(
                 &mut self.to,
@@ -50,7 +60,7 @@ impl<W: Write> Printer<W> {
             )?;
         }
         match (self.output, message.envelope()) {
-            (Output::Json, envelope) => writeln!(self.to, "{}", cloud_event(message, envelope, self.reveal)),
+            (Output::Json, envelope) => writeln!(self.to, "{}", cloud_event(message, envelope, data)),
             (Output::Table, Ok(envelope)) => {
                 let aggregate = format!("{}/{}", message.subject.aggregate().token(), message.subject.id());
                 let (stored, position) = (format!("{:.3}", message.stored), message.position.to_string());
@@ -77,13 +87,13 @@ fn row(to: &mut impl Write, cells: [&str; 7]) -> io::Result<()> {
 }
 
 /// An event in the JSON format of CloudEvents, with where it stands.
-fn cloud_event(message: &Message, envelope: Result<Envelope, DecodeError>, reveal: bool) -> Value {
+fn cloud_event(message: &Message, envelope: Result<Envelope, DecodeError>, data: Value) -> Value {
     let mut event = json!({
         "stream": message.position.context.stream(),
         "streamsequence": message.position.sequence,
         "storedtime": message.stored,
         "natssubject": message.subject.as_str(),
-        "data": data(message, reveal),
+        "data": data,
     });
     match envelope {
         Ok(envelope) => envelope.write_headers(message.position.context, |name, value| {
@@ -101,13 +111,4 @@ fn cloud_event(message: &Message, envelope: Result<Envelope, DecodeError>, revea
         Err(error) => event["error"] = error.to_string().into(),
     }
     event
-}
-
-/// The data as it was recorded.
-fn data(message: &Message, reveal: bool) -> Value {
-    let Ok(mut data) = serde_json::from_slice(message.body()) else { return Value::Null };
-    if !reveal {
-        redact(message.kind(), &mut data);
-    }
-    data
 }

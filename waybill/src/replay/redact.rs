@@ -1,40 +1,61 @@
-//! Hides personal data. What is personal is said by the schema of the type, which is made from the Rust type
-//! [`events::Personal`]: a new personal field is hidden without a change here.
+//! Hides personal data, or opens them where that is asked for and possible. What is personal is said by the schema of
+//! the type, which is made from the Rust type [`Personal`]: a new personal field is hidden without a change here.
 
-use events::FactType;
-use serde_json::Value;
+use events::{FactType, Personal};
+use nats::KeyRing;
+use serde_json::{Value, json};
 use std::{
     collections::{HashMap, HashSet},
     sync::LazyLock,
 };
 
-const HIDDEN: &str = "[personal data]";
-
 /// The personal fields of every type.
 static PERSONAL: LazyLock<HashMap<&'static str, HashSet<String>>> =
     LazyLock::new(|| FactType::all().map(|fact| (fact.name, personal((fact.schema)().as_value()))).collect());
 
-/// Hides what is personal in the data of an event of this type; everything where the type is not known.
-pub(super) fn redact(kind: &str, data: &mut Value) {
-    match PERSONAL.get(kind) {
-        Some(fields) if fields.is_empty() => {}
-        Some(fields) => hide(fields, data),
-        None => *data = HIDDEN.into(),
+/// What stands in place of what is hidden.
+fn hidden() -> Value {
+    json!({ "redacted": true })
+}
+
+/// The data of an event of this type, to be shown: what is personal is opened with `keys`, and hidden without them or
+/// where its owner was erased. Without keys everything is hidden where the type is not known.
+pub(super) async fn shown(kind: &str, mut data: Value, keys: Option<&KeyRing>) -> Value {
+    let Some(fields) = PERSONAL.get(kind) else {
+        return if keys.is_some() { data } else { hidden() };
+    };
+    let mut found = Vec::new();
+    find(fields, &mut data, &mut found);
+    for value in found {
+        *value = match keys {
+            Some(keys) => opened(value.take(), keys).await,
+            None => hidden(),
+        };
+    }
+    data
+}
+
+/// What was recorded before there were keys is shown as it is.
+async fn opened(value: Value, keys: &KeyRing) -> Value {
+    match serde_json::from_value::<Personal<Value>>(value.clone()) {
+        Ok(personal) => keys.reveal(&personal).await.ok().flatten().unwrap_or_else(hidden),
+        Err(_) => value,
     }
 }
 
-fn hide(fields: &HashSet<String>, data: &mut Value) {
+/// The values of these fields, at any depth.
+fn find<'a>(fields: &HashSet<String>, data: &'a mut Value, found: &mut Vec<&'a mut Value>) {
     match data {
         Value::Object(object) => {
             for (name, value) in object {
                 if fields.contains(name) {
-                    *value = HIDDEN.into();
+                    found.push(value);
                 } else {
-                    hide(fields, value);
+                    find(fields, value, found);
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(|item| hide(fields, item)),
+        Value::Array(items) => items.iter_mut().for_each(|item| find(fields, item, found)),
         _ => {}
     }
 }
@@ -71,24 +92,26 @@ fn is_personal(schema: &Value, property: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
-    #[test]
-    fn the_address_is_hidden_and_nothing_else() {
-        let mut data =
-            json!({ "orderId": "1", "shippingAddress": { "name": "Ada" }, "items": [{ "sku": "TEA" }] });
-        redact("order.created", &mut data);
-        assert_eq!(data, json!({ "orderId": "1", "shippingAddress": HIDDEN, "items": [{ "sku": "TEA" }] }));
-        let mut data = json!({ "sku": "TEA", "name": "Tea" });
-        redact("product.added", &mut data);
+    #[tokio::test]
+    async fn the_address_is_hidden_in_any_form_and_nothing_else() {
+        for address in [json!({ "name": "Ada" }), json!({ "plain": {} }), json!({ "of": "1", "sealed": "x" })] {
+            let data = json!({ "orderId": "1", "shippingAddress": address, "items": [{ "sku": "TEA" }] });
+            let data = shown("order.created", data, None).await;
+            assert_eq!(
+                data,
+                json!({ "orderId": "1", "shippingAddress": hidden(), "items": [{ "sku": "TEA" }] })
+            );
+        }
+        let data = shown("order.cancelled", json!({ "reason": { "plain": "moved" } }), None).await;
+        assert_eq!(data, json!({ "reason": hidden() }), "what a customer says is personal");
+        let data = shown("product.added", json!({ "sku": "TEA", "name": "Tea" }), None).await;
         assert_eq!(data["name"], "Tea", "a product's name is nobody's");
     }
 
-    #[test]
-    fn what_is_not_known_is_hidden() {
-        let mut data = json!({ "name": "Ada" });
-        redact("user.created", &mut data);
-        assert_eq!(data, HIDDEN);
+    #[tokio::test]
+    async fn what_is_not_known_is_hidden() {
+        assert_eq!(shown("user.dreamt", json!({ "name": "Ada" }), None).await, hidden());
     }
 
     #[test]

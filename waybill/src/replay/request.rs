@@ -1,10 +1,10 @@
 //! What is to be replayed, read from the flags with all their faults at once.
 
 use super::{Args, output::Output};
-use crate::{failure::Failure, settings};
+use crate::{dev, failure::Failure, settings};
 use events::{Aggregate, Context, FactType};
 use jiff::{SignedDuration, Timestamp};
-use nats::{Filter, From};
+use nats::{Filter, From, MasterKey};
 use service::{Clock, config::Faults};
 
 /// Which events, from where, and how they are printed.
@@ -16,7 +16,8 @@ pub(super) struct Request {
     pub(super) output: Output,
     pub(super) follow: bool,
     pub(super) limit: usize,
-    pub(super) reveal: bool,
+    /// The master key, where personal data are to be shown.
+    pub(super) reveal: Option<MasterKey>,
 }
 
 impl Request {
@@ -49,10 +50,25 @@ impl Request {
             (None, None) => From::Start,
         };
         let filter = Filter { subject, kinds: args.kinds.clone(), correlation };
-        let (follow, reveal) = (args.follow, args.reveal);
+        let (follow, reveal) = (args.follow, args.reveal.then(|| master_key(args, faults)).flatten());
         let request = output.map(|output| Self { contexts, from, filter, output, follow, limit, reveal });
         Ok(flags.finish(request)?)
     }
+}
+
+/// The key to open personal data with: as given, else that of the data folder.
+fn master_key(args: &Args, faults: &mut Faults) -> Option<MasterKey> {
+    if let Some(given) = args.master_key.read(faults) {
+        return given;
+    }
+    let found = dev::find_master_key(&args.data).unwrap_or_else(|failure| {
+        faults.add("--reveal", failure);
+        None
+    });
+    if found.is_none() {
+        faults.add("--reveal", "needs the master key: WAYBILL_MASTER_KEY, --master-key-file, or --data of a dev");
+    }
+    found
 }
 
 /// The subject of `order/<id>`.

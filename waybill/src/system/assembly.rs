@@ -3,11 +3,14 @@
 use super::{Config, Service};
 use crate::failure::Failure;
 use axum::{Json, Router, routing::get};
-use commands::{Environment, WriteSide};
-use nats::{Connection, StoreMetrics, StoreOptions};
+use commands::{Environment, WriteSide, users::tokens::Keys};
+use nats::{Connection, KeyRing, StoreMetrics, StoreOptions};
 use projections::{ProjectionMetrics, Projections, View};
 use serde_json::{Map, Value};
-use service::{Metrics, Probes, Shutdown};
+use service::{
+    Metrics, Probes, Shutdown,
+    auth::{self, Jwks, Verifier},
+};
 use std::sync::Arc;
 use utoipa::openapi::Info;
 
@@ -15,6 +18,7 @@ use utoipa::openapi::Info;
 pub(super) async fn assemble(
     service: Service,
     config: &Config,
+    keys: &KeyRing,
     shutdown: &Shutdown,
 ) -> Result<Router, Failure> {
     let metrics = Metrics::new();
@@ -27,6 +31,8 @@ pub(super) async fn assemble(
         reactions: connect(config, service, "reactions").await?,
         store: store_options(config, &metrics),
         clock: config.clock.clone(),
+        master_key: config.master_key.clone(),
+        keys: keys.clone(),
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
     };
@@ -38,11 +44,23 @@ pub(super) async fn assemble(
     let clock = config.clock.clone();
     let read_side = Projections::start(view, &reading, &file, clock, &metrics, counters, shutdown).await?;
 
-    let (paths, mut api) = write_side.http.merge(read_side.router()).split_for_parts();
+    let (paths, mut api) = write_side.http.merge(read_side.router(keys)).split_for_parts();
     api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
     let probes = probes(service, config, &writing, metrics).check("projections", read_side.check());
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
+    let router = auth::layer(router, verifier(config, &writing).await?);
     Ok(service::http::layers(router, config.clock.clone()))
+}
+
+/// Checks access tokens with the keys as they are kept, so that it takes no users service to check one.
+async fn verifier(config: &Config, connection: &Connection) -> Result<Verifier, Failure> {
+    let keys = Keys::open(connection, &config.master_key, config.replicas, &config.clock).await?;
+    let clock = config.clock.clone();
+    let jwks = Jwks::start(move || {
+        let (keys, now) = (keys.clone(), clock.now());
+        async move { Ok(keys.jwks(now).await?) }
+    });
+    Ok(Verifier::new(jwks, config.clock.clone()))
 }
 
 async fn connect(config: &Config, service: Service, part: &str) -> Result<Connection, Failure> {

@@ -1,0 +1,446 @@
+//! The keys of personal data: one per user, wrapped by the master key, destroyed when the user is erased.
+//!
+//! They are kept in a bucket of their own, apart from the log: a copy of the log is worth nothing without them, and with
+//! a key goes everything that was ever sealed under it. The bucket is like any other, except that its stream lets a
+//! message be deleted, which the server does by overwriting it (buckets made by the client forbid that), and that a key
+//! has room for two messages: the wrapped key and, for ever, the mark that it was destroyed.
+
+use crate::{Bucket, BucketConfig, BucketError, Change, Connection, Kept, TopologyError};
+use async_nats::jetstream::stream;
+use aws_lc_rs::hmac;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use events::{DataKey, OpenError, Personal, UserId, personal::NONCE};
+use futures::{Stream, StreamExt};
+use lru::LruCache;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    fmt,
+    num::NonZeroUsize,
+    pin::pin,
+    str::FromStr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::task::AbortHandle;
+use zeroize::Zeroizing;
+
+/// The bucket.
+const BUCKET: &str = "PERSONAL_KEYS";
+/// The key beside those of users that tells whether a master key is the right one.
+const CHECK: &str = "master-key-check";
+/// Keys held in memory, of about 100 bytes each. (The compiler evaluates the `expect`.)
+const CACHED: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
+/// Pause before watching is tried again.
+const REWATCH: Duration = Duration::from_millis(500);
+
+/// The key that wraps all others. Comes from configuration and is kept nowhere else; without it nothing opens.
+#[derive(Clone)]
+pub struct MasterKey(DataKey);
+
+/// A text is no master key. Does not repeat the text.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a master key is 32 bytes in base64")]
+pub struct MasterKeyError;
+
+/// What is wrapped does not open: another master key, another context, or a changed text.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what was wrapped for {0} does not open with this master key")]
+pub struct UnwrapError(String);
+
+impl MasterKey {
+    /// A new one.
+    pub fn generate() -> Self {
+        Self(DataKey::new(random()))
+    }
+
+    /// The form in which it is configured. A secret.
+    pub fn to_base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(BASE64_STANDARD.encode(self.0.bytes()))
+    }
+
+    /// Encrypts a secret, to be kept where others may read. It opens only for the same `context`.
+    pub fn wrap(&self, secret: &[u8], context: &str) -> String {
+        BASE64_STANDARD.encode(self.0.encrypt(secret, context.as_bytes(), random()))
+    }
+
+    /// The secret that was wrapped for this context.
+    pub fn unwrap(&self, wrapped: &str, context: &str) -> Result<Zeroizing<Vec<u8>>, UnwrapError> {
+        let wrapped = BASE64_STANDARD.decode(wrapped).ok();
+        let secret = wrapped.and_then(|wrapped| self.0.decrypt(&wrapped, context.as_bytes()));
+        secret.ok_or_else(|| UnwrapError(context.to_owned()))
+    }
+
+    /// A key for another purpose: always the same, and says nothing of this one.
+    pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.bytes());
+        let mut derived = Zeroizing::new([0; 32]);
+        derived.copy_from_slice(hmac::sign(&key, purpose.as_bytes()).as_ref());
+        derived
+    }
+}
+
+impl FromStr for MasterKey {
+    type Err = MasterKeyError;
+
+    fn from_str(text: &str) -> Result<Self, MasterKeyError> {
+        let bytes = BASE64_STANDARD.decode(text.trim()).map(Zeroizing::new).map_err(|_| MasterKeyError)?;
+        bytes.as_slice().try_into().map(|bytes| Self(DataKey::new(bytes))).map_err(|_| MasterKeyError)
+    }
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterKey(..)")
+    }
+}
+
+/// Random bytes for keys and nonces.
+#[expect(clippy::expect_used, reason = "a machine without randomness can keep nothing secret")]
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the operating system gives randomness");
+    bytes
+}
+
+/// A new nonce for [`Personal::seal`].
+pub fn nonce() -> [u8; NONCE] {
+    random()
+}
+
+/// Why the keys cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyRingError {
+    /// Their bucket is not as it has to be.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// Their bucket cannot be reached.
+    #[error(transparent)]
+    Away(#[from] BucketError),
+    /// They were wrapped by another master key. Keys made with this one could not be read by the other processes.
+    #[error("this is not the master key that the keys of personal data were wrapped with")]
+    Master(#[from] UnwrapError),
+}
+
+/// Why a key is not given.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The user was erased; there will be no key again.
+    #[error("user {0} was erased")]
+    Erased(UserId),
+    /// The keys cannot be reached.
+    #[error(transparent)]
+    Away(#[from] BucketError),
+    /// The key was wrapped by another master key.
+    #[error("the key of a user cannot be read")]
+    Unwrap(#[from] UnwrapError),
+    /// It does not open what it should.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// What the bucket holds for a user.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Stored {
+    Wrapped(String),
+    Erased,
+}
+
+/// What is known of a user.
+#[derive(Clone)]
+enum Known {
+    Key(DataKey),
+    Erased,
+}
+
+type Cache = Mutex<LruCache<UserId, Known>>;
+
+/// The keys of all users. Cheap to clone; those used lately are in memory until they are destroyed, by whichever process.
+#[derive(Clone)]
+pub struct KeyRing(Arc<Shared>);
+
+struct Shared {
+    bucket: Bucket,
+    stream: stream::Stream,
+    master: MasterKey,
+    cache: Arc<Cache>,
+    watcher: AbortHandle,
+}
+
+impl KeyRing {
+    /// Opens the keys; their bucket is created where it is missing, and refused where it was made with another master
+    /// key. `replicas` is 1 on one machine, 3 on a cluster.
+    pub async fn open(
+        connection: &Connection,
+        master: &MasterKey,
+        replicas: usize,
+    ) -> Result<Self, KeyRingError> {
+        let stream = ensure(connection, replicas).await?;
+        let config = BucketConfig {
+            name: BUCKET,
+            description: "Keys of personal data, wrapped",
+            max_age: Duration::ZERO,
+            replicas,
+        };
+        let bucket = Bucket::ensure(connection, &config).await?;
+        check(&bucket, master).await?;
+        let changes = bucket.changes().await?;
+        let cache = Arc::new(Mutex::new(LruCache::sparse(CACHED)));
+        let (followed, known) = (bucket.clone(), Arc::clone(&cache));
+        let following = tokio::spawn(async move {
+            follow(changes, &known).await;
+            follow_again(followed, known).await;
+        });
+        let watcher = following.abort_handle();
+        Ok(Self(Arc::new(Shared { bucket, stream, master: master.clone(), cache, watcher })))
+    }
+
+    /// The key of a user; `None` where there is none: never made, or destroyed.
+    pub async fn key(&self, user: UserId) -> Result<Option<DataKey>, KeyError> {
+        match self.known(user).await? {
+            Some(Known::Key(key)) => Ok(Some(key)),
+            Some(Known::Erased) | None => Ok(None),
+        }
+    }
+
+    /// The key of a user, which is made where there is none; never again for a user who was erased.
+    pub async fn key_or_create(&self, user: UserId) -> Result<DataKey, KeyError> {
+        let known = match self.known(user).await? {
+            Some(known) => known,
+            None => self.create(user).await?,
+        };
+        match known {
+            Known::Key(key) => Ok(key),
+            Known::Erased => Err(KeyError::Erased(user)),
+        }
+    }
+
+    /// Destroys the key of a user, for ever: marked first, so that no process makes a new one, then overwritten on the
+    /// server's disk. After an error it may have been done or not; to be repeated until it succeeds.
+    pub async fn destroy(&self, user: UserId) -> Result<(), KeyError> {
+        let key = user.to_string();
+        let mark = loop {
+            let marked = match self.0.bucket.get::<Stored>(&key).await? {
+                None => self.0.bucket.create(&key, &Stored::Erased, None).await?,
+                Some(Kept { value: Stored::Wrapped(_), revision }) => {
+                    self.0.bucket.update(&key, &Stored::Erased, revision, None).await?
+                }
+                Some(Kept { value: Stored::Erased, revision }) => Some(revision),
+            };
+            // Otherwise it has just been made, or destroyed, by somebody else.
+            if let Some(mark) = marked {
+                break mark;
+            }
+        };
+        lock(&self.0.cache).put(user, Known::Erased);
+        self.overwrite(&key, mark).await
+    }
+
+    /// Seals a value under its owner's key, which is made where there is none.
+    pub async fn seal<T: Serialize>(&self, owner: UserId, value: &T) -> Result<Personal<T>, KeyError> {
+        Ok(Personal::seal(value, owner, &self.key_or_create(owner).await?, nonce()))
+    }
+
+    /// The value; `None` where its owner was erased.
+    pub async fn reveal<T>(&self, personal: &Personal<T>) -> Result<Option<T>, KeyError>
+    where
+        T: DeserializeOwned + Clone,
+    {
+        let Some(owner) = personal.owner() else { return Ok(personal.plain().cloned()) };
+        let Some(key) = self.key(owner).await? else { return Ok(None) };
+        Ok(Some(personal.open(&key)?))
+    }
+
+    /// What is known of a user, from memory where it was asked for before.
+    async fn known(&self, user: UserId) -> Result<Option<Known>, KeyError> {
+        if let Some(known) = lock(&self.0.cache).get(&user) {
+            return Ok(Some(known.clone()));
+        }
+        match self.0.bucket.get(&user.to_string()).await? {
+            Some(kept) => self.learn(user, &kept.value).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn create(&self, user: UserId) -> Result<Known, KeyError> {
+        let key = DataKey::new(random());
+        let wrapped = Stored::Wrapped(self.0.master.wrap(key.bytes(), &context(user)));
+        let name = user.to_string();
+        if self.0.bucket.create(&name, &wrapped, None).await?.is_some() {
+            return Ok(self.remember(user, Known::Key(key)));
+        }
+        // Another process was faster; what is there stays there.
+        let kept = self.0.bucket.get(&name).await?;
+        self.learn(user, &kept.map_or(Stored::Erased, |kept| kept.value))
+    }
+
+    fn learn(&self, user: UserId, stored: &Stored) -> Result<Known, KeyError> {
+        let known = match stored {
+            Stored::Erased => Known::Erased,
+            Stored::Wrapped(wrapped) => {
+                let context = context(user);
+                let secret = self.0.master.unwrap(wrapped, &context)?;
+                let bytes = secret.as_slice().try_into().map_err(|_| UnwrapError(context))?;
+                Known::Key(DataKey::new(bytes))
+            }
+        };
+        Ok(self.remember(user, known))
+    }
+
+    /// Keeps it in memory. A key that was destroyed while it was on its way here stays destroyed.
+    fn remember(&self, user: UserId, known: Known) -> Known {
+        let mut cache = lock(&self.0.cache);
+        if let Some(Known::Erased) = cache.get(&user) {
+            return Known::Erased;
+        }
+        cache.put(user, known.clone());
+        known
+    }
+
+    /// Deletes every message of a key that is older than its mark. The server overwrites what it deletes on request,
+    /// other than what it drops because of a limit.
+    async fn overwrite(&self, key: &str, mark: u64) -> Result<(), KeyError> {
+        let stream = &self.0.stream;
+        let away = |source| BucketError::Away { bucket: BUCKET.to_owned(), source };
+        let subject = format!("$KV.{BUCKET}.{key}");
+        loop {
+            let oldest = stream.get_first_raw_message_by_subject(&subject, 1).await;
+            let oldest = oldest.map_err(|error| away(error.into()))?.sequence;
+            if oldest >= mark {
+                return Ok(());
+            }
+            stream.delete_message(oldest).await.map_err(|error| away(error.into()))?;
+        }
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyRing(..)")
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+/// The first who opens the bucket leaves something behind that only the same master key opens.
+async fn check(bucket: &Bucket, master: &MasterKey) -> Result<(), KeyRingError> {
+    let mine = Stored::Wrapped(master.wrap(&[], CHECK));
+    if bucket.create(CHECK, &mine, None).await?.is_some() {
+        return Ok(());
+    }
+    match bucket.get::<Stored>(CHECK).await?.map(|kept| kept.value) {
+        Some(Stored::Wrapped(first)) => master.unwrap(&first, CHECK).map(|_| ()).map_err(Into::into),
+        Some(Stored::Erased) | None => Err(UnwrapError(CHECK.to_owned()).into()),
+    }
+}
+
+/// What a wrapped key is bound to.
+fn context(user: UserId) -> String {
+    format!("the personal data of user {user}")
+}
+
+fn lock(cache: &Cache) -> MutexGuard<'_, LruCache<UserId, Known>> {
+    // Nothing in here panics while it is held, and if it did, the cache would be whole.
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Marks in memory what is destroyed elsewhere.
+async fn follow(changes: impl Stream<Item = Result<Change<Stored>, BucketError>>, cache: &Cache) {
+    let mut changes = pin!(changes);
+    while let Some(change) = changes.next().await {
+        match change {
+            Ok(Change::Put { key, value: Stored::Erased }) => {
+                if let Ok(user) = key.parse() {
+                    lock(cache).put(user, Known::Erased);
+                }
+            }
+            Ok(Change::Put { .. }) => {}
+            // Something may have been missed: ask for everything again.
+            Ok(Change::Gone { .. }) | Err(_) => lock(cache).clear(),
+        }
+    }
+}
+
+/// Follows the bucket again where that has ended. What became known meanwhile is forgotten.
+async fn follow_again(bucket: Bucket, cache: Arc<Cache>) {
+    loop {
+        lock(&cache).clear();
+        tokio::time::sleep(REWATCH).await;
+        if let Ok(changes) = bucket.changes().await {
+            lock(&cache).clear();
+            follow(changes, &cache).await;
+        }
+    }
+}
+
+/// The stream of the bucket, made here because the client would make it so that nothing can be deleted.
+async fn ensure(connection: &Connection, replicas: usize) -> Result<stream::Stream, TopologyError> {
+    let config = stream::Config {
+        name: format!("KV_{BUCKET}"),
+        description: Some("Keys of personal data, wrapped. Not part of a backup of the log.".to_owned()),
+        subjects: vec![format!("$KV.{BUCKET}.>")],
+        storage: stream::StorageType::File,
+        num_replicas: replicas,
+        // The wrapped key and the mark that it was destroyed.
+        max_messages_per_subject: 2,
+        deny_delete: false,
+        // Only the leader is asked: a replica that is behind would give a key that was destroyed.
+        allow_direct: false,
+        ..stream::Config::default()
+    };
+    let stream = connection.jetstream.get_or_create_stream(config).await;
+    let stream = stream.map_err(|error| request("create", error))?;
+    let have = &stream.cached_info().config;
+    let checks = [
+        (!have.deny_delete, "deny_delete is true, needs false"),
+        (!have.allow_direct, "allow_direct is true, needs false"),
+        (have.max_messages_per_subject >= 2, "max_msgs_per_subject is 1, needs 2"),
+    ];
+    let differences: Vec<_> =
+        checks.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what.to_owned()).collect();
+    if differences.is_empty() {
+        return Ok(stream);
+    }
+    Err(TopologyError::Weaker { name: format!("bucket {BUCKET}"), differences })
+}
+
+fn request(
+    action: &'static str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> TopologyError {
+    TopologyError::Request { action, name: format!("bucket {BUCKET}"), source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_master_key_opens_what_it_wrapped_and_nothing_else() {
+        let (master, other) = (MasterKey::generate(), MasterKey::generate());
+        let wrapped = master.wrap(b"secret", "here");
+        assert_ne!(wrapped, master.wrap(b"secret", "here"), "a nonce of its own each time");
+        assert_eq!(&**master.unwrap(&wrapped, "here").unwrap(), b"secret");
+        for refused in [master.unwrap(&wrapped, "there"), other.unwrap(&wrapped, "here")] {
+            assert!(refused.unwrap_err().to_string().contains("here"));
+        }
+        assert!(master.unwrap("no base64!", "here").is_err() && master.unwrap("", "here").is_err());
+    }
+
+    #[test]
+    fn a_master_key_is_read_as_it_was_written_and_never_printed() {
+        let master = MasterKey::generate();
+        let text = master.to_base64();
+        let read: MasterKey = format!("{}\n", *text).parse().unwrap();
+        assert_eq!(&**read.unwrap(&master.wrap(b"secret", ""), "").unwrap(), b"secret");
+        assert_eq!(format!("{master:?}"), "MasterKey(..)");
+        for bad in ["", "c2hvcnQ=", &text[1..], &format!("{}AAAA", *text)] {
+            let error = bad.parse::<MasterKey>().unwrap_err();
+            assert!(bad.is_empty() || !error.to_string().contains(bad), "{error}");
+        }
+    }
+}
