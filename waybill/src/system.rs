@@ -9,9 +9,9 @@ use crate::{
     outside::Outside,
 };
 use events::Context;
-use nats::{Connection, Durability, KeyRing, MasterKey, topology};
+use nats::{Instance, InstanceId, Registration, RegistryOptions, Connection, Durability, KeyRing, MasterKey, topology};
 use service::{Clock, Shutdown};
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt, io, net::{IpAddr, Ipv4Addr, SocketAddr}, path::PathBuf, str::FromStr, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
 
 /// A service: owns the data of a context, and answers for it over HTTP.
@@ -92,6 +92,8 @@ pub struct Config {
     pub outside: Outside,
     /// The time.
     pub clock: Clock,
+    /// The host by which others reach the services; `None` where that is the address they listen on.
+    pub advertise: Option<String>,
     /// Wraps the keys of personal data. The same in every process.
     pub master_key: MasterKey,
 }
@@ -106,6 +108,7 @@ impl Config {
             replicas: 1,
             outside: Outside::default(),
             clock: Clock::system(),
+            advertise: None,
             master_key: MasterKey::generate(),
         }
     }
@@ -116,6 +119,7 @@ impl Config {
 pub struct System {
     shutdown: Shutdown,
     servers: JoinSet<(Service, io::Result<bool>)>,
+    registrations: Vec<Registration>,
     addresses: BTreeMap<Service, SocketAddr>,
 }
 
@@ -132,9 +136,14 @@ impl System {
         topology::ensure(&connection, &Context::ALL, config.replicas).await?;
         let keys = KeyRing::open(&connection, &config.master_key, config.replicas).await?;
         let shutdown = Shutdown::new();
-        let mut system = Self { shutdown, servers: JoinSet::new(), addresses: BTreeMap::new() };
+        let mut system = Self {
+            shutdown,
+            servers: JoinSet::new(),
+            registrations: Vec::new(),
+            addresses: BTreeMap::new(),
+        };
         for (service, listener) in listeners {
-            let started = system.start_one(config, &keys, service, listener).await;
+            let started = system.start_one(config, &connection, &keys, service, listener).await;
             if let Err(failure) = started {
                 system.stop().await;
                 return Err(because(format!("cannot start {service}"))(failure));
@@ -146,6 +155,7 @@ impl System {
     async fn start_one(
         &mut self,
         config: &Config,
+        connection: &Connection,
         keys: &KeyRing,
         service: Service,
         listener: TcpListener,
@@ -155,6 +165,9 @@ impl System {
         let server = service::http::serve(listener, router, self.shutdown.token(), DRAIN);
         self.servers.spawn(async move { (service, server.await) });
         self.addresses.insert(service, address);
+        let options = RegistryOptions { replicas: config.replicas, ..RegistryOptions::default() };
+        let instance = instance(config, service, address);
+        self.registrations.push(Registration::start(connection, instance, options).await?);
         tracing::info!(service = service.name(), %address, "listening");
         Ok(())
     }
@@ -176,6 +189,10 @@ impl System {
 
     /// Stops in two phases: takes nothing new, finishes what has begun. Says whether all was finished in time.
     pub async fn stop(mut self) -> bool {
+        // First nobody is sent here any more.
+        for registration in std::mem::take(&mut self.registrations) {
+            registration.stop().await;
+        }
         let finished = self.shutdown.drain(DRAIN).await;
         let mut answered = true;
         while let Some(server) = self.servers.join_next().await {
@@ -190,6 +207,28 @@ impl System {
         }
         finished && answered
     }
+}
+
+/// A service as others find it.
+fn instance(config: &Config, service: Service, address: SocketAddr) -> Instance {
+    let clock = &config.clock;
+    let url = match &config.advertise {
+        Some(host) => format!("http://{host}:{}", address.port()),
+        None => format!("http://{}", reachable(address)),
+    };
+    Instance {
+        service: service.name().to_owned(),
+        id: InstanceId(clock.uuid()),
+        url,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: clock.now(),
+    }
+}
+
+/// Who listens everywhere is also here.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let here = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    SocketAddr::new(here, address.port())
 }
 
 #[cfg(test)]

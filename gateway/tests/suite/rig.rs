@@ -188,7 +188,8 @@ pub(crate) async fn read_to_end(stream: &mut TcpStream) -> String {
 
 /// How many answers there are in what came back.
 pub(crate) fn answers(text: &str) -> usize {
-    text.lines().filter(|line| line.starts_with("HTTP/1.1 ")).count()
+    let status = |rest: &&str| rest.get(..3).is_some_and(|status| status.parse::<u16>().is_ok());
+    text.split("HTTP/1.1 ").skip(1).filter(status).count()
 }
 
 /// Reads until `end` has come.

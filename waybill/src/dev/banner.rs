@@ -6,7 +6,7 @@ use std::{fmt::Write, path::Path};
 
 /// Where everything is, and commands that work as they stand.
 pub(super) fn text(file: &DevFile, account: &DemoAccount, data: &Path) -> String {
-    let mut text = String::from("\nWaybill is ready.\n\n");
+    let mut text = format!("\nWaybill is ready: {}\n\n", file.gateway);
     for (service, url) in &file.services {
         // Writing to a string cannot fail, here and below.
         let _ = writeln!(text, "  {service:<10} {url}");
@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn the_commands_stand_alone() {
         let services = ["orders", "inventory"].map(|name| (name.to_owned(), format!("http://{name}")));
-        let file = DevFile::new("nats://n".to_owned(), BTreeMap::from(services), Durability::Always);
+        let file = DevFile::new("nats://n".to_owned(), "http://gateway".to_owned(), BTreeMap::from(services), Durability::Always);
         let account = DemoAccount { user_id: Uuid::from_u128(1), account_id: Uuid::from_u128(2) };
         let text = text(&file, &account, Path::new(".waybill"));
         let commands: Vec<_> = text.lines().filter(|line| line.contains("curl -s")).collect();
