@@ -56,7 +56,7 @@ fn one_of_each(workflow: Workflow) -> Vec<Fact> {
                 .into(),
         ),
         Fact::Shipment(scheduled.into()),
-        Fact::Shipment(ShippingFailed { order_id, reason, detail, workflow }.into()),
+        Fact::Shipment(ShippingFailed { order_id, user_id: Some(user_id), reason, detail, workflow }.into()),
         Fact::Shipment(ShippingCancelled { order_id, reason }.into()),
         Fact::Shipment(ShipmentDispatched { order_id }.into()),
         Fact::Shipment(ShipmentDelivered { order_id }.into()),

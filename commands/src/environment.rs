@@ -4,7 +4,9 @@ use crate::{
     Executor, ExecutorMetrics,
     fraud::Fraud,
     http::Api,
-    inventory, orders, payments,
+    inventory,
+    orders::{self, UsersService},
+    payments,
     shipping::{self, CarrierGateway},
     users,
 };
@@ -33,6 +35,8 @@ pub struct Environment {
     pub master_key: MasterKey,
     /// The keys of personal data.
     pub keys: KeyRing,
+    /// The users service, which orders ask.
+    pub users: UsersService,
     /// The world outside: who carries parcels.
     pub carrier: Arc<dyn CarrierGateway>,
     /// The fraud rules.
@@ -104,6 +108,7 @@ pub(crate) struct Build {
     pub(crate) clock: Clock,
     pub(crate) connection: Connection,
     pub(crate) keys: KeyRing,
+    pub(crate) users: UsersService,
     pub(crate) reactions: Connection,
     /// Copies of what is kept.
     pub(crate) replicas: usize,
@@ -128,6 +133,7 @@ impl Build {
             replicas: env.store.replicas,
             master_key: env.master_key.clone(),
             keys: env.keys.clone(),
+            users: env.users.clone(),
             reactions: env.reactions.clone(),
             metrics: consuming,
         })

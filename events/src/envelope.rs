@@ -90,7 +90,8 @@ impl fmt::Debug for CorrelationId {
     }
 }
 
-/// Who asked for something: `client`, `user:<id>`, `service:<name>`. Cheap to clone.
+/// Who asked for something: `client`, `user:<id>`, `operator:<id>`, `service:<name>`. Never a name: events stay for
+/// ever. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Actor(Cow<'static, str>);
 
@@ -101,6 +102,11 @@ impl Actor {
     /// An actor known when the program is written.
     pub const fn service(name: &'static str) -> Self {
         Self(Cow::Borrowed(name))
+    }
+
+    /// Somebody who is known by an id: a user, an operator.
+    pub fn known(kind: &'static str, id: Uuid) -> Self {
+        Self(Cow::Owned(format!("{kind}:{id}")))
     }
 
     /// The text.

@@ -41,7 +41,8 @@ impl DataKey {
         let mut sealed = Vec::with_capacity(NONCE + text.len() + TAG);
         sealed.extend_from_slice(&nonce);
         sealed.extend_from_slice(text);
-        let tag = self.cipher().encrypt_inout_detached(&nonce.into(), context, sealed[NONCE..].as_mut().into());
+        let tag =
+            self.cipher().encrypt_inout_detached(&nonce.into(), context, sealed[NONCE..].as_mut().into());
         sealed.extend_from_slice(&tag.expect("the text is short"));
         sealed
     }

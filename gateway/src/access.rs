@@ -126,11 +126,13 @@ impl Drop for Line {
         let Self { method, route, limit, ids, proxied, answer, .. } = self;
         let (status, ms) = (status.as_u16(), taken.as_secs_f64() * 1000.0);
         let aborted = !answer.complete;
-        let (request_id, id) = (ids.request.to_str().unwrap_or_default(), ids.correlation.to_str().unwrap_or_default());
+        let (request_id, id) =
+            (ids.request.to_str().unwrap_or_default(), ids.correlation.to_str().unwrap_or_default());
         let trace_id = ids.trace.get(3..35).unwrap_or_default();
         let principal = self.principal.map(tracing::field::display);
         let (upstream, attempts) = (proxied.upstream.as_deref(), proxied.attempts);
-        let (breaker, bytes_in, bytes_out) = (proxied.breaker, proxied.received.load(Ordering::Relaxed), answer.sent);
+        let (breaker, bytes_in, bytes_out) =
+            (proxied.breaker, proxied.received.load(Ordering::Relaxed), answer.sent);
         macro_rules! line {
             ($level:ident, $text:literal) => {
                 tracing::$level!(

@@ -78,6 +78,9 @@ impl Connections {
 
 impl Config {
     /// The one that comes with Waybill.
+    ///
+    /// # Panics
+    /// Never: it is a part of the program, and a test reads the same text.
     #[expect(clippy::expect_used, reason = "a test reads the same text")]
     pub fn standard() -> Self {
         Self::parse(STANDARD).expect("gateway/routes.toml is valid")
@@ -102,7 +105,7 @@ fn read(mut file: Section<'_>) -> Config {
     let connections = read_connections(Section::new("connections", connections, file.faults()));
     let clients = file.optional("clients").unwrap_or_default();
     let cors = file.optional::<toml::Table>("cors");
-    let cors = cors.and_then(|table| cors::read(Section::new("cors", table, file.faults())));
+    let cors = cors.map(|table| cors::read(Section::new("cors", table, file.faults())));
 
     let limits = file.required::<BTreeMap<String, toml::Table>>("limits").unwrap_or_default();
     let mut policies = HashMap::new();
@@ -123,7 +126,8 @@ fn read(mut file: Section<'_>) -> Config {
             continue;
         };
         let same = |other: &&Arc<Route>| {
-            other.pattern == route.pattern && other.methods.iter().any(|method| route.methods.contains(method))
+            other.pattern == route.pattern
+                && other.methods.iter().any(|method| route.methods.contains(method))
         };
         if routes.iter().any(|other| same(&other)) {
             section.fault("path", format!("another route has {} and one of these methods", route.pattern));
@@ -180,11 +184,12 @@ fn read_route(
     budgets: &mut HashMap<String, Arc<Budget>>,
 ) -> Option<Route> {
     let pattern = section.required::<String>("path");
-    let pattern = pattern.and_then(|text| Pattern::parse(&text).map_err(|why| section.fault("path", why)).ok());
+    let pattern =
+        pattern.and_then(|text| Pattern::parse(&text).map_err(|why| section.fault("path", why)).ok());
     let service = section.required::<String>("service");
-    let methods = section.required::<Methods>("methods").and_then(|methods| {
-        methods.list().map_err(|why| section.fault("methods", why)).ok()
-    });
+    let methods = section
+        .required::<Methods>("methods")
+        .and_then(|methods| methods.list().map_err(|why| section.fault("methods", why)).ok());
     let auth = section.required::<String>("auth").and_then(|auth| match auth.as_str() {
         "public" => Some(Auth::Public),
         "required" => Some(Auth::Required),
@@ -214,6 +219,7 @@ fn read_route(
         section.fault("timeout", "no time at all");
     }
     let body = section.required("body").map(|Size(body)| body);
+    let wait = section.optional("wait").map_or(Duration::ZERO, |Span(wait)| wait);
     let retry = section.required("retry");
     let streaming = section.required("streaming");
     let rewrite = section.optional("rewrite").unwrap_or(true);
@@ -227,6 +233,7 @@ fn read_route(
         role,
         limit: limit?,
         timeout: timeout?,
+        wait,
         body: body?,
         retry: retry?,
         streaming: streaming?,

@@ -33,7 +33,7 @@ const ALLOWED: [&str; 7] = [
 ];
 
 /// Reads the table `cors`.
-pub(crate) fn read(mut section: Section<'_>) -> Option<CorsLayer> {
+pub(crate) fn read(mut section: Section<'_>) -> CorsLayer {
     let origins = section.required::<Vec<String>>("origins").unwrap_or_default();
     let credentials = section.optional("credentials").unwrap_or(false);
     let Span(max_age) = section.optional("max-age").unwrap_or(Span(Duration::from_mins(10)));
@@ -41,7 +41,9 @@ pub(crate) fn read(mut section: Section<'_>) -> Option<CorsLayer> {
     for origin in &origins {
         let scheme = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         match origin.parse::<HeaderValue>() {
-            Ok(value) if scheme.is_some_and(|host| !host.is_empty() && !host.contains('/')) => values.push(value),
+            Ok(value) if scheme.is_some_and(|host| !host.is_empty() && !host.contains('/')) => {
+                values.push(value)
+            }
             _ => section.fault("origins", format!("'{origin}' is no origin such as https://shop.example")),
         }
     }
@@ -50,14 +52,13 @@ pub(crate) fn read(mut section: Section<'_>) -> Option<CorsLayer> {
     }
     section.finish();
     let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
-    let layer = CorsLayer::new()
+    CorsLayer::new()
         .allow_origin(values)
         .allow_methods(methods)
         .allow_headers(ALLOWED.map(HeaderName::from_static))
         .expose_headers(EXPOSED.map(HeaderName::from_static))
         .allow_credentials(credentials)
-        .max_age(max_age);
-    Some(layer)
+        .max_age(max_age)
 }
 
 /// What the browser is told about this request, and whether that is the whole answer (a preflight).

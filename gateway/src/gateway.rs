@@ -1,12 +1,7 @@
 //! What a gateway consists of, and what it answers itself.
 
 use crate::{
-    Config,
-    limit::Limiter,
-    metrics::Counters,
-    openapi::Descriptions,
-    proxy::Proxy,
-    reload,
+    Config, limit::Limiter, metrics::Counters, openapi::Descriptions, proxy::Proxy, reload,
     upstream::Upstreams,
 };
 use arc_swap::ArcSwap;
@@ -113,7 +108,7 @@ impl Gateway {
     }
 
     /// The path, if the gateway answers it itself.
-    pub(crate) fn own(&self, path: &str) -> Option<Arc<str>> {
+    pub(crate) fn own(path: &str) -> Option<Arc<str>> {
         OWN.contains(&path).then(|| path.into())
     }
 

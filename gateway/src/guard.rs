@@ -140,7 +140,8 @@ impl Guarded {
             self.buffer.advance(2);
         }
         let Some(end) = self.end_of_head() else { return true };
-        let verdict = end.and_then(|end| if end > self.limits.size { Err(Refusal::TooLarge) } else { Ok(end) });
+        let verdict =
+            end.and_then(|end| if end > self.limits.size { Err(Refusal::TooLarge) } else { Ok(end) });
         match verdict.and_then(|end| Ok((end, head::inspect(&self.buffer[..end])?))) {
             Ok((end, follows)) => {
                 self.cleared = end;

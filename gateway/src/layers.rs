@@ -7,7 +7,7 @@ use crate::{
     gateway::ITSELF,
     guard::{Peer, REFUSED},
     limit::LimitKey,
-    path,
+    path, patience,
     proxy::{Call, Tunnel, too_large},
     table::{Auth, Match, Route},
 };
@@ -18,12 +18,19 @@ use axum::{
 };
 use futures::FutureExt;
 use hyper::body::Incoming;
-use service::{Problem, auth::{AuthError, Principal}};
+use service::{
+    Problem,
+    auth::{AuthError, Principal},
+};
 use std::{panic::AssertUnwindSafe, sync::Arc};
 use tokio::time::Instant;
 
 /// Answers one request: the layers, outermost first.
-pub(crate) async fn around(gateway: Arc<Gateway>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Counted> {
+pub(crate) async fn around(
+    gateway: Arc<Gateway>,
+    peer: Arc<Peer>,
+    request: Request<Incoming>,
+) -> Response<Counted> {
     let config = gateway.config();
     let websocket = request.headers().contains_key(header::UPGRADE);
     let mut told = HeaderMap::new();
@@ -43,7 +50,7 @@ pub(crate) async fn around(gateway: Arc<Gateway>, peer: Arc<Peer>, request: Requ
         path::check(request.uri().path())?;
         // 4. The route: what the gateway answers itself, else what the table says.
         let (method, path) = (request.method(), request.uri().path());
-        if let Some(own) = gateway.own(path) {
+        if let Some(own) = Gateway::own(path) {
             line.route = Arc::clone(&own);
             return Ok(gateway.answer_itself(&own, request).await);
         }
@@ -68,7 +75,8 @@ pub(crate) async fn around(gateway: Arc<Gateway>, peer: Arc<Peer>, request: Requ
         // 8. The rate limit: whether he has not asked too often.
         if let Some(policy) = &route.limit {
             let client = || config.clients.of(peer.address.ip(), request.headers());
-            let key = principal.map_or_else(|| LimitKey::address(client()), |one| LimitKey::Principal(one.user));
+            let key =
+                principal.map_or_else(|| LimitKey::address(client()), |one| LimitKey::Principal(one.user));
             let decision = gateway.limiter.check(policy, &key).await;
             decision.headers(&mut told);
             line.limit = if decision.allowed { "passed" } else { "refused" };
@@ -85,7 +93,7 @@ pub(crate) async fn around(gateway: Arc<Gateway>, peer: Arc<Peer>, request: Requ
             return Ok(gateway.answer_itself(&path, request).await);
         }
         // 10. The time-out: from here on the request has so long.
-        let deadline = Instant::now() + route.timeout;
+        let deadline = Instant::now() + route.timeout + patience::asked(&request, route.wait);
         // 11. The proxy: an instance is picked, its breaker asked, the request sent, and again where that is safe.
         let trusted = config.clients.trusts(peer.address.ip());
         let call = Call { route: &route, peer: &peer, trusted, deadline };
@@ -93,20 +101,20 @@ pub(crate) async fn around(gateway: Arc<Gateway>, peer: Arc<Peer>, request: Requ
     });
     // A panic ends this request and nothing else. The panic hook has logged it.
     let answered = answered.catch_unwind().await.unwrap_or_else(|_| Err(Problem::internal()));
-    finish(&gateway, answered, told, line, websocket)
+    finish(&gateway, answered, &told, line, websocket)
 }
 
 /// The answer with what every answer carries, on its way out.
 fn finish(
     gateway: &Gateway,
     answered: Result<Response<Body>, Problem>,
-    told: HeaderMap,
+    told: &HeaderMap,
     mut line: Line,
     websocket: bool,
 ) -> Response<Counted> {
     let mut response = answered
         .unwrap_or_else(|problem| problem.with_correlation_id(line.ids.correlation()).into_response());
-    for (name, value) in &told {
+    for (name, value) in told {
         response.headers_mut().insert(name, value.clone());
     }
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;

@@ -21,6 +21,7 @@ mod limit;
 mod metrics;
 mod openapi;
 mod path;
+mod patience;
 mod proxy;
 mod reload;
 mod section;

@@ -76,7 +76,11 @@ impl Counters {
         registry.register("waybill_gateway_retries", help, counters.retries.clone());
         let help = "Attempts to read the configuration again, by outcome: taken, or refused as faulty";
         registry.register("waybill_gateway_reloads", help, counters.reloads.clone());
-        registry.register("waybill_gateway_connections", "Open connections of clients", counters.connections.clone());
+        registry.register(
+            "waybill_gateway_connections",
+            "Open connections of clients",
+            counters.connections.clone(),
+        );
         drop(registry);
         counters
     }

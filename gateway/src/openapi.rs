@@ -40,7 +40,8 @@ impl Descriptions {
         services.retain(|service| &**service != ITSELF);
         let documents = services.iter().map(|service| self.of(proxy, service));
         let documents = futures::future::join_all(documents).await;
-        let found = services.iter().zip(documents).filter_map(|(service, document)| Some((&**service, document?)));
+        let found =
+            services.iter().zip(documents).filter_map(|(service, document)| Some((&**service, document?)));
         merge(found, routes)
     }
 
@@ -70,10 +71,7 @@ impl Descriptions {
 }
 
 /// Puts descriptions together.
-fn merge<'a, D: AsRef<Value>>(
-    documents: impl IntoIterator<Item = (&'a str, D)>,
-    routes: &Routes,
-) -> Value {
+fn merge<'a, D: AsRef<Value>>(documents: impl IntoIterator<Item = (&'a str, D)>, routes: &Routes) -> Value {
     let (mut paths, mut schemas, mut tags) = (Map::new(), Map::new(), Vec::new());
     for (service, document) in documents {
         let mut document = document.as_ref().clone();
@@ -130,7 +128,8 @@ fn complete(path: &str, item: &mut Value, routes: &Routes) {
 }
 
 /// The methods that a route can have.
-const METHODS: [Method; 6] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+const METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 fn describe(route: &Route, operation: &mut Value) {
     let mut answers = vec!["400", "404", "408", "413", "431", "500", "502", "503", "504"];

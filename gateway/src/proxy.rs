@@ -14,10 +14,12 @@ use crate::{
 };
 use axum::{
     body::{Body, Bytes},
-    http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts, uri::Scheme},
+    http::{
+        HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts, uri::Scheme,
+    },
 };
-pub(crate) use body::{Upload, too_large};
 use body::{Download, Progress, Sending, Until};
+pub(crate) use body::{Upload, too_large};
 pub(crate) use budget::Budget;
 use http_body_util::{BodyExt, Limited};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -92,9 +94,8 @@ impl Proxy {
         let progress = upload.progress();
         let at_fault = || progress.problem(call.route.body);
         let sending = timeout_at(call.deadline, Sending::prepare(upload)).await;
-        let mut sending = sending
-            .map_err(|_| too_slow())?
-            .map_err(|_| at_fault().unwrap_or_else(Problem::internal))?;
+        let mut sending =
+            sending.map_err(|_| too_slow())?.map_err(|_| at_fault().unwrap_or_else(Problem::internal))?;
 
         let response = self.attempt(call, &head, &mut sending, &progress, line).await?;
         Ok(self.answer(call, upgrade, response))
@@ -156,15 +157,20 @@ impl Proxy {
     fn nobody(&self, service: &Arc<str>, why: &NoUpstream, line: &mut Line) -> Problem {
         let (kind, breaker, seconds) = match why {
             NoUpstream::NoInstance => ("none", "none", 1),
-            NoUpstream::Open { retry_after } => ("open", "open", retry_after.as_secs_f64().ceil().max(1.0) as u32),
+            NoUpstream::Open { retry_after } => ("open", "open", retry_after.as_secs() + 1),
         };
         line.proxied.breaker = breaker;
         self.counters.upstream_error(service, kind);
-        unavailable(service, seconds)
+        unavailable(service, u32::try_from(seconds).unwrap_or(u32::MAX))
     }
 
     /// The answer as the client gets it.
-    fn answer(&self, call: &Call<'_>, upgrade: Option<OnUpgrade>, response: Response<Incoming>) -> Response<Body> {
+    fn answer(
+        &self,
+        call: &Call<'_>,
+        upgrade: Option<OnUpgrade>,
+        response: Response<Incoming>,
+    ) -> Response<Body> {
         let mut response = response;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if let Some(client) = upgrade.filter(|_| switched) {
@@ -176,7 +182,10 @@ impl Proxy {
         let (mut parts, body) = response.into_parts();
         headers::strip(&mut parts.headers);
         parts.version = Version::HTTP_11;
-        let events = parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let events = parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         let until = if call.route.streaming && events {
             Until::Stop(Box::pin(self.stop.clone().cancelled_owned()))
         } else {
@@ -186,25 +195,41 @@ impl Proxy {
     }
 
     /// Gets a small document from any instance of a service, such as its OpenAPI description.
-    pub(crate) async fn fetch(&self, service: &str, path: &str) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
+    pub(crate) async fn fetch(
+        &self,
+        service: &str,
+        path: &str,
+    ) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
         let pick = self.upstreams.pick(service, &[]).map_err(|_| format!("{service} is not available"))?;
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(pick.authority.clone()).path_and_query(path).build()?;
-        let answer = async {
-            let response = self.client.request(Request::get(uri).body(Body::empty())?).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), FETCHED).collect().await?.to_bytes();
-            Ok::<_, Box<dyn Error + Send + Sync>>((status, body))
-        };
-        let (status, body) = match timeout_at(Instant::now() + FETCH_WITHIN, answer).await {
-            Ok(answer) => answer.inspect_err(|_| ())?,
+        let uri = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(pick.authority.clone())
+            .path_and_query(path)
+            .build()?;
+        let request = self.client.request(Request::get(uri).body(Body::empty())?);
+        let (status, body) = match timeout_at(Instant::now() + FETCH_WITHIN, take(request)).await {
+            Ok(Ok(taken)) => taken,
+            Ok(Err(error)) => {
+                pick.failed(Failure::Reset);
+                return Err(error);
+            }
             Err(_) => {
                 pick.failed(Failure::Timeout);
                 return Err(format!("{service} does not answer").into());
             }
         };
         pick.succeeded(status.as_u16());
-        if status.is_success() { Ok(body) } else { Err(format!("{service} answers {path} with {status}").into()) }
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(format!("{service} answers {path} with {status}").into())
+        }
     }
+}
+
+async fn take(answer: legacy::ResponseFuture) -> Result<(StatusCode, Bytes), Box<dyn Error + Send + Sync>> {
+    let (parts, body) = answer.await?.into_parts();
+    Ok((parts.status, Limited::new(body, FETCHED).collect().await?.to_bytes()))
 }
 
 /// The largest document that is fetched, in bytes, and how long that may take.
@@ -271,7 +296,9 @@ fn unavailable(service: &str, seconds: u32) -> Problem {
 
 /// 502: those that were asked did not answer.
 fn bad_gateway(service: &str) -> Problem {
-    let detail = format!("Service {service} did not answer. With an Idempotency-Key the request can safely be sent again.");
+    let detail = format!(
+        "Service {service} did not answer. With an Idempotency-Key the request can safely be sent again."
+    );
     Problem::new(StatusCode::BAD_GATEWAY, "bad-gateway", detail)
 }
 

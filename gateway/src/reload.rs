@@ -46,7 +46,9 @@ pub(crate) async fn follow(
 
 /// Takes a new configuration, if it is one. Requests that have begun go on under the old one.
 fn take(file: &Path, text: Result<&str, &io::Error>, current: &ArcSwap<Config>, counters: &Counters) {
-    let read = text.map_err(ToString::to_string).and_then(|text| Config::parse(text).map_err(|faults| faults.to_string()));
+    let read = text
+        .map_err(ToString::to_string)
+        .and_then(|text| Config::parse(text).map_err(|faults| faults.to_string()));
     let file = file.display();
     match read {
         Ok(config) => {

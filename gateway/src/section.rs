@@ -59,7 +59,8 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
         let span = text.parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
-        span.map(Self).ok_or_else(|| D::Error::custom(format!("'{text}' is no time such as 3s, 500ms or 15m")))
+        span.map(Self)
+            .ok_or_else(|| D::Error::custom(format!("'{text}' is no time such as 3s, 500ms or 15m")))
     }
 }
 
@@ -78,8 +79,10 @@ impl FromStr for Size {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let units = [("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1), ("", 1)];
-        let (number, unit) =
-            units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit))).unwrap_or((text, 1));
+        let (number, unit) = units
+            .iter()
+            .find_map(|(name, unit)| Some((text.strip_suffix(name)?, *unit)))
+            .unwrap_or((text, 1));
         let number: Option<u64> = number.trim().parse().ok();
         let bytes = number.and_then(|number| number.checked_mul(unit));
         bytes.map(Self).ok_or_else(|| format!("'{text}' is no size such as 512B, 64KiB or 1MiB"))

@@ -1,7 +1,7 @@
 //! The route table: which request goes to which service, and what is asked of it on the way.
 
-use crate::proxy::Budget;
 use crate::limit::LimitPolicy;
+use crate::proxy::Budget;
 use axum::http::Method;
 use service::auth::Role;
 use std::{cmp::Reverse, fmt, sync::Arc, time::Duration};
@@ -23,6 +23,8 @@ pub struct Route {
     pub limit: Option<LimitPolicy>,
     /// How long one request may take, to the end of its answer; for a streaming answer, to its beginning.
     pub timeout: Duration,
+    /// How much longer it may take where the request asks to wait for a position; see `patience`.
+    pub wait: Duration,
     /// The largest body, in bytes.
     pub body: u64,
     /// Whether an idempotent request that found no answer is sent to another instance.
@@ -77,7 +79,9 @@ impl Routes {
             if route.methods.contains(method) {
                 return Match::Route(Arc::clone(route));
             }
-            others.extend(route.methods.iter().filter(|other| !others.contains(*other)).cloned().collect::<Vec<_>>());
+            others.extend(
+                route.methods.iter().filter(|other| !others.contains(*other)).cloned().collect::<Vec<_>>(),
+            );
         }
         if others.is_empty() { Match::Nothing } else { Match::OtherMethods(others) }
     }

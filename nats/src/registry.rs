@@ -126,9 +126,11 @@ async fn beat(bucket: Bucket, instance: Instance, options: RegistryOptions, stop
             () = sleep(options.heartbeat) => {}
         }
     }
-    match timeout(options.heartbeat, bucket.remove(&key)).await {
-        Ok(Ok(())) => tracing::info!(service, instance = %id, "deregistered"),
-        _ => tracing::warn!(service, instance = %id, "cannot deregister; the registration will expire"),
+    let removed = timeout(options.heartbeat, bucket.remove(&key)).await;
+    if matches!(removed, Ok(Ok(()))) {
+        tracing::info!(service, instance = %id, "deregistered");
+    } else {
+        tracing::warn!(service, instance = %id, "cannot deregister; the registration will expire");
     }
 }
 

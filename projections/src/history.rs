@@ -27,7 +27,7 @@ struct Entry {
     #[schema(value_type = String, format = DateTime)]
     time: Timestamp,
     /// Who asked for it.
-    #[schema(example = "client")]
+    #[schema(example = "user:018f3f5e-0000-7000-8000-000000000001")]
     actor: String,
     /// The event or command that caused it.
     causation: Uuid,

@@ -35,6 +35,7 @@ const ORDERS: Table = Table {
     key: &[("id", Type::Uuid)],
     columns: &[
         ("user_id", Type::Uuid),
+        ("user_stale", Type::Bool),
         ("status", Type::Text),
         ("items", Type::Json),
         ("amount", Type::Int),
@@ -160,6 +161,7 @@ fn order(recorded: &Recorded, event: &OrderEvent, changes: &mut Changes) -> Orde
 fn created(recorded: &Recorded, it: &OrderCreated, changes: &mut Changes) -> OrderId {
     let row = row!(ORDERS {
         user_id: it.user_id,
+        user_stale: it.user_snapshot.stale,
         status: "pending",
         items: Value::json(&it.items),
         amount: it.total_amount.amount,

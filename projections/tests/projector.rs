@@ -6,7 +6,7 @@
 mod flows;
 
 use axum::{
-    Router,
+    Extension, Router,
     body::{Body, to_bytes},
     http::{Request, Response},
 };
@@ -18,7 +18,10 @@ use nats::{
 };
 use projections::{ProjectionMetrics, Projections, View, verify};
 use serde_json::Value;
-use service::{Clock, Metrics, Shutdown};
+use service::{
+    Clock, Metrics, Shutdown,
+    auth::{Principal, Role},
+};
 use std::{
     collections::{HashMap, HashSet},
     sync::Mutex,
@@ -136,7 +139,9 @@ async fn every_query_is_documented_with_its_wait() {
 }
 
 fn router(system: &System, projections: &Projections) -> Router {
-    projections.router(&system.keys).into()
+    // Who asks is found out by a layer around this.
+    let operator = Principal { user: Uuid::nil(), role: Role::Operator, token: Uuid::nil() };
+    Router::from(projections.router(&system.keys)).layer(Extension(operator))
 }
 
 async fn get(router: &Router, path: &str) -> (u16, Value) {
@@ -187,7 +192,12 @@ async fn an_order_shows_in_every_read_model() {
     let shipping = system.projections("shipping").await;
     system.caught_up(&shipping).await;
     let (_, shipment) = get(&router(&system, &shipping), &format!("/shipments/{id}")).await;
-    assert_eq!((&shipment["status"], &shipment["address"]["city"]), (&"scheduled".into(), &"London".into()));
+    assert_eq!(shipment["status"], "scheduled");
+    assert_eq!(
+        (&shipment["address"], &shipment["erased"]),
+        (&Value::Null, &true.into()),
+        "its key is not there"
+    );
 
     for (service, projections) in [("orders", &orders), ("payments", &payments), ("shipping", &shipping)] {
         system.verify(service, projections).await;

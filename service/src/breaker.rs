@@ -98,29 +98,29 @@ pub struct Status {
 pub struct Breakers {
     policy: Policy,
     counters: Counters,
-    breakers: Arc<Mutex<BTreeMap<String, Breaker>>>,
+    upstreams: Arc<Mutex<BTreeMap<String, Breaker>>>,
 }
 
 impl Breakers {
     /// No breakers yet; those to come follow `policy` and are counted in `metrics`.
     pub fn new(policy: Policy, metrics: &Metrics) -> Self {
-        Self { policy, counters: Counters::register(metrics), breakers: Arc::default() }
+        Self { policy, counters: Counters::register(metrics), upstreams: Arc::default() }
     }
 
     /// The breaker of an upstream, closed where there was none.
     pub fn of(&self, upstream: &str) -> Breaker {
-        let mut breakers = locked(&self.breakers);
-        if let Some(breaker) = breakers.get(upstream) {
+        let mut upstreams = locked(&self.upstreams);
+        if let Some(breaker) = upstreams.get(upstream) {
             return breaker.clone();
         }
         let breaker = Breaker::new(upstream, self.policy, &self.counters);
-        breakers.insert(upstream.to_owned(), breaker.clone());
+        upstreams.insert(upstream.to_owned(), breaker.clone());
         breaker
     }
 
     /// Every breaker, by name.
     pub fn list(&self) -> Vec<Status> {
-        locked(&self.breakers).values().map(Breaker::status).collect()
+        locked(&self.upstreams).values().map(Breaker::status).collect()
     }
 
     /// `GET /ops/breakers`, for operators.

@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::{error::Error, fmt, sync::Arc, time::Duration};
 
 /// How long a call may take, from looking for an instance to the last byte of the answer.
-pub const TIMEOUT: Duration = Duration::from_millis(3000);
+pub const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Gives the address of an instance to call now, such as `http://10.0.0.7:3001`; `None` where there is none.
 pub type Locate = Arc<dyn Fn() -> Option<String> + Send + Sync>;

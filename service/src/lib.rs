@@ -8,7 +8,7 @@
 //! - [`http`]: the layers around every route, and serving with a drain
 //! - [`client`], [`breaker`]: calls of other services, and when to stop calling
 //! - [`Metrics`], [`Probes`]: `/metrics`, `/health`, `/ready`
-//! - [`Shutdown`], [`signal`]: stopping in two phases; [`telemetry`]: logs; [`config`]: settings and their faults
+//! - [`Shutdown`], [`signal`]: stopping in phases; [`telemetry`]: logs; [`config`]: settings and their faults
 
 pub mod auth;
 pub mod breaker;

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 use tokio::process::{Child, Command};
-use waybill::api::Api;
+use waybill::{
+    api::{Api, Tokens},
+    system::{Config, Service},
+};
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const ENDED_WITHIN: Duration = Duration::from_mins(1);
@@ -78,7 +81,11 @@ impl Process {
         })
         .await;
         file["natsUrl"].as_str().unwrap_or_default().clone_into(&mut self.nats_url);
-        self.api = Api::at(serde_json::from_value(file["services"].clone()).unwrap_or_default());
+        let tokens = Tokens::of_dev(dir, &self.nats_url).await;
+        let tokens =
+            tokens.unwrap_or_else(|error| panic!("waybill dev issues no tokens: {error}\n{}", log(dir)));
+        let urls = serde_json::from_value(file["services"].clone()).unwrap_or_default();
+        self.api = Api::at(urls).with_tokens(tokens);
     }
 
     /// Runs `waybill dev` on a data folder without waiting for anything. It is killed when dropped.
@@ -86,12 +93,25 @@ impl Process {
         fs::create_dir_all(dir)?;
         let log = File::options().create(true).append(true).open(log_file(dir))?;
         Command::new(Self::executable())
-            .args(["dev", "--ports", "gateway=0,orders=0,payments=0,inventory=0,shipping=0", "--data"])
+            .args(["dev", "--ports", "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0", "--data"])
             .arg(dir)
             .args(flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+    }
+
+    /// Runs `waybill serve` for one service of a system on a free port, without waiting for anything. It is killed when
+    /// dropped.
+    pub fn serve(service: Service, config: &Config, data: &Path) -> io::Result<Child> {
+        Command::new(Self::executable())
+            .args(["serve", service.name(), "--port", "0", "--log", "warn", "--nats-url", &config.nats_url])
+            .arg("--data")
+            .arg(data)
+            .env("WAYBILL_MASTER_KEY", &*config.master_key.to_base64())
+            .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
     }

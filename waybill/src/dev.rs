@@ -7,7 +7,7 @@ mod master_key;
 mod state;
 
 use crate::{
-    api::Api,
+    api::{Api, Tokens},
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
     outside::{Outside, OutsideArgs},
@@ -15,11 +15,11 @@ use crate::{
     system::{Config, Service, System, reachable},
 };
 use lock::Lock;
+pub(crate) use master_key::{find_master_key, master_key};
 use nats::{
     Durability,
     server::{self, Binary, Server},
 };
-pub(crate) use master_key::find_master_key;
 pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
@@ -75,6 +75,7 @@ pub(crate) struct Local {
     edge: Edge,
     system: System,
     nats: Server,
+    tokens: Tokens,
     /// Held as long as this process uses the data folder.
     _lock: Lock,
 }
@@ -142,6 +143,7 @@ impl Local {
             ..Config::new(nats.url(), plan.data.join("views"))
         };
         let system = System::start(&config, listeners(&plan).await?).await?;
+        let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
         let edge = EdgeConfig {
             nats_url: nats.url(),
             replicas: config.replicas,
@@ -149,7 +151,7 @@ impl Local {
             clock: config.clock.clone(),
         };
         let edge = Edge::start(&edge, listener(&plan, GATEWAY, edge::PORT).await?).await?;
-        let local = Self { plan, edge, system, nats, _lock: lock };
+        let local = Self { plan, edge, system, nats, tokens, _lock: lock };
         local.api().wait_ready(READY_WITHIN).await?;
         Ok(local)
     }
@@ -157,15 +159,16 @@ impl Local {
     /// Loads the demo catalogue where that was not done before, and tells the world.
     async fn announce(&self) -> Result<(), Failure> {
         let account = catalogue::load(&self.api(), &self.plan.data).await?;
+        let token = self.tokens.customer_for_a_day(account.user_id).await?;
         let file = DevFile::new(self.nats_url(), self.gateway_url(), self.api().urls(), self.plan.durability);
         file.write(&self.plan.data)?;
-        println!("{}", banner::text(&file, &account, &self.plan.data));
+        println!("{}", banner::text(&file, &account, &token, &self.plan.data));
         Ok(())
     }
 
     /// Asks the services.
     pub(crate) fn api(&self) -> Api {
-        Api::new(self.system.addresses())
+        Api::new(self.system.addresses()).with_tokens(self.tokens.clone())
     }
 
     /// Where clients come in.

@@ -1,14 +1,14 @@
 //! `waybill serve`: services against an existing NATS.
 
 use crate::{
-    failure::{Failure, because},
-    outside::{Outside, OutsideArgs},
     edge::{self, Edge, EdgeConfig, GATEWAY},
+    failure::{Failure, because},
+    outside::{Outside, OutsideArgs, Span},
     settings::{self, MasterKeyArgs},
-    system::{Config, Service, System},
+    system::{Advertise, Config, Service, System},
 };
 use futures::future::OptionFuture;
-use nats::Durability;
+use nats::{Durability, MasterKey};
 use service::config::{Faults, Settings};
 use std::path::PathBuf;
 use tokio::net::TcpListener;
@@ -36,9 +36,6 @@ pub(crate) struct Args {
     /// The address to listen on
     #[arg(long, env = "WAYBILL_HOST", default_value = "127.0.0.1")]
     host: String,
-    /// The host by which others reach the services [default: the address they listen on]
-    #[arg(long, value_name = "HOST", env = "WAYBILL_ADVERTISE")]
-    advertise: Option<String>,
     /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
@@ -48,6 +45,13 @@ pub(crate) struct Args {
     /// Ports of several services
     #[arg(long, value_name = "SERVICE=PORT,..", env = "WAYBILL_PORTS", conflicts_with = "port")]
     ports: Option<String>,
+    /// Where others reach this process, with a port where it is not the one listened on [default: where it listens, or
+    /// where this machine reaches NATS from]
+    #[arg(long, value_name = "URL", env = "WAYBILL_ADVERTISE_URL")]
+    advertise: Option<String>,
+    /// How long orders rely on what the users service said of a customer [default: 30s]
+    #[arg(long, value_name = "TIME", env = "WAYBILL_USERS_FRESH_FOR")]
+    users_fresh_for: Option<String>,
     /// What NATS is configured to do before it acknowledges: always writes to disk, interval does so every two minutes
     #[arg(long, value_name = "PROFILE", env = "WAYBILL_DURABILITY", default_value = "always")]
     durability: String,
@@ -118,39 +122,46 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
+        ("--advertise", args.advertise.clone()),
+        ("--users-fresh-for", args.users_fresh_for.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
     let named = Named::read(&args.services, flags.faults());
+    let (services, port) = places(&named, &mut flags);
+    let config = read_config(args, &named, &mut flags);
+    let plan = config.map(|config| {
+        let gateway = port.map(|port| {
+            let (file, clock) = (args.gateway_config.clone(), config.clock.clone());
+            let (nats_url, replicas) = (config.nats_url.clone(), config.replicas);
+            (EdgeConfig { nats_url, replicas, file, clock }, port)
+        });
+        Plan { config, services, gateway }
+    });
+    Ok(flags.finish(plan)?)
+}
+
+fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Config> {
     let nats_url: Option<String> = flags.required("--nats-url");
     let durability: Option<Durability> = flags.optional("--durability");
     let replicas: Option<usize> = flags.optional("--replicas");
     if replicas.is_some_and(|replicas| ![1, 3, 5].contains(&replicas)) {
         flags.faults().add("--replicas", "expected 1, 3 or 5");
     }
-    let (services, port) = places(&named, &mut flags);
-    let outside = Outside::read(&mut flags);
-    let mut master_key = args.master_key.read(flags.faults());
-    if master_key.is_none() && !named.services.is_empty() {
-        flags.faults().add("WAYBILL_MASTER_KEY", "is missing: 32 random bytes in base64, the same for every process");
+    let advertise: Option<Advertise> = flags.optional("--advertise");
+    if named.services.len() > 1 && advertise.as_ref().is_some_and(Advertise::has_port) {
+        flags.faults().add("--advertise", "several services have several ports: leave the port out");
     }
-    let given = nats_url.zip(durability).zip(replicas);
-    let plan = given.map(|((nats_url, durability), replicas)| {
-        let mut config = Config::new(nats_url, &args.data);
-        config.advertise.clone_from(&args.advertise);
-        config = Config { durability, replicas, outside, ..config };
-        // A gateway alone opens nothing that is locked with it.
-        if let Some(key) = master_key.take().flatten() {
-            config.master_key = key;
-        }
-        let gateway = port.map(|port| {
-            let nats_url = config.nats_url.clone();
-            let (file, clock) = (args.gateway_config.clone(), config.clock.clone());
-            (EdgeConfig { nats_url, replicas, file, clock }, port)
-        });
-        Plan { config, services, gateway }
-    });
-    Ok(flags.finish(plan)?)
+    let outside = Outside::read(flags);
+    let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
+    // A gateway alone opens nothing that is locked with the master key.
+    let alone = named.services.is_empty();
+    let master_key =
+        if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
+    let usual = Config::new(nats_url?, &args.data);
+    let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
+    let (durability, replicas) = durability.zip(replicas)?;
+    Some(Config { durability, replicas, outside, master_key, advertise, users_fresh_for, ..usual })
 }
 
 /// What was named on the command line.
@@ -235,5 +246,7 @@ mod tests {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
         assert!(read("all --nats-url nats://x --port 80").unwrap_err().contains("--port"));
+        assert!(read("all --nats-url nats://x --advertise http://x:80").unwrap_err().contains("--advertise"));
+        read("all --nats-url nats://x --advertise http://x").unwrap();
     }
 }

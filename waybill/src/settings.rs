@@ -1,8 +1,8 @@
 //! Flags as settings: read together, so that everything that is wrong with them is said at once.
 
 use crate::{edge::GATEWAY, failure::Failure, system::Service};
-use service::config::{Faults, Settings};
 use nats::{MasterKey, MasterKeyError};
+use service::config::{Faults, Settings};
 use std::{collections::HashMap, env, fs, path::PathBuf, str::FromStr};
 
 /// A flag as the user writes it, and what it was given.
@@ -23,24 +23,32 @@ pub(crate) fn fault<E: std::fmt::Display>(key: &'static str) -> impl FnOnce(E) -
     }
 }
 
-/// Where the master key is. It is no flag itself, for every user of the machine sees those.
+/// The variable that holds the master key. There is no such flag, for every user of the machine would see it.
+const MASTER_KEY: &str = "WAYBILL_MASTER_KEY";
+
+/// Where the master key is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MasterKeyArgs {
-    /// File with the master key of personal data, 32 bytes in base64; instead of the variable WAYBILL_MASTER_KEY
+    /// File with the master key of personal data, 32 bytes in base64; or the key itself in the variable
+    /// `WAYBILL_MASTER_KEY`
     #[arg(long, value_name = "FILE", env = "WAYBILL_MASTER_KEY_FILE")]
     master_key_file: Option<PathBuf>,
 }
 
 impl MasterKeyArgs {
-    /// The key; `None` where none is given, `Some(None)` where what is given is none and that is noted.
-    pub(crate) fn read(&self, faults: &mut Faults) -> Option<Option<MasterKey>> {
-        const VARIABLE: &str = "WAYBILL_MASTER_KEY";
+    /// Whether a key is given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.master_key_file.is_some() || env::var_os(MASTER_KEY).is_some()
+    }
+
+    /// The key that is given; None is already noted as a fault.
+    pub(crate) fn read(&self, faults: &mut Faults) -> Option<MasterKey> {
         let (name, text) = match &self.master_key_file {
             Some(file) => ("--master-key-file", fs::read_to_string(file).map_err(|error| error.to_string())),
-            None => (VARIABLE, env::var_os(VARIABLE)?.into_string().map_err(|_| "is not UTF-8".to_owned())),
+            None => (MASTER_KEY, env::var(MASTER_KEY).map_err(|_| "is missing".to_owned())),
         };
         let key = text.and_then(|text| text.parse().map_err(|error: MasterKeyError| error.to_string()));
-        Some(key.map_err(|why| faults.add(name, why)).ok())
+        key.map_err(|why| faults.add(name, why)).ok()
     }
 }
 

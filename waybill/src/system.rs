@@ -3,13 +3,18 @@
 //! `dev`, `serve`, `demo` and the end-to-end tests all start services here.
 
 mod assembly;
+mod presence;
+
+pub(crate) use assembly::verifier;
 
 use crate::{
     failure::{Failure, because},
     outside::Outside,
 };
 use events::Context;
-use nats::{Instance, InstanceId, Registration, RegistryOptions, Connection, Durability, KeyRing, MasterKey, topology};
+use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology};
+pub use presence::Advertise;
+use presence::Presence;
 use service::{Clock, Shutdown};
 use std::{collections::BTreeMap, fmt, io, net::{IpAddr, Ipv4Addr, SocketAddr}, path::PathBuf, str::FromStr, time::Duration};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -92,10 +97,16 @@ pub struct Config {
     pub outside: Outside,
     /// The time.
     pub clock: Clock,
-    /// The host by which others reach the services; `None` where that is the address they listen on.
-    pub advertise: Option<String>,
     /// Wraps the keys of personal data. The same in every process.
     pub master_key: MasterKey,
+    /// How long orders rely on what the users service said of a customer, unless they hear otherwise.
+    pub users_fresh_for: Duration,
+    /// How services stay known to others.
+    pub registry: RegistryOptions,
+    /// Where others reach the services; where they listen, unless it is said.
+    pub advertise: Option<Advertise>,
+    /// How long services go on to answer after they are no longer known, for those who have not heard of it.
+    pub linger: Duration,
 }
 
 impl Config {
@@ -108,8 +119,11 @@ impl Config {
             replicas: 1,
             outside: Outside::default(),
             clock: Clock::system(),
-            advertise: None,
             master_key: MasterKey::generate(),
+            users_fresh_for: Duration::from_secs(30),
+            registry: RegistryOptions::default(),
+            advertise: None,
+            linger: Duration::from_millis(300),
         }
     }
 }
@@ -119,8 +133,10 @@ impl Config {
 pub struct System {
     shutdown: Shutdown,
     servers: JoinSet<(Service, io::Result<bool>)>,
-    registrations: Vec<Registration>,
     addresses: BTreeMap<Service, SocketAddr>,
+    /// They end when the services are about to stop.
+    presences: JoinSet<()>,
+    linger: Duration,
 }
 
 /// How long requests in flight may take after the stop has begun.
@@ -139,8 +155,9 @@ impl System {
         let mut system = Self {
             shutdown,
             servers: JoinSet::new(),
-            registrations: Vec::new(),
             addresses: BTreeMap::new(),
+            presences: JoinSet::new(),
+            linger: config.linger,
         };
         for (service, listener) in listeners {
             let started = system.start_one(config, &connection, &keys, service, listener).await;
@@ -161,13 +178,12 @@ impl System {
         listener: TcpListener,
     ) -> Result<(), Failure> {
         let address = listener.local_addr()?;
-        let router = assembly::assemble(service, config, keys, &self.shutdown).await?;
+        let (router, ready) = assembly::assemble(service, config, keys, &self.shutdown).await?;
+        let presence = Presence::of(service, config, connection, address, ready, &self.shutdown).await?;
         let server = service::http::serve(listener, router, self.shutdown.token(), DRAIN);
         self.servers.spawn(async move { (service, server.await) });
+        self.presences.spawn(presence.keep());
         self.addresses.insert(service, address);
-        let options = RegistryOptions { replicas: config.replicas, ..RegistryOptions::default() };
-        let instance = instance(config, service, address);
-        self.registrations.push(Registration::start(connection, instance, options).await?);
         tracing::info!(service = service.name(), %address, "listening");
         Ok(())
     }
@@ -187,12 +203,12 @@ impl System {
         }
     }
 
-    /// Stops in two phases: takes nothing new, finishes what has begun. Says whether all was finished in time.
+    /// Stops in three phases: says that it leaves and goes on to answer those who have not heard; takes nothing new;
+    /// finishes what has begun. Says whether all was finished in time.
     pub async fn stop(mut self) -> bool {
-        // First nobody is sent here any more.
-        for registration in std::mem::take(&mut self.registrations) {
-            registration.stop().await;
-        }
+        self.shutdown.leave();
+        while self.presences.join_next().await.is_some() {}
+        tokio::time::sleep(self.linger).await;
         let finished = self.shutdown.drain(DRAIN).await;
         let mut answered = true;
         while let Some(server) = self.servers.join_next().await {
@@ -209,23 +225,7 @@ impl System {
     }
 }
 
-/// A service as others find it.
-fn instance(config: &Config, service: Service, address: SocketAddr) -> Instance {
-    let clock = &config.clock;
-    let url = match &config.advertise {
-        Some(host) => format!("http://{host}:{}", address.port()),
-        None => format!("http://{}", reachable(address)),
-    };
-    Instance {
-        service: service.name().to_owned(),
-        id: InstanceId(clock.uuid()),
-        url,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        started: clock.now(),
-    }
-}
-
-/// Who listens everywhere is also here.
+/// Where this machine reaches a listener: who listens everywhere is also here.
 pub fn reachable(address: SocketAddr) -> SocketAddr {
     let here = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
     SocketAddr::new(here, address.port())

@@ -1,9 +1,9 @@
 //! `waybill token`: an access token for whoever runs the system, signed with its own keys.
 
 use crate::{
-    dev::find_nats,
+    dev::{find_nats, master_key},
     failure::{Failure, because},
-    settings,
+    settings::{self, MasterKeyArgs},
 };
 use commands::users::tokens::{ACCESS, Issuer, Keys, MAX_LIFETIME};
 use jiff::SignedDuration;
@@ -34,6 +34,8 @@ pub(crate) struct Args {
     /// Where NATS is [default: that of the running waybill dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
+    #[command(flatten)]
+    master_key: MasterKeyArgs,
     /// Data folder of the running waybill dev
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
@@ -43,12 +45,13 @@ pub(crate) struct Args {
 }
 
 /// What is asked for.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Wanted {
     role: Role,
     user: Option<Uuid>,
     lifetime: Duration,
     replicas: usize,
+    master_key: MasterKey,
 }
 
 /// Prints one token.
@@ -57,8 +60,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let clock = Clock::system();
     let url = find_nats(args.nats_url, &args.data)?;
     let connection = Connection::connect(&url, "waybill token").await?;
-    let master = master_key(&args.data)?;
-    let keys = Keys::open(&connection, &master, wanted.replicas, &clock).await;
+    let keys = Keys::open(&connection, &wanted.master_key, wanted.replicas, &clock).await;
     let issuer = Issuer::new(keys.map_err(because("cannot open the signing keys"))?, clock.clone());
     let user = wanted.user.unwrap_or_else(|| clock.uuid());
     let issued = issuer.issue(user, vec![wanted.role], clock.uuid(), wanted.lifetime).await;
@@ -84,7 +86,10 @@ fn read(args: &Args) -> Result<Wanted, Failure> {
         }
     };
     let replicas = flags.required("--replicas");
-    let wanted = role.zip(replicas).map(|(role, replicas)| Wanted { role, user, lifetime, replicas });
+    let master_key = master_key(&args.master_key, &args.data, "waybill token", flags.faults());
+    let given = role.zip(replicas).zip(master_key);
+    let wanted =
+        given.map(|((role, replicas), master_key)| Wanted { role, user, lifetime, replicas, master_key });
     Ok(flags.finish(wanted)?)
 }
 
@@ -100,14 +105,17 @@ mod tests {
     }
 
     fn read(line: &str) -> Result<Wanted, String> {
-        let line = Line::parse_from(["token"].into_iter().chain(line.split_whitespace()));
+        let key = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&key, &*MasterKey::generate().to_base64()).unwrap();
+        let key = ["--master-key-file", key.path().to_str().unwrap()];
+        let line = Line::parse_from(["token"].into_iter().chain(line.split_whitespace()).chain(key));
         super::read(&line.args).map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_token_lives_a_quarter_of_an_hour_unless_asked() {
-        let wanted = Wanted { role: Role::Operator, user: None, lifetime: ACCESS, replicas: 1 };
-        assert_eq!(read("--role operator").unwrap(), wanted);
+        let wanted = read("--role operator").unwrap();
+        assert_eq!((wanted.role, wanted.user, wanted.lifetime), (Role::Operator, None, ACCESS));
         assert_eq!(read("--role admin --ttl 1h").unwrap().lifetime, Duration::from_hours(1));
     }
 

@@ -47,9 +47,7 @@ impl Shipping {
         let address = self.keys.reveal(&order.shipping_address).await.map_err(|error| retry(&error))?;
         let Some(address) = address else {
             let giving_up = move |decision: &mut Decision| give_up(decision, order_id, order.workflow);
-            return reactor::settle(
-                self.executor.execute(vec![key.likely_new()], metadata, giving_up).await,
-            );
+            return reactor::settle(self.executor.execute(vec![key.likely_new()], metadata, giving_up).await);
         };
         let booked = self.carrier.book(order_id, &address, &order.items).await;
         let answer = booked.map_err(|error| Retry(error.to_string()))?;

@@ -37,13 +37,13 @@ impl<'de> Deserialize<'de> for Password {
 }
 
 impl Password {
-    /// Refuses what is too short or too long to be set.
-    pub(super) fn check(&self) -> Result<(), Problem> {
+    /// Refuses what is too short or too long to be set; `field` is where it was sent.
+    pub(super) fn check(&self, field: &'static str) -> Result<(), Problem> {
         if LENGTH.contains(&self.0.expose_secret().chars().count()) {
             return Ok(());
         }
         let detail = format!("A password has {} to {} characters.", LENGTH.start(), LENGTH.end());
-        Err(Problem::invalid("password-invalid", "password", detail))
+        Err(Problem::invalid("password-invalid", field, detail))
     }
 
     fn hash(&self) -> Result<String, CredentialError> {
@@ -95,6 +95,9 @@ pub(super) enum CredentialError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// A password that was the right one.
+pub(super) struct Verified(u64);
+
 /// The right to hash one password: it takes 19 MiB and a processor for tens of milliseconds.
 pub(super) struct Place(OwnedSemaphorePermit);
 
@@ -141,33 +144,35 @@ impl Credentials {
         Ok(self.bucket.create(&user.to_string(), &Credential { hash }, None).await?.is_some())
     }
 
-    /// Sets another password of a user.
+    /// Sets another password in place of the one that was verified; says whether it was still that one.
     pub(super) async fn set(
         &self,
         user: UserId,
         password: Password,
+        verified: Verified,
         place: Place,
-    ) -> Result<(), CredentialError> {
+    ) -> Result<bool, CredentialError> {
         let hash = hashing(place, move || password.hash()).await??;
-        self.bucket.put(&user.to_string(), &Credential { hash }, None).await?;
-        Ok(())
+        let written = self.bucket.update(&user.to_string(), &Credential { hash }, verified.0, None).await?;
+        Ok(written.is_some())
     }
 
-    /// Whether this is the user's password. It takes as long where there is no user.
+    /// Compares with the user's password; `None` where it is another. It takes as long where there is no user.
     pub(super) async fn verify(
         &self,
         user: Option<UserId>,
         password: Password,
         place: Place,
-    ) -> Result<bool, CredentialError> {
+    ) -> Result<Option<Verified>, CredentialError> {
         // Nobody has the smallest of all ids.
         let key = user.map_or_else(uuid::Uuid::nil, UserId::uuid).to_string();
         let kept = self.bucket.get::<Credential>(&key).await?;
-        let known = user.is_some() && kept.is_some();
+        let known = kept.as_ref().filter(|_| user.is_some()).map(|kept| Verified(kept.revision));
         let matches = hashing(place, move || {
             password.matches(kept.as_ref().map_or(&NOBODY, |kept| &kept.value.hash))
         });
-        Ok(matches.await? && known)
+        let matches = matches.await?;
+        Ok(known.filter(|_| matches))
     }
 
     /// Forgets the password of a user.
@@ -211,7 +216,7 @@ mod tests {
     #[test]
     fn what_is_no_password_is_not_repeated() {
         for (text, fits) in [("x".repeat(11), false), ("ä".repeat(12), true), ("x".repeat(128), true), ("x".repeat(129), false)] {
-            assert_eq!(password(&text).check().is_ok(), fits, "{text}");
+            assert_eq!(password(&text).check("password").is_ok(), fits, "{text}");
         }
         let error = serde_json::from_str::<Password>("12345678901234").unwrap_err().to_string();
         assert!(!error.contains("1234"), "{error}");

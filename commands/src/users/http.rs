@@ -17,12 +17,12 @@ use super::{
 use crate::{
     Decision, ExecuteError, Key, Refusal, Stop,
     http::{
-        self, Accepted, Answer, Api, Attempt, Call, CallHeaders, Created, Nothing, Optional, Recorded, Refused,
-        Unknown,
+        self, Accepted, Answer, Api, Attempt, Call, CallHeaders, Created, Nothing, Optional, Recorded,
+        Refused, Unknown,
     },
 };
 use axum::{extract::State, http::StatusCode, response::Response};
-use bodies::{ChangeRoles, Denied, IfMatch, IfMatchHeader, Preferences, Register, Stale, UpdateProfile};
+use bodies::{ChangeRoles, IfMatch, IfMatchHeader, Preferences, Register, Stale, UpdateProfile};
 use events::{
     UserId,
     users::{self, Role, Topic, UserCreated},
@@ -30,7 +30,7 @@ use events::{
 use nats::{AppendError, KeyRing};
 use service::{
     Problem,
-    auth::{self, Principal},
+    auth::{self, Denied, Principal},
     extract::{Body, Path},
 };
 use std::{error::Error, sync::Arc};
@@ -77,11 +77,11 @@ struct Newcomer {
 )]
 async fn register_user(
     State(users): State<Arc<Users>>,
-    call: Call,
+    call: Call<Option<Principal>>,
     Body(body): Body<Register>,
 ) -> Result<Response, Problem> {
     let address = Address::of_field(&body.email)?;
-    body.password.check()?;
+    body.password.check("password")?;
     let name = bodies::name(body.name)?;
     let preferences = body.preferences.map(Into::into).unwrap_or_default();
     let preferences = checked(preferences).map_err(|error| preference(error.into()))?;
@@ -171,11 +171,6 @@ impl Users {
     }
 }
 
-/// Refuses whoever is neither the user nor somebody who acts for everybody.
-fn allow(principal: &Principal, user: UserId) -> Result<(), Problem> {
-    if principal.user == user.uuid() { Ok(()) } else { principal.require(auth::Role::Operator) }
-}
-
 fn location(user: UserId) -> String {
     format!("/users/{user}")
 }
@@ -189,19 +184,18 @@ fn unavailable(error: &dyn Error) -> ExecuteError {
 ///
 /// What is left out stays as it is. With `If-Match` only where nobody has changed the user since.
 #[utoipa::path(
-    patch, path = "/users/{id}", tag = "users",
+    patch, path = "/users/{id}", tag = "users", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user"), IfMatchHeader, CallHeaders),
     request_body = UpdateProfile, responses(Recorded, Denied, Unknown, Stale, Refused)
 )]
 async fn update_user(
     State(users): State<Arc<Users>>,
-    Path(id): Path<UserId>,
-    principal: Principal,
-    IfMatch(version): IfMatch,
     call: Call,
+    Path(id): Path<UserId>,
+    IfMatch(version): IfMatch,
     Body(body): Body<UpdateProfile>,
 ) -> Result<Response, Problem> {
-    allow(&principal, id)?;
+    call.principal.require_for(id.uuid())?;
     let body = body.checked()?;
     let address = body.email.as_deref().map(Address::of_field).transpose()?;
     let request = users.digester.request(&(&body, version));
@@ -214,36 +208,34 @@ async fn update_user(
 ///
 /// The key of everything personal is destroyed, wherever it is recorded; the e-mail address is free for others.
 #[utoipa::path(
-    delete, path = "/users/{id}", tag = "users",
+    delete, path = "/users/{id}", tag = "users", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user"), CallHeaders), request_body = Option<Nothing>,
     responses(Recorded, Denied, Unknown, Refused)
 )]
 async fn erase_user(
     State(users): State<Arc<Users>>,
-    Path(id): Path<UserId>,
-    principal: Principal,
     call: Call,
+    Path(id): Path<UserId>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    allow(&principal, id)?;
+    call.principal.require_for(id.uuid())?;
     let command = call.command(&users.api.clock, format_args!("DELETE /users/{id}"), &body);
     users.accept(command, id, move |decision| erase(decision, id)).await
 }
 
 /// Set the preferences
 #[utoipa::path(
-    put, path = "/users/{id}/preferences", tag = "users",
+    put, path = "/users/{id}/preferences", tag = "users", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user"), CallHeaders), request_body = Preferences,
     responses(Recorded, Denied, Unknown, Refused)
 )]
 async fn set_preferences(
     State(users): State<Arc<Users>>,
-    Path(id): Path<UserId>,
-    principal: Principal,
     call: Call,
+    Path(id): Path<UserId>,
     Body(body): Body<Preferences>,
 ) -> Result<Response, Problem> {
-    allow(&principal, id)?;
+    call.principal.require_for(id.uuid())?;
     let command = call.command(&users.api.clock, format_args!("PUT /users/{id}/preferences"), &body);
     let preferences = checked(body.into()).map_err(Refusal::from)?;
     let set = UserCommand::SetPreferences(preferences);
@@ -253,7 +245,7 @@ async fn set_preferences(
 
 /// Subscribe to a topic
 #[utoipa::path(
-    put, path = "/users/{id}/subscriptions/{topic}", tag = "users",
+    put, path = "/users/{id}/subscriptions/{topic}", tag = "users", security(("bearer" = [])),
     params(
         ("id" = Uuid, Path, description = "The user"),
         ("topic" = String, Path, description = "1 to 64 of `a-z 0-9 _ -`", pattern = "^[a-z0-9_-]{1,64}$", example = "order-updates"),
@@ -263,12 +255,11 @@ async fn set_preferences(
 )]
 async fn subscribe(
     State(users): State<Arc<Users>>,
-    Path((id, topic)): Path<(UserId, Topic)>,
-    principal: Principal,
     call: Call,
+    Path((id, topic)): Path<(UserId, Topic)>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    allow(&principal, id)?;
+    call.principal.require_for(id.uuid())?;
     let scope = format!("PUT /users/{id}/subscriptions/{topic}");
     let command = call.command(&users.api.clock, scope, &body);
     let key = Key::<User>::new(id);
@@ -277,7 +268,7 @@ async fn subscribe(
 
 /// Unsubscribe from a topic
 #[utoipa::path(
-    delete, path = "/users/{id}/subscriptions/{topic}", tag = "users",
+    delete, path = "/users/{id}/subscriptions/{topic}", tag = "users", security(("bearer" = [])),
     params(
         ("id" = Uuid, Path, description = "The user"),
         ("topic" = String, Path, description = "1 to 64 of `a-z 0-9 _ -`", pattern = "^[a-z0-9_-]{1,64}$", example = "order-updates"),
@@ -287,12 +278,11 @@ async fn subscribe(
 )]
 async fn unsubscribe(
     State(users): State<Arc<Users>>,
-    Path((id, topic)): Path<(UserId, Topic)>,
-    principal: Principal,
     call: Call,
+    Path((id, topic)): Path<(UserId, Topic)>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    allow(&principal, id)?;
+    call.principal.require_for(id.uuid())?;
     let scope = format!("DELETE /users/{id}/subscriptions/{topic}");
     let command = call.command(&users.api.clock, scope, &body);
     let key = Key::<User>::new(id);
@@ -303,18 +293,17 @@ async fn unsubscribe(
 ///
 /// For admins. Access tokens that were issued before say what the user could do then, for 15 minutes.
 #[utoipa::path(
-    put, path = "/users/{id}/roles", tag = "users",
+    put, path = "/users/{id}/roles", tag = "users", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user"), CallHeaders), request_body = ChangeRoles,
     responses(Recorded, Denied, Unknown, Refused)
 )]
 async fn change_roles(
     State(users): State<Arc<Users>>,
-    Path(id): Path<UserId>,
-    principal: Principal,
     call: Call,
+    Path(id): Path<UserId>,
     Body(body): Body<ChangeRoles>,
 ) -> Result<Response, Problem> {
-    principal.require(auth::Role::Admin)?;
+    call.principal.require(auth::Role::Admin)?;
     if body.roles.is_empty() {
         return Err(Refusal::from(UserRejection::NoRole).into());
     }

@@ -34,7 +34,7 @@ async fn commands_wait_for_no_log_and_go_on_without_a_restart() {
     assert!(hung.header("retry-after").is_some());
     nats.server.resume();
 
-    let Nats { server, config, _folder } = nats;
+    let Nats { server, config, .. } = nats;
     server.stop().await;
     for (path, body) in [
         ("/orders", &body),

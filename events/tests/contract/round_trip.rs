@@ -95,7 +95,14 @@ fn fact() -> impl Strategy<Value = Fact> {
                         .into(),
                     ),
                     1 => Fact::Order(
-                        OrderCancelled { order_id, user_id, account_id, reason: text.as_ref().map(sealed), workflow }.into(),
+                        OrderCancelled {
+                            order_id,
+                            user_id,
+                            account_id,
+                            reason: text.as_ref().map(sealed),
+                            workflow,
+                        }
+                        .into(),
                     ),
                     2 => Fact::Product(ProductAdded { sku, name, price: amount }.into()),
                     3 => Fact::Item(StockReserved { sku, order_id, quantity, stock }.into()),

@@ -48,9 +48,10 @@ impl Chunks {
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
                 Self::Size { size: size * 16 + u64::from(digit), digits: digits + 1 }
             }
-            (Self::Size { size, digits: 1.. }, b'\r') => Self::SizeEnd { size },
+            (Self::Size { size, digits: 1.. } | Self::Extension { size, .. }, b'\r') => {
+                Self::SizeEnd { size }
+            }
             (Self::Size { size, digits: 1.. }, b';') => Self::Extension { size, length: 0 },
-            (Self::Extension { size, .. }, b'\r') => Self::SizeEnd { size },
             (Self::Extension { size, length: length @ 0..=254 }, b'\t' | b' '..=b'~') => {
                 Self::Extension { size, length: length + 1 }
             }

@@ -216,9 +216,15 @@ mod tests {
             ("POST /a HTTP/1.1\r\nhost:x\r\ncontent-length:  12 ", Follows::Length(12)),
             ("POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 0", Follows::Nothing),
             ("PUT /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked", Follows::Chunks),
-            ("GET /a HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket", Follows::Upgrade),
+            (
+                "GET /a HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket",
+                Follows::Upgrade,
+            ),
             // Protocols that are not passed on are no upgrade, and the request is one like any other.
-            ("GET /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c", Follows::Nothing),
+            (
+                "GET /a HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c",
+                Follows::Nothing,
+            ),
             ("GET /a HTTP/1.1\r\nHost: x\r\nX-Name: caf\u{e9}", Follows::Nothing),
         ] {
             assert_eq!(read(head), Ok(follows), "{head}");

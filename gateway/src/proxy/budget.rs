@@ -48,6 +48,10 @@ mod tests {
         });
         assert_eq!(spent.count(), 2000 + 10);
         (0..100_000).for_each(|_| budget.earn());
-        assert_eq!((0..1000).filter(|_| budget.spend()).count(), 100, "a long calm does not save for a storm");
+        assert_eq!(
+            (0..1000).filter(|_| budget.spend()).count(),
+            100,
+            "a long calm does not save for a storm"
+        );
     }
 }

@@ -135,7 +135,10 @@ mod tests {
         forwarded(&mut sent, "[2001:db8::7]:5000".parse().unwrap(), false);
         assert_eq!(sent["x-forwarded-for"], "2001:db8::7");
         assert_eq!(sent["forwarded"], "for=\"[2001:db8::7]\";host=\"shop.example\";proto=http");
-        assert_eq!((&sent["x-forwarded-host"], &sent["x-forwarded-proto"]), (&"shop.example".parse().unwrap(), &"http".parse().unwrap()));
+        assert_eq!(
+            (&sent["x-forwarded-host"], &sent["x-forwarded-proto"]),
+            (&"shop.example".parse().unwrap(), &"http".parse().unwrap())
+        );
         for gone in ["host", "x-real-ip", "x-forwarded-port"] {
             assert!(!sent.contains_key(gone), "{gone}");
         }
@@ -144,6 +147,9 @@ mod tests {
         forwarded(&mut sent, "[::ffff:10.0.0.1]:5000".parse().unwrap(), true);
         assert_eq!(sent["x-forwarded-for"], "1.1.1.1, 10.0.0.1");
         assert_eq!(sent["forwarded"], "for=1.1.1.1, for=10.0.0.1;host=\"shop.example\";proto=http");
-        assert_eq!((&sent["x-forwarded-host"], &sent["x-forwarded-proto"]), (&"evil.example".parse().unwrap(), &"https".parse().unwrap()));
+        assert_eq!(
+            (&sent["x-forwarded-host"], &sent["x-forwarded-proto"]),
+            (&"evil.example".parse().unwrap(), &"https".parse().unwrap())
+        );
     }
 }

@@ -161,9 +161,10 @@ impl Member {
         condition.healthy = well;
         condition.doubts = 0;
         let (service, instance) = (&*self.instance.service, self.instance.id);
-        match &condition.fault {
-            Some(why) => tracing::warn!(service, %instance, why, "instance is unhealthy"),
-            None => tracing::info!(service, %instance, "instance is healthy again"),
+        if let Some(why) = &condition.fault {
+            tracing::warn!(service, %instance, why, "instance is unhealthy");
+        } else {
+            tracing::info!(service, %instance, "instance is healthy again");
         }
     }
 }

@@ -72,7 +72,10 @@ async fn a_token_is_needed_and_for_some_things_a_role() {
     let answer = rig.ask("POST", "/api/orders/1/ship", &authorization, "{}").await;
     assert_eq!((answer.status, &*answer.problem()), (403, "forbidden"));
     assert!(answer.headers["www-authenticate"].contains("insufficient_scope"));
-    assert_eq!(rig.ask("POST", "/api/orders/1/ship", &[("authorization", &operator)], "{}").await.status, 200);
+    assert_eq!(
+        rig.ask("POST", "/api/orders/1/ship", &[("authorization", &operator)], "{}").await.status,
+        200
+    );
     // A public route asks nobody.
     assert_eq!(rig.get("/api/products").await.status, 200);
     assert_eq!(rig.ask("GET", "/api/products", &[("authorization", "Bearer garbage")], "").await.status, 200);

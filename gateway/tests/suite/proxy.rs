@@ -9,11 +9,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::mpsc,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::mpsc};
 
 #[tokio::test]
 async fn a_request_arrives_rewritten_and_with_its_origin() {
@@ -42,7 +38,10 @@ async fn a_request_arrives_rewritten_and_with_its_origin() {
     assert_eq!(header("x-forwarded-host").as_deref(), Some("shop.example"));
     assert_eq!(header("x-forwarded-proto").as_deref(), Some("http"));
     assert_eq!(header("forwarded").as_deref(), Some("for=127.0.0.1;host=\"shop.example\";proto=http"));
-    assert_eq!((header("x-correlation-id").as_deref(), header("x-request-id").as_deref()), (Some("c-1"), Some("r-1")));
+    assert_eq!(
+        (header("x-correlation-id").as_deref(), header("x-request-id").as_deref()),
+        (Some("c-1"), Some("r-1"))
+    );
     assert_eq!(header("traceparent").as_deref(), Some(sent[2].1));
     assert_eq!(header("authorization").as_deref(), Some("Bearer passed-on"));
     for gone in ["te", "x-real-ip"] {
@@ -61,7 +60,8 @@ async fn what_has_no_route_or_no_such_method_is_a_problem() {
     assert_eq!(answer.headers["allow"], "GET, HEAD, POST, PUT, DELETE");
     let answer = rig.ask("GET", "/api/orders", &[("x-correlation-id", "two words")], "").await;
     assert_eq!((answer.status, &*answer.problem()), (400, "invalid-correlation-id"));
-    for path in ["/api/%2e%2e/health", "/api//orders", "/api/orders/..", "/api/orders%2f1", "/api/orders/%00"] {
+    for path in ["/api/%2e%2e/health", "/api//orders", "/api/orders/..", "/api/orders%2f1", "/api/orders/%00"]
+    {
         let answer = rig.get(path).await;
         assert_eq!((answer.status, &*answer.problem()), (400, "ambiguous-path"), "{path}");
     }
@@ -81,7 +81,10 @@ async fn bodies_stream_both_ways() {
     .await;
     let rig = Rig::start(OPEN, &[("orders", address)]).await;
     let mut client = rig.connect().await;
-    client.write_all(b"POST /api/orders HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n").await.unwrap();
+    client
+        .write_all(b"POST /api/orders HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n")
+        .await
+        .unwrap();
     read_until(&mut client, "firs").await;
     client.write_all(b"3\r\ntwo\r\n0\r\n\r\n").await.unwrap();
     read_until(&mut client, "last").await;
@@ -97,7 +100,9 @@ async fn a_body_above_the_limit_is_refused_however_it_is_sent() {
     let answer = rig.ask("POST", "/api/orders", &[], &"x".repeat(1025)).await;
     assert_eq!((answer.status, &*answer.problem()), (413, "body-too-large"));
     let chunks = "100\r\n".to_owned() + &"x".repeat(256) + "\r\n";
-    let request = "POST /api/orders HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n".to_owned();
+    let request =
+        "POST /api/orders HTTP/1.1\r\nhost: x\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n"
+            .to_owned();
     let answer = Answer::read(&rig.send((request + &chunks.repeat(5) + "0\r\n\r\n").as_bytes()).await);
     assert_eq!((answer.status, &*answer.problem()), (413, "body-too-large"));
     assert_eq!(orders.seen().len(), 1);
@@ -138,7 +143,10 @@ async fn another_instance_is_asked_where_that_is_safe() {
         answer.status == 502
     })
     .await;
-    assert!(rig.metric("waybill_gateway_retries_total{service=\"orders\",outcome=\"sent\"} ").await.unwrap() >= 2.0);
+    assert!(
+        rig.metric("waybill_gateway_retries_total{service=\"orders\",outcome=\"sent\"} ").await.unwrap()
+            >= 2.0
+    );
 }
 
 #[tokio::test]
@@ -181,10 +189,12 @@ async fn a_client_that_is_slow_to_send_is_not_the_services_fault() {
 async fn an_answer_that_takes_too_long_breaks_off() {
     let endless = serve(Router::new().route(
         "/orders",
-        get(async || Body::from_stream(futures::stream::unfold((), async |()| {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            Some((Ok::<_, std::io::Error>("more"), ()))
-        }))),
+        get(async || {
+            Body::from_stream(futures::stream::unfold((), async |()| {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Some((Ok::<_, std::io::Error>("more"), ()))
+            }))
+        }),
     ))
     .await;
     let config = OPEN.replace("\"3s\"", "\"300ms\"");

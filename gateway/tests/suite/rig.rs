@@ -95,11 +95,7 @@ impl Rig {
     }
 
     /// The same, with a file that is followed.
-    pub(crate) async fn with(
-        config: &str,
-        services: &[(&str, SocketAddr)],
-        file: Option<PathBuf>,
-    ) -> Self {
+    pub(crate) async fn with(config: &str, services: &[(&str, SocketAddr)], file: Option<PathBuf>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let binary = Binary::locate(None).await.unwrap();
         let nats = server::Config {
@@ -269,7 +265,8 @@ impl Echo {
     pub(crate) async fn start() -> Self {
         let seen = Arc::default();
         let healthy = any(async || "healthy");
-        let router = Router::new().fallback(any(remember)).with_state(Arc::clone(&seen)).route("/health", healthy);
+        let router =
+            Router::new().fallback(any(remember)).with_state(Arc::clone(&seen)).route("/health", healthy);
         Self { address: serve(router).await, seen }
     }
 
@@ -312,7 +309,9 @@ where
             let mut begin = [0; 11];
             while stream.peek(&mut begin).await.is_ok_and(|length| (1..begin.len()).contains(&length)) {}
             if begin == *b"GET /health" {
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                    .await;
             } else {
                 tokio::spawn(handle(stream));
             }

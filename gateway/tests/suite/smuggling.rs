@@ -1,6 +1,6 @@
 //! Requests that two readers frame differently: refused, and never seen by a service.
 
-use crate::rig::{Answer, Echo, answers, OPEN, Rig, raw, read_to_end, read_until, soon};
+use crate::rig::{Answer, Echo, OPEN, Rig, answers, raw, read_to_end, read_until, soon};
 use std::{
     sync::{Arc, Mutex},
     time::Duration,
@@ -63,8 +63,12 @@ fn corpus() -> Vec<String> {
         // Chunks in an older version of the protocol.
         format!("POST /api/orders HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n{hidden}"),
         // Bodies on requests to upgrade.
-        format!("GET /api/orders HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: {length}\r\n\r\n{hidden}"),
-        format!("GET /api/orders HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\ntransfer-encoding: chunked\r\n\r\n{hidden}"),
+        format!(
+            "GET /api/orders HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: {length}\r\n\r\n{hidden}"
+        ),
+        format!(
+            "GET /api/orders HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\ntransfer-encoding: chunked\r\n\r\n{hidden}"
+        ),
     ]
 }
 
@@ -113,7 +117,15 @@ async fn chunks_that_cannot_be_read_never_become_a_request() {
     let orders = Echo::start().await;
     let rig = Rig::start(OPEN, &[("orders", orders.address)]).await;
     let post = "POST /api/orders HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
-    for body in ["0\r\nx: y\r\n\r\n", "0\n\n", "1\r\nab\r\n0\r\n\r\n", "0x0\r\n\r\n", "-0\r\n\r\n", "1;\n0\r\n\r\n", "1 \r\na\r\n0\r\n\r\n"] {
+    for body in [
+        "0\r\nx: y\r\n\r\n",
+        "0\n\n",
+        "1\r\nab\r\n0\r\n\r\n",
+        "0x0\r\n\r\n",
+        "-0\r\n\r\n",
+        "1;\n0\r\n\r\n",
+        "1 \r\na\r\n0\r\n\r\n",
+    ] {
         let text = rig.send(format!("{post}{body}{INNER}").as_bytes()).await;
         assert_eq!(answers(&text), 1, "{body:?}: {text}");
         assert_eq!(Answer::read(&text).problem(), "incomplete-body", "{body:?}");
@@ -153,9 +165,18 @@ async fn a_head_has_a_size_and_a_time() {
     let orders = Echo::start().await;
     let config = format!("{OPEN}\n[connections]\nhead = \"200ms\"\nhead-size = \"2KiB\"\nidle = \"600ms\"");
     let rig = Rig::start(&config, &[("orders", orders.address)]).await;
-    let padded = |length| format!("GET /api/orders HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: {}\r\n\r\n", "y".repeat(length));
+    let padded = |length| {
+        format!(
+            "GET /api/orders HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx: {}\r\n\r\n",
+            "y".repeat(length)
+        )
+    };
     assert_eq!(Answer::read(&rig.send(padded(1000).as_bytes()).await).status, 200);
-    for long in [padded(2100), "GET /".to_owned() + &"a".repeat(5000), format!("GET / HTTP/1.1\r\n{}", "a: b\r\n".repeat(400))] {
+    for long in [
+        padded(2100),
+        "GET /".to_owned() + &"a".repeat(5000),
+        format!("GET / HTTP/1.1\r\n{}", "a: b\r\n".repeat(400)),
+    ] {
         let answer = Answer::read(&rig.send(long.as_bytes()).await);
         assert_eq!((answer.status, &*answer.problem()), (431, "head-too-large"));
     }

@@ -15,7 +15,8 @@ pub(crate) async fn events() -> (std::net::SocketAddr, mpsc::UnboundedSender<&'s
         let told = told.clone();
         async move {
             read_until(&mut stream, "\r\n\r\n").await;
-            let head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+            let head =
+                b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
             stream.write_all(head).await.unwrap();
             while let Some(event) = told.lock().await.recv().await {
                 let text = format!("data: {event}\n\n");

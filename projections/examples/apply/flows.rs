@@ -1,8 +1,8 @@
 //! Order flows made by hand: what the services record for an order that goes well.
 
 use events::{
-    AccountId, Actor, Address, Aggregate, CommandId, CorrelationId, DataKey, DomainEvent, Envelope, Metadata, Money,
-    OrderId, Personal, Sku, Subject, UserId,
+    AccountId, Actor, Address, Aggregate, CommandId, CorrelationId, DataKey, DomainEvent, Envelope, Metadata,
+    Money, OrderId, Personal, Sku, Subject, UserId,
     inventory::{InventoryReserved, ItemEvent, ReservationEvent, Stock, StockReserved},
     orders::{Line, OrderCompleted, OrderCreated, OrderEvent, UserSnapshot, Workflow},
     payments::{AccountDebited, AccountEvent, PaymentCharged, PaymentEvent},

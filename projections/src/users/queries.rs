@@ -2,6 +2,7 @@
 
 use crate::{
     Projections,
+    answer::{Refused, Unknown},
     freshness::Freshness,
     history::History,
     personal::reveal,
@@ -19,7 +20,7 @@ use nats::KeyRing;
 use serde::{Deserialize, Serialize, de::DeserializeOwned, de::IgnoredAny};
 use service::{
     Problem,
-    auth::{Principal, Role},
+    auth::{Denied, Principal},
     extract::{Path, Query},
 };
 use utoipa::{IntoParams, ToSchema};
@@ -128,7 +129,8 @@ impl Include {
                 "preferences" => include.preferences = true,
                 "subscriptions" => include.subscriptions = true,
                 other => {
-                    let detail = format!("'{other}' cannot be included: 'preferences' and 'subscriptions' can.");
+                    let detail =
+                        format!("'{other}' cannot be included: 'preferences' and 'subscriptions' can.");
                     return Err(Problem::bad_request("invalid-query", detail).with_field("include"));
                 }
             }
@@ -139,22 +141,18 @@ impl Include {
 
 /// A user
 #[utoipa::path(
-    get, path = "/users/{id}", tag = "users",
+    get, path = "/users/{id}", tag = "users", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user"), GetUser, Freshness),
-    responses(
-        (status = 200, body = User, headers(("ETag" = String, description = "The version, for `If-Match`"))),
-        (status = 400, body = Problem), (status = 401, body = Problem), (status = 403, body = Problem),
-        (status = 404, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem),
-    )
+    responses((status = 200, body = User, headers(("ETag" = String, description = "The version, for `If-Match`"))), Denied, Unknown, Refused)
 )]
 async fn user(
     State(projections): State<Projections>,
     Extension(keys): Extension<KeyRing>,
-    Path(id): Path<UserId>,
     principal: Principal,
+    Path(id): Path<UserId>,
     Query(query): Query<GetUser>,
 ) -> Result<Response, Problem> {
-    allow(&principal, id)?;
+    principal.require_for(id.uuid())?;
     let include = Include::read(query.include.as_deref())?;
     let row = projections.database().row("SELECT * FROM users WHERE id = $1", vec![id.into()]).await?;
     let row = row.ok_or_else(|| unknown(id))?;
@@ -171,11 +169,6 @@ async fn user(
     let headers: [(HeaderName, String); 2] =
         [(header::ETAG, format!("\"{}\"", user.version)), (header::CACHE_CONTROL, "no-store".to_owned())];
     Ok((headers, Json(user)).into_response())
-}
-
-/// Refuses whoever is neither the user nor somebody who acts for everybody.
-fn allow(principal: &Principal, user: UserId) -> Result<(), Problem> {
-    if principal.user == user.uuid() { Ok(()) } else { principal.require(Role::Operator) }
 }
 
 fn unknown(id: UserId) -> Problem {
@@ -213,20 +206,16 @@ where
 
 /// Everything that happened to a user
 #[utoipa::path(
-    get, path = "/users/{id}/history", tag = "users",
+    get, path = "/users/{id}/history", tag = "users", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The user"), Freshness),
-    responses(
-        (status = 200, body = History), (status = 400, body = Problem), (status = 401, body = Problem),
-        (status = 403, body = Problem), (status = 404, body = Problem), (status = 422, body = Problem),
-        (status = 503, body = Problem),
-    )
+    responses((status = 200, body = History), Denied, Unknown, Refused)
 )]
 async fn history(
     State(projections): State<Projections>,
-    Path(id): Path<UserId>,
     principal: Principal,
+    Path(id): Path<UserId>,
 ) -> Result<Json<History>, Problem> {
-    allow(&principal, id)?;
+    principal.require_for(id.uuid())?;
     let sql = "SELECT * FROM user_events WHERE user_id = $1 ORDER BY sequence";
     let rows = projections.database().rows(sql, vec![id.into()]).await?;
     History::of(&rows)?.map(Json).ok_or_else(|| unknown(id))

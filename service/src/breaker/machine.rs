@@ -63,8 +63,8 @@ impl Machine {
     }
 
     /// Takes note of how a call ended.
-    pub(super) fn complete(&mut self, ticket: Ticket, outcome: Outcome, now: Instant) {
-        if ticket.epoch != self.epoch {
+    pub(super) fn complete(&mut self, Ticket { epoch }: Ticket, outcome: Outcome, now: Instant) {
+        if epoch != self.epoch {
             return;
         }
         let next = match (&mut self.phase, outcome) {

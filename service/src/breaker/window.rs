@@ -3,7 +3,7 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-const BUCKETS: u64 = 10;
+const BUCKETS: u32 = 10;
 
 /// A rolling window.
 #[derive(Debug)]
@@ -24,14 +24,15 @@ struct Bucket {
 impl Window {
     pub(super) fn new(length: Duration, start: Instant) -> Self {
         // A window of no length would divide by zero.
-        let width = (length / BUCKETS as u32).max(Duration::from_millis(1));
+        let width = (length / BUCKETS).max(Duration::from_millis(1));
         Self { start, width, buckets: Default::default() }
     }
 
     /// Counts a call that ends now.
     pub(super) fn count(&mut self, failed: bool, now: Instant) {
         let number = self.number(now);
-        let bucket = &mut self.buckets[(number % BUCKETS) as usize];
+        // The one that is a window old, or this one already.
+        let bucket = &mut self.buckets[usize::try_from(number).unwrap_or_default() % self.buckets.len()];
         if bucket.number != number {
             *bucket = Bucket { number, ..Bucket::default() };
         }
@@ -42,7 +43,7 @@ impl Window {
     /// Calls, and how many of them failed.
     pub(super) fn totals(&self, now: Instant) -> (u32, u32) {
         let present = self.number(now);
-        let recent = self.buckets.iter().filter(|bucket| present - bucket.number < BUCKETS);
+        let recent = self.buckets.iter().filter(|bucket| present - bucket.number < u64::from(BUCKETS));
         recent.fold((0, 0), |(calls, failures), bucket| (calls + bucket.calls, failures + bucket.failures))
     }
 

@@ -93,8 +93,8 @@ fn cloud_event(message: &Message, envelope: Result<Envelope, DecodeError>, data:
         "streamsequence": message.position.sequence,
         "storedtime": message.stored,
         "natssubject": message.subject.as_str(),
-        "data": data,
     });
+    event["data"] = data;
     match envelope {
         Ok(envelope) => envelope.write_headers(message.position.context, |name, value| {
             let attribute = match name {

@@ -95,7 +95,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_address_is_hidden_in_any_form_and_nothing_else() {
-        for address in [json!({ "name": "Ada" }), json!({ "plain": {} }), json!({ "of": "1", "sealed": "x" })] {
+        for address in [json!({ "name": "Ada" }), json!({ "plain": {} }), json!({ "of": "1", "sealed": "x" })]
+        {
             let data = json!({ "orderId": "1", "shippingAddress": address, "items": [{ "sku": "TEA" }] });
             let data = shown("order.created", data, None).await;
             assert_eq!(

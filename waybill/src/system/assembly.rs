@@ -3,24 +3,26 @@
 use super::{Config, Service};
 use crate::failure::Failure;
 use axum::{Json, Router, routing::get};
-use commands::{Environment, WriteSide, users::tokens::Keys};
-use nats::{Connection, KeyRing, StoreMetrics, StoreOptions};
+use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
+use nats::{Connection, KeyRing, Registry, RegistryOptions, StoreMetrics, StoreOptions};
 use projections::{ProjectionMetrics, Projections, View};
 use serde_json::{Map, Value};
 use service::{
-    Metrics, Probes, Shutdown,
+    Check, Metrics, Probes, Shutdown,
     auth::{self, Jwks, Verifier},
+    breaker::{Breakers, Policy},
+    client::Client,
 };
 use std::sync::Arc;
 use utoipa::openapi::Info;
 
-/// Starts the tasks of a service, which end with the shutdown, and gives its routes.
+/// Starts the tasks of a service, which end with the shutdown, and gives its routes and whether it is ready.
 pub(super) async fn assemble(
     service: Service,
     config: &Config,
     keys: &KeyRing,
     shutdown: &Shutdown,
-) -> Result<Router, Failure> {
+) -> Result<(Router, Check), Failure> {
     let metrics = Metrics::new();
     // A connection for each kind of traffic: a read model that catches up must not make commands wait.
     let writing = connect(config, service, "commands").await?;
@@ -33,6 +35,7 @@ pub(super) async fn assemble(
         clock: config.clock.clone(),
         master_key: config.master_key.clone(),
         keys: keys.clone(),
+        users: users(config, &writing, &metrics).await?,
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
     };
@@ -45,15 +48,34 @@ pub(super) async fn assemble(
     let read_side = Projections::start(view, &reading, &file, clock, &metrics, counters, shutdown).await?;
 
     let (paths, mut api) = write_side.http.merge(read_side.router(keys)).split_for_parts();
+    auth::document(&mut api);
     api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
-    let probes = probes(service, config, &writing, metrics).check("projections", read_side.check());
+    let leaving = shutdown.leaving();
+    let stays = move || if leaving.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) };
+    let probes = probes(service, config, &writing, metrics)
+        .check("projections", read_side.check())
+        .check("process", Arc::new(stays));
+    let ready = probes.ready();
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
     let router = auth::layer(router, verifier(config, &writing).await?);
-    Ok(service::http::layers(router, config.clock.clone()))
+    Ok((service::http::layers(router, config.clock.clone()), ready))
+}
+
+/// How orders ask for their customers: whichever instance of the users service is known, through a breaker.
+async fn users(config: &Config, connection: &Connection, metrics: &Metrics) -> Result<UsersService, Failure> {
+    let options = RegistryOptions { replicas: config.replicas, ..config.registry };
+    let registry = Registry::watch(connection, options).await?;
+    let locate = move || {
+        let instances = registry.instances(Service::Users.name());
+        fastrand::choice(instances).map(|instance| instance.url)
+    };
+    let breaker = Breakers::new(Policy::default(), metrics).of(Service::Users.name());
+    let client = Client::new(Service::Users.name(), Arc::new(locate), breaker)?;
+    Ok(UsersService { client, fresh_for: config.users_fresh_for })
 }
 
 /// Checks access tokens with the keys as they are kept, so that it takes no users service to check one.
-async fn verifier(config: &Config, connection: &Connection) -> Result<Verifier, Failure> {
+pub(crate) async fn verifier(config: &Config, connection: &Connection) -> Result<Verifier, Failure> {
     let keys = Keys::open(connection, &config.master_key, config.replicas, &config.clock).await?;
     let clock = config.clock.clone();
     let jwks = Jwks::start(move || {

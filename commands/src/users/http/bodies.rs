@@ -205,15 +205,3 @@ impl<S: Send + Sync> FromRequestParts<S> for IfMatch {
 #[response(status = 412, content_type = "application/problem+json")]
 #[expect(dead_code, reason = "documents an answer")]
 pub(super) struct Stale(Problem);
-
-/// Whom commands are refused that are not for everybody.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "documents problems")]
-pub(super) enum Denied {
-    /// No access token was sent, or it is not valid.
-    #[response(status = 401, content_type = "application/problem+json")]
-    Unauthenticated(Problem),
-    /// It is somebody else's business.
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(Problem),
-}

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use service::{
     Problem,
     auth::{self, AuthError, Principal},
-    extract::Body,
+    extract::{Body, Path},
 };
 use std::{error::Error, net::IpAddr, sync::Arc};
 use utoipa::{IntoResponses, ToSchema};
@@ -35,6 +35,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Users>> {
     OpenApiRouter::new()
         .routes(routes!(log_in, log_out))
         .routes(routes!(refresh))
+        .routes(routes!(change_password))
         .routes(routes!(key_set))
 }
 
@@ -105,6 +106,17 @@ struct PublicKey {
     x: String,
 }
 
+/// Another password. Never printed.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ChangePassword {
+    #[schema(value_type = String, format = Password, example = "correct horse battery")]
+    current_password: Password,
+    /// 12 to 128 characters.
+    #[schema(value_type = String, format = Password, min_length = 12, max_length = 128, example = "a staple of another kind")]
+    new_password: Password,
+}
+
 /// How logging in can be refused.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "documents problems")]
@@ -116,6 +128,12 @@ enum NotLoggedIn {
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(Problem),
 }
+
+/// Somebody else's business.
+#[derive(IntoResponses)]
+#[response(status = 403, content_type = "application/problem+json")]
+#[expect(dead_code, reason = "documents a problem")]
+struct Forbidden(Problem);
 
 /// Log in
 ///
@@ -144,9 +162,8 @@ async fn log_in(
     let owner = users.api.executor.state(&Key::<Email>::new(&hash)).await?;
     let place = users.credentials.place().await?;
     let verified = users.credentials.verify(owner, password, place).await;
-    let owner = owner.filter(|_| verified.as_ref().is_ok_and(|verified| *verified));
-    verified.map_err(|error| away(&error))?;
-    let Some(user) = owner else { return Err(wrong()) };
+    let verified = verified.map_err(|error| away(&error))?;
+    let Some((user, _)) = owner.zip(verified) else { return Err(wrong()) };
     let Some(roles) = users.roles(user).await? else { return Err(wrong()) };
 
     users.throttle.forget(&account).await.map_err(|error| away(&error))?;
@@ -162,10 +179,7 @@ async fn log_in(
     post, path = "/sessions/refresh", tag = "sessions", request_body = Refresh,
     responses((status = 200, body = Tokens), NotLoggedIn, Refused)
 )]
-async fn refresh(
-    State(users): State<Arc<Users>>,
-    Body(body): Body<Refresh>,
-) -> Result<Response, Problem> {
+async fn refresh(State(users): State<Arc<Users>>, Body(body): Body<Refresh>) -> Result<Response, Problem> {
     let refreshed = users.sessions.refresh(&body.refresh_token).await.map_err(|error| away(&error))?;
     let session = match refreshed {
         Refreshed::Continued(session) => session,
@@ -207,6 +221,44 @@ async fn log_out(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// Change the password
+///
+/// For the user alone. Every session ends.
+#[utoipa::path(
+    put, path = "/users/{id}/password", tag = "sessions", security(("bearer" = [])),
+    params(("id" = Uuid, Path, description = "The user")), request_body = ChangePassword,
+    responses((status = 204, description = "The password is set"), NotLoggedIn, Forbidden, Refused)
+)]
+async fn change_password(
+    State(users): State<Arc<Users>>,
+    Path(id): Path<UserId>,
+    principal: Principal,
+    Body(body): Body<ChangePassword>,
+) -> Result<StatusCode, Problem> {
+    if principal.user != id.uuid() {
+        return Err(Problem::new(StatusCode::FORBIDDEN, "forbidden", "Only the user sets the password."));
+    }
+    let ChangePassword { current_password, new_password } = body;
+    new_password.check("newPassword")?;
+    let UserState::Registered(user) = users.api.executor.state(&Key::<User>::new(id)).await? else {
+        return Err(wrong());
+    };
+    // Whoever has stolen an access token may not guess on.
+    let account = Source::Account(user.email_hash);
+    users.throttle.admit(&account).await.map_err(|error| away(&error))??;
+    let place = users.credentials.place().await?;
+    let verified = users.credentials.verify(Some(id), current_password, place).await;
+    let Some(verified) = verified.map_err(|error| away(&error))? else { return Err(wrong()) };
+    let place = users.credentials.place().await?;
+    let set = users.credentials.set(id, new_password, verified, place).await;
+    if !set.map_err(|error| away(&error))? {
+        return Err(wrong());
+    }
+    users.sessions.end_all(id).await.map_err(|error| away(&error))?;
+    users.throttle.forget(&account).await.map_err(|error| away(&error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// The keys that access tokens are checked with
 #[utoipa::path(
     get, path = "/.well-known/jwks.json", tag = "sessions",
@@ -214,7 +266,8 @@ async fn log_out(
 )]
 async fn key_set(State(users): State<Arc<Users>>) -> Result<Response, Problem> {
     let keys = users.issuer.keys().jwks(users.api.clock.now()).await.map_err(|error| unsigned(&error))?;
-    let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=300")];
+    let headers =
+        [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=300")];
     Ok((headers, keys).into_response())
 }
 
