@@ -117,7 +117,7 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
     let config = given.map(|(((nats_url, durability), replicas), master_key)| {
         let usual = Config::new(nats_url, &args.data);
         let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
-        Config { durability, replicas, outside, master_key, advertise, jwks_url, users_fresh_for, ..usual }
+        Config { durability, replicas, outside, master_key, jwks_url, users_fresh_for, advertise, ..usual }
     });
     Ok(flags.finish(config.map(|config| (config, places)))?)
 }
