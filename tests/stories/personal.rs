@@ -41,7 +41,7 @@ async fn ask(api: &Api, key: &str, cart: &Cart, after: &str) -> Answer {
         "country": cart.country,
     });
     let request = api.http().post(api.url(Service::Orders, "/orders")).header("Idempotency-Key", key);
-    api.send(request.header("Waybill-Position", after).json(&body)).await.unwrap()
+    api.send_as(cart.user_id, request.header("Waybill-Position", after).json(&body)).await.unwrap()
 }
 
 async fn place(api: &Api, key: &str, cart: &Cart, after: &str) -> uuid::Uuid {

@@ -177,7 +177,8 @@ async fn over_grpc_too_and_only_what_the_sampler_takes() {
     let url = process.api.url(waybill::system::Service::Orders, "/orders");
     let request = process.api.http().post(url).header("traceparent", format!("00-{trace}-{caller}-01"));
     let request = request.header("Waybill-Position", after.join(", ")).json(&cart.body());
-    let order = process.api.send(request).await.unwrap().expect(202, "an order").unwrap();
+    let order = process.api.send_as(cart.user_id, request).await.unwrap();
+    let order = order.expect(202, "an order").unwrap();
     ended(&process.api, &order, "completed").await;
     eventually("the trace", SOON, async || {
         summary(&collector.spans()).contains("orders project ORDERS order.completed").then_some(())
