@@ -1,14 +1,20 @@
 //! What the write sides share, and how one is put together.
 
 use crate::{
-    Executor, ExecutorMetrics, fraud::Fraud, http::Api, inventory, orders, payments, shipping,
-    shipping::CarrierGateway,
+    Executor, ExecutorMetrics,
+    fraud::Fraud,
+    http::Api,
+    inventory,
+    orders::{self, UsersService},
+    payments,
+    shipping::{self, CarrierGateway},
+    users,
 };
 use events::Context;
 use futures::future::BoxFuture;
 use nats::{
-    Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, ReplayError,
-    StoreOptions,
+    Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, MasterKey,
+    ReplayError, StoreOptions, TopologyError,
 };
 use service::{Clock, Metrics, Shutdown};
 use std::sync::Arc;
@@ -25,8 +31,12 @@ pub struct Environment {
     pub store: StoreOptions,
     /// Time and new identifiers.
     pub clock: Clock,
+    /// What the keys of tokens and digests come from.
+    pub master_key: MasterKey,
     /// The keys of personal data.
     pub keys: KeyRing,
+    /// The users service, which orders ask.
+    pub users: UsersService,
     /// The world outside: who carries parcels.
     pub carrier: Arc<dyn CarrierGateway>,
     /// The fraud rules.
@@ -53,6 +63,12 @@ pub enum BuildError {
     /// A stream that it follows cannot be read.
     #[error("a stream that the service follows cannot be read")]
     Replay(#[from] ReplayError),
+    /// A bucket beside the log is not as it has to be.
+    #[error("a bucket of the service cannot be opened")]
+    Bucket(#[from] TopologyError),
+    /// The keys of access tokens cannot be opened.
+    #[error("the keys of access tokens cannot be opened")]
+    Keys(#[from] users::tokens::OpenError),
 }
 
 impl WriteSide {
@@ -66,6 +82,7 @@ impl WriteSide {
             // Payments ask the fraud rules and record what they say.
             Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,
             Context::Shipping => Ok(shipping::write_side(build, &env.carrier)),
+            Context::Users => Box::pin(users::write_side(build)).await,
         }
     }
 
@@ -89,8 +106,13 @@ pub(crate) struct Build {
     pub(crate) assessments: Executor,
     pub(crate) ledger: Ledger,
     pub(crate) clock: Clock,
+    pub(crate) connection: Connection,
     pub(crate) keys: KeyRing,
+    pub(crate) users: UsersService,
     pub(crate) reactions: Connection,
+    /// Copies of what is kept.
+    pub(crate) replicas: usize,
+    pub(crate) master_key: MasterKey,
     metrics: ConsumerMetrics,
 }
 
@@ -107,7 +129,11 @@ impl Build {
             assessments: executor(Context::Fraud),
             ledger: Ledger::open(&env.connection, context).await?,
             clock: env.clock.clone(),
+            connection: env.connection.clone(),
+            replicas: env.store.replicas,
+            master_key: env.master_key.clone(),
             keys: env.keys.clone(),
+            users: env.users.clone(),
             reactions: env.reactions.clone(),
             metrics: consuming,
         })
@@ -127,6 +153,7 @@ impl Build {
     ) -> WriteSide {
         let consumer = |(stream, kinds): &(Context, &'static [&'static str])| Consumer {
             connection: self.reactions.clone(),
+            service: self.context.token(),
             context: *stream,
             durable: format!("{}-{stream}", self.context),
             interests: kinds,

@@ -6,6 +6,7 @@ use events::{
     orders::{Line, OrderCreated, UserSnapshot, Workflow},
     payments::PaymentCharged,
     shipping::ShippingScheduled,
+    users::{EmailHash, Preferences, Role, UserCreated},
 };
 use uuid::Uuid;
 
@@ -87,4 +88,20 @@ pub(crate) fn scheduled() -> ShippingScheduled {
         created(&[line("TEA", 2, 450)]);
     let (carrier, tracking_number) = ("simulated".to_owned(), "SIM-1".to_owned());
     ShippingScheduled { order_id, user_id, items, carrier, tracking_number, shipping_address, workflow }
+}
+
+pub(crate) fn email_hash(n: u128) -> EmailHash {
+    format!("{n:064x}").parse().unwrap()
+}
+
+/// User `n` with address `n`.
+pub(crate) fn registered(n: u128) -> UserCreated {
+    UserCreated {
+        user_id: user(n),
+        name: sealed(&"Ada Lovelace".to_owned()),
+        email: sealed(&"ada@example.com".to_owned()),
+        email_hash: email_hash(n),
+        preferences: Preferences::default(),
+        roles: vec![Role::Customer],
+    }
 }

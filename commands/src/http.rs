@@ -4,26 +4,26 @@
 //! anything is read or written; what is wrong becomes a 4xx problem that names the field. Then it is one
 //! [`idempotency::Command`], carried out once however often it is sent.
 
+mod call;
 mod idempotency;
 
 use crate::{Aggregate, AnyKey, Decision, ExecuteError, Executor, Receipt, Refusal, Stop};
 use axum::{
     body::{Body, HttpBody},
-    extract::{FromRequest, FromRequestParts, Request},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    extract::{FromRequest, Request},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use events::{CorrelationId, Position, Subject};
+pub(crate) use call::{Call, CallHeaders};
+use events::{Position, Subject};
 pub(crate) use idempotency::{Attempt, Command};
 use nats::{AppendError, KeyError, Ledger, LoadError, Outcome};
 use serde::{Serialize, de::DeserializeOwned};
-use service::{Clock, Correlation, Problem, TraceParent, extract};
+use service::{Clock, Problem, extract};
 use std::{error::Error, sync::Arc};
-use utoipa::{IntoParams, IntoResponses, OpenApi, ToSchema};
+use utoipa::{IntoResponses, OpenApi, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 
-/// Names a request: sent again under the same key it has no second effect and gets the same answer.
-const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Says that an answer was given before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// In a request what must have been seen, in an answer where the command's last event stands.
@@ -38,74 +38,6 @@ pub(crate) struct Api {
     pub(crate) ledger: Ledger,
     /// Time and new identifiers.
     pub(crate) clock: Clock,
-}
-
-/// What a request says besides its path and body.
-pub(crate) struct Call {
-    key: Option<String>,
-    /// Whether it must see what others were told of: then nothing is taken from a copy.
-    pub(crate) fresh: bool,
-    correlation: CorrelationId,
-    traceparent: Option<Arc<str>>,
-}
-
-/// The headers that every command takes.
-#[derive(IntoParams)]
-#[into_params(parameter_in = Header)]
-#[expect(dead_code, reason = "documents what Call reads")]
-pub(crate) struct CallHeaders {
-    /// 1 to 255 visible ASCII characters: sent again with the same key and body, the command has no second effect and
-    /// gets the same answer, with `Idempotent-Replayed: true`. Kept for 7 days.
-    #[param(rename = "Idempotency-Key", required = false)]
-    key: String,
-    /// What the command has to see, as other answers returned it.
-    #[param(rename = "Waybill-Position", required = false, example = "INVENTORY:42")]
-    position: String,
-}
-
-impl<S: Send + Sync> FromRequestParts<S> for Call {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let Some(Correlation(correlation)) = parts.extensions.get() else { return Err(Problem::internal()) };
-        Ok(Self {
-            key: key(&parts.headers)?,
-            fresh: positions(&parts.headers)?,
-            correlation: correlation.parse().map_err(|_| Problem::internal())?,
-            traceparent: parts.extensions.get().map(|TraceParent(trace)| Arc::clone(trace)),
-        })
-    }
-}
-
-fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let mut sent = headers.get_all(KEY).iter();
-    let Some(first) = sent.next() else { return Ok(None) };
-    let visible = |value: &&HeaderValue| {
-        (1..=255).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
-    };
-    let key = Some(first).filter(visible).filter(|_| sent.next().is_none());
-    let key = key.and_then(|value| value.to_str().ok()).ok_or_else(|| {
-        let detail = "Idempotency-Key must be one value of 1 to 255 visible ASCII characters.";
-        Problem::bad_request("invalid-idempotency-key", detail).with_field("Idempotency-Key")
-    })?;
-    Ok(Some(key.to_owned()))
-}
-
-/// Whether positions are named; an error where one cannot be read. They need no waiting here: commands read the log.
-fn positions(headers: &HeaderMap) -> Result<bool, Problem> {
-    let readable = |value: &HeaderValue| {
-        let all = |text: &str| text.split(',').all(|one| one.trim().parse::<Position>().is_ok());
-        value.to_str().is_ok_and(all)
-    };
-    let mut named = false;
-    for value in headers.get_all(POSITION) {
-        if !readable(value) {
-            let detail = "A position is a stream and a sequence, such as ORDERS:42.";
-            return Err(Problem::bad_request("invalid-position", detail).with_field("Waybill-Position"));
-        }
-        named = true;
-    }
-    Ok(named)
 }
 
 /// A JSON body that may be left out. Where it is there, it is read as strictly as any other.
@@ -157,10 +89,10 @@ pub(crate) struct PositionBody {
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Accepted<'a> {
     /// What was created or changed.
-    id: &'a str,
+    pub(crate) id: &'a str,
     /// Where the command's last event stands: a query given this position sees its effect.
     #[schema(value_type = PositionBody)]
-    position: Position,
+    pub(crate) position: Position,
 }
 
 /// The answer to a command that was carried out.
@@ -266,7 +198,7 @@ pub(crate) enum Refused {
     /// A field cannot be accepted, or the key was used for another request.
     #[response(status = 422, content_type = "application/problem+json")]
     Invalid(Problem),
-    /// The log is away or busy: try again after `Retry-After`.
+    /// The log is away or busy, or the keys of access tokens are: try again after `Retry-After`.
     #[response(status = 503, content_type = "application/problem+json")]
     Unavailable(Problem),
 }
@@ -368,12 +300,13 @@ fn failed(error: &ExecuteError) -> Problem {
     Problem::internal()
 }
 
-fn log_unavailable() -> Problem {
+/// What keeps events, or anything beside them, cannot be reached.
+pub(crate) fn log_unavailable() -> Problem {
     Problem::unavailable("log-unavailable", "The log cannot be reached. Nothing was recorded.", 1)
 }
 
 /// An error with everything that caused it.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -4,7 +4,7 @@
 //!
 //! - [`Aggregate`]: pure decide and evolve; [`Decision`]: one decision over several aggregates; [`Refusal`]: why not
 //! - [`Executor`]: the only write path: lanes, cache, append, again on conflict
-//! - one folder per context: [`orders`], [`inventory`], [`payments`], [`shipping`], each with a file per aggregate,
+//! - one folder per context: [`orders`], [`inventory`], [`payments`], [`shipping`], [`users`], each with a file per aggregate,
 //!   `react` (fact to effect, pure), `reactor` (carries effects out) and `http` (its endpoints); and [`fraud`]
 //! - `http`: what the endpoints share, with idempotency keys; `reactor`: what the reactors share
 //! - [`WriteSide`], [`Environment`]: the front door: one service's endpoints and reactions, put together
@@ -27,6 +27,7 @@ pub mod payments;
 mod reactor;
 mod refusal;
 pub mod shipping;
+pub mod users;
 
 pub use aggregate::Aggregate;
 pub use behaviour::ParseError;

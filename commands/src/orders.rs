@@ -4,23 +4,29 @@ mod copies;
 mod http;
 mod order;
 mod react;
+mod users;
 
 pub use copies::{AccountCopy, Copies, ProductCopy};
+pub(crate) use order::check_address;
 pub use order::{
     MAX_LINES, MAX_QUANTITY, Order, OrderCommand, OrderRejection, OrderState, OrderStatus, Placement,
 };
-use order::{check_address, check_reason, total};
+use order::{check_reason, total};
 pub use react::{Effect, INTERESTS, react};
+pub use users::UsersService;
 
 use crate::{
     environment::{Build, BuildError, WriteSide},
     reactor,
 };
+use users::Users;
 
 /// The write side of orders.
 pub(crate) async fn write_side(build: Build) -> Result<WriteSide, BuildError> {
     let (copies, following) = Copies::start(build.executor.clone(), &build.reactions).await?;
-    let http = http::routes(build.api(), copies, build.keys.clone());
+    let users = Users::start(build.users.clone(), build.executor.clone(), &build.reactions).await?;
+    let (users, following_users) = users;
+    let http = http::routes(build.api(), copies, users, build.keys.clone());
     let handler = reactor::handler(build.executor.clone(), "service:orders", react, Effect::decide);
-    Ok(build.finish(http, INTERESTS, &handler).beside(following))
+    Ok(build.finish(http, INTERESTS, &handler).beside(following).beside(following_users))
 }

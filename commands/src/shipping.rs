@@ -55,6 +55,7 @@ pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer
         }
         Answer::Refused(detail) => ShipmentCommand::Fail(ShippingFailed {
             order_id,
+            user_id: Some(user_id),
             reason: Reason::CarrierRefused,
             detail,
             workflow,
@@ -67,7 +68,7 @@ pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer
 /// where the shipment was decided before.
 pub fn give_up(decision: &mut Decision, order_id: OrderId, workflow: Workflow) -> Result<(), Stop> {
     let (reason, detail) = (Reason::UserErased, "the customer was erased".to_owned());
-    let failed = ShippingFailed { order_id, reason, detail, workflow };
+    let failed = ShippingFailed { order_id, user_id: None, reason, detail, workflow };
     decision.apply(&Key::<Shipment>::new(order_id), ShipmentCommand::Fail(failed))
 }
 
@@ -130,7 +131,8 @@ mod tests {
         schedule(&mut decision, &paid(), &Answer::Refused("no".to_owned())).unwrap();
         schedule(&mut decision, &paid(), &booked()).unwrap();
         let (reason, workflow) = (Reason::CarrierRefused, Workflow::Choreography);
-        let failed = ShippingFailed { order_id: order(1), reason, detail: "no".to_owned(), workflow };
+        let (order_id, user_id) = (order(1), Some(paid().user_id));
+        let failed = ShippingFailed { order_id, user_id, reason, detail: "no".to_owned(), workflow };
         assert_eq!(decision.then(&shipment()), [failed.into()]);
     }
 
@@ -140,7 +142,7 @@ mod tests {
         let mut decision = Decision::default().given(&shipment(), &[]);
         give_up(&mut decision, order(1), workflow).unwrap();
         let (reason, detail) = (Reason::UserErased, "the customer was erased".to_owned());
-        let failed = ShippingFailed { order_id: order(1), reason, detail, workflow };
+        let failed = ShippingFailed { order_id: order(1), user_id: None, reason, detail, workflow };
         assert_eq!(decision.then(&shipment()), [failed.into()]);
         let mut decision = Decision::default().given(&shipment(), &[scheduled().into()]);
         give_up(&mut decision, order(1), workflow).unwrap();

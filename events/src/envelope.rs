@@ -41,6 +41,24 @@ pub mod header {
     pub const SEQUENCE: &str = "ce-sequence";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
+
+    /// Those that every event has.
+    pub const ALWAYS: [&str; 14] = [
+        MSG_ID,
+        SPEC_VERSION,
+        ID,
+        TYPE,
+        SOURCE,
+        SUBJECT,
+        TIME,
+        DATA_SCHEMA,
+        CONTENT_TYPE,
+        CORRELATION,
+        CAUSATION,
+        COMMAND,
+        ACTOR,
+        SEQUENCE,
+    ];
 }
 
 /// One id for everything that follows from one request: 1 to 128 visible ASCII characters. Cheap to clone.
@@ -78,6 +96,12 @@ impl From<Uuid> for CorrelationId {
     }
 }
 
+impl From<CorrelationId> for Arc<str> {
+    fn from(id: CorrelationId) -> Self {
+        id.0
+    }
+}
+
 impl fmt::Display for CorrelationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -90,7 +114,8 @@ impl fmt::Debug for CorrelationId {
     }
 }
 
-/// Who asked for something: `client`, `user:<id>`, `service:<name>`. Cheap to clone.
+/// Who asked for something: `client`, `user:<id>`, `operator:<id>`, `service:<name>`. Never a name: events stay for
+/// ever. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Actor(Cow<'static, str>);
 
@@ -101,6 +126,11 @@ impl Actor {
     /// An actor known when the program is written.
     pub const fn service(name: &'static str) -> Self {
         Self(Cow::Borrowed(name))
+    }
+
+    /// Somebody who is known by an id: a user, an operator.
+    pub fn known(kind: &'static str, id: Uuid) -> Self {
+        Self(Cow::Owned(format!("{kind}:{id}")))
     }
 
     /// The text.

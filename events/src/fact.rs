@@ -8,6 +8,7 @@ use crate::{
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
     upcast,
+    users::{EmailEvent, UserEvent},
 };
 use schemars::Schema;
 use std::borrow::Cow;
@@ -40,6 +41,8 @@ impl FactType {
             Aggregate::Payment => PaymentEvent::TYPES,
             Aggregate::Assessment => AssessmentEvent::TYPES,
             Aggregate::Shipment => ShipmentEvent::TYPES,
+            Aggregate::User => UserEvent::TYPES,
+            Aggregate::Email => EmailEvent::TYPES,
         }
     }
 
@@ -181,6 +184,10 @@ pub enum Fact {
     Assessment(AssessmentEvent),
     /// Of a shipment.
     Shipment(ShipmentEvent),
+    /// Of a user.
+    User(UserEvent),
+    /// Of an e-mail address.
+    Email(EmailEvent),
 }
 
 impl Fact {
@@ -200,6 +207,8 @@ impl Fact {
             Aggregate::Payment => Self::Payment(PaymentEvent::from_json(kind, version, body)?),
             Aggregate::Assessment => Self::Assessment(AssessmentEvent::from_json(kind, version, body)?),
             Aggregate::Shipment => Self::Shipment(ShipmentEvent::from_json(kind, version, body)?),
+            Aggregate::User => Self::User(UserEvent::from_json(kind, version, body)?),
+            Aggregate::Email => Self::Email(EmailEvent::from_json(kind, version, body)?),
         })
     }
 }

@@ -6,7 +6,8 @@
 //! - [`subject`]: contexts, streams and subjects, spelled once
 //! - [`envelope`]: CloudEvents 1.0 attributes carried in message headers
 //! - [`fact`]: the catalogue of every fact, encoding, decoding; [`upcast`]: old versions made new
-//! - one file of facts per context: [`orders`], [`inventory`], [`payments`], [`fraud`], [`shipping`]
+//! - one file of facts per context: [`orders`], [`inventory`], [`payments`], [`fraud`], [`shipping`],
+//!   [`users`]
 
 pub mod envelope;
 pub mod fact;
@@ -22,6 +23,7 @@ pub mod sku;
 pub mod subject;
 mod text;
 pub mod upcast;
+pub mod users;
 
 pub use envelope::{Actor, CorrelationId, Envelope, Metadata};
 pub use fact::{DecodeError, DomainEvent, Fact, FactType};

@@ -14,7 +14,7 @@ facts! {
         /// The carrier takes the parcel.
         Scheduled(ShippingScheduled) = "shipping.scheduled" 2,
         /// The carrier does not take it.
-        Failed(ShippingFailed) = "shipping.failed" 1,
+        Failed(ShippingFailed) = "shipping.failed" 2,
         /// It is called off, or will never be scheduled.
         Cancelled(ShippingCancelled) = "shipping.cancelled" 1,
         /// It left the house.
@@ -50,6 +50,9 @@ pub struct ShippingScheduled {
 pub struct ShippingFailed {
     /// The order.
     pub order_id: OrderId,
+    /// The customer. Version 1 did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<UserId>,
     /// Why.
     pub reason: Reason,
     /// In the carrier's words.

@@ -16,11 +16,14 @@ pub enum Context {
     Fraud,
     /// Shipments.
     Shipping,
+    /// Users and the e-mail addresses they are known by.
+    Users,
 }
 
 impl Context {
     /// Every context.
-    pub const ALL: [Self; 5] = [Self::Orders, Self::Inventory, Self::Payments, Self::Fraud, Self::Shipping];
+    pub const ALL: [Self; 6] =
+        [Self::Orders, Self::Inventory, Self::Payments, Self::Fraud, Self::Shipping, Self::Users];
 
     /// The token in subjects: `evt.<context>.…`.
     pub const fn token(self) -> &'static str {
@@ -30,6 +33,7 @@ impl Context {
             Self::Payments => "payments",
             Self::Fraud => "fraud",
             Self::Shipping => "shipping",
+            Self::Users => "users",
         }
     }
 
@@ -41,6 +45,7 @@ impl Context {
             Self::Payments => "PAYMENTS",
             Self::Fraud => "FRAUD",
             Self::Shipping => "SHIPPING",
+            Self::Users => "USERS",
         }
     }
 
@@ -80,11 +85,15 @@ pub enum Aggregate {
     Assessment,
     /// The shipment of one order.
     Shipment,
+    /// A user.
+    User,
+    /// An e-mail address: whose it is.
+    Email,
 }
 
 impl Aggregate {
     /// Every kind of aggregate.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Order,
         Self::Product,
         Self::Item,
@@ -93,6 +102,8 @@ impl Aggregate {
         Self::Payment,
         Self::Assessment,
         Self::Shipment,
+        Self::User,
+        Self::Email,
     ];
 
     /// The context whose stream holds it.
@@ -103,12 +114,13 @@ impl Aggregate {
             Self::Account | Self::Payment => Context::Payments,
             Self::Assessment => Context::Fraud,
             Self::Shipment => Context::Shipping,
+            Self::User | Self::Email => Context::Users,
         }
     }
 
     /// Whether there is one of its kind per order, named by the order's id.
     pub const fn is_of_an_order(self) -> bool {
-        !matches!(self, Self::Product | Self::Item | Self::Account)
+        !matches!(self, Self::Product | Self::Item | Self::Account | Self::User | Self::Email)
     }
 
     /// The token in subjects: `evt.<context>.<aggregate>.<id>`.
@@ -122,6 +134,8 @@ impl Aggregate {
             Self::Payment => "payment",
             Self::Assessment => "assessment",
             Self::Shipment => "shipment",
+            Self::User => "user",
+            Self::Email => "email",
         }
     }
 
@@ -130,7 +144,8 @@ impl Aggregate {
         format!("evt.{}.{}.*", self.context().token(), self.token())
     }
 
-    /// The one literal subject of an aggregate. `id` is a UUID or a [`crate::Sku`]: one token.
+    /// The one literal subject of an aggregate. `id` is a UUID, a [`crate::Sku`] or an
+    /// [`EmailHash`](crate::users::EmailHash): one token.
     pub fn subject(self, id: impl fmt::Display) -> Subject {
         let (context, aggregate) = (self.context().token(), self.token());
         Subject { aggregate: self, text: format!("evt.{context}.{aggregate}.{id}").into() }

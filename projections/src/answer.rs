@@ -1,9 +1,10 @@
-//! What several queries answer with: money, pages and their cursors.
+//! What several queries answer with: money, pages and their cursors, and what nobody may see but its owner.
 
 use crate::sqlite::{DatabaseError, Row};
 use serde::{Deserialize, Serialize};
-use service::Problem;
-use utoipa::ToSchema;
+use service::{Problem, auth::Principal};
+use utoipa::{IntoResponses, ToSchema};
+use uuid::Uuid;
 
 /// An amount of money.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -90,6 +91,40 @@ pub(crate) fn cursor<T>(text: Option<&str>, read: impl Fn(&[u8]) -> Option<T>) -
     let refuse =
         || Problem::invalid("invalid-cursor", "cursor", "Take the cursor from nextCursor, as it is.");
     place.map(Some).ok_or_else(refuse)
+}
+
+/// The row, if there is one and the principal may see it: operators see all, others what has their id in `user_id`.
+/// What is somebody else's is answered like what does not exist, so that nobody can find out what does.
+pub(crate) fn owned<'a>(
+    row: Option<&'a Row>,
+    principal: &Principal,
+    unknown: impl FnOnce() -> Problem,
+) -> Result<&'a Row, Problem> {
+    let Some(row) = row else { return Err(unknown()) };
+    let owner: Option<Uuid> = row.find("user_id")?;
+    let visible = owner.map_or_else(|| principal.is_operator(), |owner| principal.may_act_for(owner));
+    if visible { Ok(row) } else { Err(unknown()) }
+}
+
+/// What was asked for does not exist, or is somebody else's.
+#[derive(IntoResponses)]
+#[response(status = 404, content_type = "application/problem+json")]
+#[expect(dead_code, reason = "documents an answer")]
+pub(crate) struct Unknown(Problem);
+
+/// How every query can be refused.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "documents the problems of every query")]
+pub(crate) enum Refused {
+    /// The path, a header or a parameter cannot be read.
+    #[response(status = 400, content_type = "application/problem+json")]
+    Unreadable(Problem),
+    /// A parameter cannot be accepted.
+    #[response(status = 422, content_type = "application/problem+json")]
+    Invalid(Problem),
+    /// The read model is away or not as far yet, or the keys of access tokens are away: try again after `Retry-After`.
+    #[response(status = 503, content_type = "application/problem+json")]
+    Unavailable(Problem),
 }
 
 impl From<DatabaseError> for Problem {

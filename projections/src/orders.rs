@@ -3,7 +3,6 @@
 //! Facts of one stream come in order, but streams come in any order among each other. So `orders` is made of one stream
 //! only, each column of `progress` of one stream only, and every row of `order_events` of one fact.
 
-mod history;
 mod queries;
 mod stage;
 
@@ -36,6 +35,7 @@ const ORDERS: Table = Table {
     key: &[("id", Type::Uuid)],
     columns: &[
         ("user_id", Type::Uuid),
+        ("user_stale", Type::Bool),
         ("status", Type::Text),
         ("items", Type::Json),
         ("amount", Type::Int),
@@ -114,7 +114,12 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
             };
             advance(order, step, changes)
         }
-        Fact::Product(_) | Fact::Item(_) | Fact::Account(_) | Fact::Assessment(_) => return,
+        Fact::Product(_)
+        | Fact::Item(_)
+        | Fact::Account(_)
+        | Fact::Assessment(_)
+        | Fact::User(_)
+        | Fact::Email(_) => return,
     };
     happened(recorded, order, changes);
 }
@@ -156,6 +161,7 @@ fn order(recorded: &Recorded, event: &OrderEvent, changes: &mut Changes) -> Orde
 fn created(recorded: &Recorded, it: &OrderCreated, changes: &mut Changes) -> OrderId {
     let row = row!(ORDERS {
         user_id: it.user_id,
+        user_stale: it.user_snapshot.stale,
         status: "pending",
         items: Value::json(&it.items),
         amount: it.total_amount.amount,

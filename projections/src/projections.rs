@@ -8,10 +8,16 @@ use crate::{
 };
 use axum::{Extension, middleware::from_fn_with_state};
 use nats::KeyRing;
-use service::{Clock, Metrics, Shutdown};
+use service::{Clock, Metrics, Problem, Shutdown};
 use std::{path::Path, sync::Arc};
 use tokio::sync::watch;
+use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
+
+/// The schema of every refusal, which is not collected from the routes.
+#[derive(OpenApi)]
+#[openapi(components(schemas(Problem)))]
+struct Schemas;
 
 /// The read model of one service. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -53,7 +59,8 @@ impl Projections {
     /// The queries, documented. What is personal in their answers is opened with `keys`, when it is asked for.
     pub fn router(&self, keys: &KeyRing) -> OpenApiRouter {
         let fresh = from_fn_with_state(self.clone(), freshness::layer);
-        (self.view.routes)().layer(fresh).layer(Extension(keys.clone())).with_state(self.clone())
+        let routes = OpenApiRouter::with_openapi(Schemas::openapi()).merge((self.view.routes)());
+        routes.layer(fresh).layer(Extension(keys.clone())).with_state(self.clone())
     }
 
     /// How far the read model is; changes with every commit.

@@ -24,6 +24,7 @@ const SHIPMENTS: Table = Table {
     name: "shipments",
     key: &[("order_id", Type::Uuid)],
     columns: &[
+        ("user_id", Type::Uuid),
         ("status", Type::Text),
         ("carrier", Type::Text),
         ("tracking_number", Type::Text),
@@ -42,6 +43,7 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
     match event {
         ShipmentEvent::Scheduled(it) => {
             let row = row!(SHIPMENTS {
+                user_id: it.user_id,
                 status: "scheduled",
                 carrier: it.carrier.clone(),
                 tracking_number: it.tracking_number.clone(),
@@ -53,6 +55,7 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         }
         ShipmentEvent::Failed(it) => {
             let row = row!(SHIPMENTS {
+                user_id: it.user_id,
                 status: "failed",
                 reason: Value::name(it.reason),
                 detail: it.detail.clone(),
@@ -121,6 +124,7 @@ mod tests {
         let order_id = OrderId::new(Uuid::from_u128(1));
         let failed = ShippingFailed {
             order_id,
+            user_id: None,
             reason: Reason::CarrierRefused,
             detail: "too heavy".to_owned(),
             workflow: Workflow::Choreography,

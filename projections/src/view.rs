@@ -1,6 +1,6 @@
 //! A read model: its tables, the facts it is made of, and the pure function that makes it.
 
-use crate::{Changes, Projections, inventory, orders, payments, shipping, table::Table};
+use crate::{Changes, Projections, inventory, orders, payments, shipping, table::Table, users};
 use events::{Aggregate, Context};
 use nats::Recorded;
 use utoipa_axum::router::OpenApiRouter;
@@ -25,7 +25,8 @@ pub struct View {
 
 impl View {
     /// Every read model.
-    pub const ALL: [&'static Self; 4] = [&orders::VIEW, &inventory::VIEW, &payments::VIEW, &shipping::VIEW];
+    pub const ALL: [&'static Self; 5] =
+        [&orders::VIEW, &inventory::VIEW, &payments::VIEW, &shipping::VIEW, &users::VIEW];
 
     /// The read model of a service.
     pub fn of(service: &str) -> Option<&'static Self> {

@@ -4,6 +4,7 @@
 //! them, [`layer`] puts it around routes, and a handler that takes a [`Principal`] is reached by nobody else. Signing is
 //! the issuer's business alone: it writes [`Claims`].
 
+mod documentation;
 mod extract;
 mod jwks;
 mod principal;
@@ -12,6 +13,7 @@ mod verifier;
 #[cfg(test)]
 mod testing;
 
+pub use documentation::{BEARER, Denied, document};
 pub use extract::layer;
 pub use jwks::{Jwks, SourceError};
 pub use principal::{Claims, Principal, Role};

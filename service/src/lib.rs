@@ -6,10 +6,13 @@
 //! - [`Problem`]: every error of every API, as problem+json; [`extract`]: request parts, read strictly
 //! - [`auth`]: who sends a request, by access token
 //! - [`http`]: the layers around every route, and serving with a drain
+//! - [`client`], [`breaker`]: calls of other services, and when to stop calling
 //! - [`Metrics`], [`Probes`]: `/metrics`, `/health`, `/ready`
-//! - [`Shutdown`], [`signal`]: stopping in two phases; [`telemetry`]: logs; [`config`]: settings and their faults
+//! - [`Shutdown`], [`signal`]: stopping in phases; [`telemetry`]: logs; [`config`]: settings and their faults
 
 pub mod auth;
+pub mod breaker;
+pub mod client;
 pub mod config;
 pub mod extract;
 pub mod http;

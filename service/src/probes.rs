@@ -33,6 +33,12 @@ impl Probes {
         self
     }
 
+    /// Whether all is well that was added so far, as `/ready` says it.
+    pub fn ready(&self) -> Check {
+        let checks: Vec<_> = self.checks.iter().map(|(_, check)| Arc::clone(check)).collect();
+        Arc::new(move || checks.iter().try_for_each(|check| check()))
+    }
+
     /// The three routes.
     pub fn routes(self) -> Router {
         let Self { metrics, mut details, checks } = self;
@@ -89,19 +95,13 @@ mod tests {
         let connected = Arc::new(AtomicBool::new(false));
         let seen = connected.clone();
         let details = Map::from_iter([("durability".to_owned(), "always".into())]);
-        let router = Probes::new(Metrics::new(), details)
-            .check("disk", Arc::new(|| Ok(())))
-            .check(
-                "nats",
-                Arc::new(
-                    move || {
-                        if seen.load(Ordering::Relaxed) { Ok(()) } else { Err("no connection".into()) }
-                    },
-                ),
-            )
-            .routes();
+        let probes = Probes::new(Metrics::new(), details).check("disk", Arc::new(|| Ok(()))).check(
+            "nats",
+            Arc::new(move || if seen.load(Ordering::Relaxed) { Ok(()) } else { Err("no connection".into()) }),
+        );
+        let (ready, router) = (probes.ready(), probes.routes());
         let (status, body) = ask(&router, "/ready").await;
-        assert_eq!(status, 503);
+        assert_eq!((status, ready()), (503, Err("no connection".to_owned())));
         let body: Value = serde_json::from_str(&body).unwrap();
         assert_eq!(
             body,
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!((status, &*body), (200, r#"{"durability":"always","status":"alive"}"#));
 
         connected.store(true, Ordering::Relaxed);
-        assert_eq!(ask(&router, "/ready").await.0, 200);
+        assert_eq!((ask(&router, "/ready").await.0, ready()), (200, Ok(())));
         assert_eq!(ask(&router, "/metrics").await, (200, "# EOF\n".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! Stopping in two phases: first nothing new begins, then what has begun ends, up to a deadline.
+//! Stopping in phases: first others are told, then nothing new begins, then what has begun ends, up to a deadline.
 
 use std::{io, time::Duration};
 use tokio::{
@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// The end of a process or of a part of it. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
+    leaving: CancellationToken,
     token: CancellationToken,
     tasks: TaskTracker,
 }
@@ -18,6 +19,16 @@ impl Shutdown {
     /// Nothing is stopping.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Cancelled when the stop is near: say so to whoever sends work, but go on to take it.
+    pub fn leaving(&self) -> CancellationToken {
+        self.leaving.clone()
+    }
+
+    /// Announces the stop.
+    pub fn leave(&self) {
+        self.leaving.cancel();
     }
 
     /// Cancelled when the stop begins: take no new work, finish what has begun.
@@ -35,6 +46,7 @@ impl Shutdown {
 
     /// Begins the stop and waits for the tasks. Says whether all ended within `deadline`.
     pub async fn drain(&self, deadline: Duration) -> bool {
+        self.leaving.cancel();
         self.token.cancel();
         self.tasks.close();
         tokio::time::timeout(deadline, self.tasks.wait()).await.is_ok()
@@ -60,6 +72,8 @@ mod tests {
         let shutdown = Shutdown::new();
         let token = shutdown.token();
         let polite = shutdown.spawn(async move { token.cancelled().await });
+        shutdown.leave();
+        assert!(shutdown.leaving().is_cancelled() && !shutdown.token().is_cancelled());
         assert!(shutdown.drain(Duration::from_secs(10)).await);
         assert!(polite.is_finished());
 

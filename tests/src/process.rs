@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 use tokio::process::{Child, Command};
-use waybill::api::Api;
+use waybill::{
+    api::{Api, Tokens},
+    system::{Config, Service},
+};
 
 const READY_WITHIN: Duration = Duration::from_secs(90);
 const ENDED_WITHIN: Duration = Duration::from_mins(1);
@@ -47,7 +50,15 @@ impl Process {
     /// # Panics
     /// When it does not become ready in time, or ends; its log is shown.
     pub async fn dev(dir: &Path, flags: &[&str]) -> io::Result<Self> {
-        let child = Self::spawn(dir, flags)?;
+        Self::dev_with(dir, flags, &[]).await
+    }
+
+    /// The same, with more in its environment.
+    ///
+    /// # Panics
+    /// When it does not become ready in time, or ends; its log is shown.
+    pub async fn dev_with(dir: &Path, flags: &[&str], env: &[(&str, &str)]) -> io::Result<Self> {
+        let child = Self::command(dir, flags)?.envs(env.iter().copied()).spawn()?;
         // From here on whatever is started ends with this.
         let api = Api::at(BTreeMap::new());
         let mut process = Self { child, dir: dir.to_owned(), api, nats_url: String::new() };
@@ -78,20 +89,54 @@ impl Process {
         })
         .await;
         file["natsUrl"].as_str().unwrap_or_default().clone_into(&mut self.nats_url);
-        self.api = Api::at(serde_json::from_value(file["services"].clone()).unwrap_or_default());
+        let tokens = Tokens::of_dev(dir, &self.nats_url).await;
+        let tokens =
+            tokens.unwrap_or_else(|error| panic!("waybill dev issues no tokens: {error}\n{}", log(dir)));
+        let urls = serde_json::from_value(file["services"].clone()).unwrap_or_default();
+        self.api = Api::at(urls).with_tokens(tokens);
     }
 
     /// Runs `waybill dev` on a data folder without waiting for anything. It is killed when dropped.
     pub fn spawn(dir: &Path, flags: &[&str]) -> io::Result<Child> {
+        Self::command(dir, flags)?.spawn()
+    }
+
+    /// Its standard error is the log, and nothing else is in it.
+    fn command(dir: &Path, flags: &[&str]) -> io::Result<Command> {
         fs::create_dir_all(dir)?;
         let log = File::options().create(true).append(true).open(log_file(dir))?;
-        Command::new(Self::executable())
-            .args(["dev", "--ports", "orders=0,payments=0,inventory=0,shipping=0", "--data"])
+        let mut command = Command::new(Self::executable());
+        command
+            .args([
+                "dev",
+                "--ports",
+                "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0",
+                "--data",
+            ])
             .arg(dir)
             .args(flags)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
+            // What it says to whoever starts it is no log: it holds a token.
+            .stdout(Stdio::null())
             .stderr(log)
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Where its log is.
+    pub fn log_file(&self) -> PathBuf {
+        log_file(&self.dir)
+    }
+
+    /// Runs `waybill serve` for one service of a system on a free port, without waiting for anything. It is killed when
+    /// dropped.
+    pub fn serve(service: Service, config: &Config, data: &Path) -> io::Result<Child> {
+        Command::new(Self::executable())
+            .args(["serve", service.name(), "--port", "0", "--log", "warn", "--nats-url", &config.nats_url])
+            .arg("--data")
+            .arg(data)
+            .env("WAYBILL_MASTER_KEY", &*config.master_key.to_base64())
+            .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
     }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use waybill::{
-    api::Api,
+    api::{Api, Tokens},
     audit::Audit,
     failure::Failure,
     system::{Config, Service, System},
@@ -39,6 +39,11 @@ impl World {
 
     /// The same, with other settings.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Result<Self, Failure> {
+        Self::of(&Service::ALL, change).await
+    }
+
+    /// The same, with some services only.
+    pub async fn of(services: &[Service], change: impl FnOnce(&mut Config)) -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
         let binary = Binary::locate(None).await?;
         let mut config = Config::new("", dir.path().join("views"));
@@ -46,7 +51,7 @@ impl World {
         let server = server::Config::new(binary, dir.path().join("nats"));
         let nats = Server::start(server::Config { durability: config.durability, ..server }).await?;
         config.nats_url = nats.url();
-        let (system, api) = start(&config, &Service::ALL).await?;
+        let (system, api) = start(&config, services).await?;
         Ok(Self { system: Some(system), api, config, nats, _dir: dir })
     }
 
@@ -124,7 +129,8 @@ async fn start(config: &Config, services: &[Service]) -> Result<(System, Api), F
         listeners.push((*service, TcpListener::bind(("127.0.0.1", 0)).await?));
     }
     let system = System::start(config, listeners).await?;
-    let api = Api::new(system.addresses());
+    let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
+    let api = Api::new(system.addresses()).with_tokens(tokens);
     api.wait_ready(READY_WITHIN).await?;
     Ok((system, api))
 }

@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_secs(30);
 async fn a_command_sent_again_has_one_effect_and_one_answer() {
     let mut world = World::start().await.unwrap();
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), 10).await.unwrap();
-    let user_id = world.config.clock.uuid();
+    let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, 1000).await.unwrap();
     let cart = Cart { user_id, account_id, items: vec![("TEA".to_owned(), 1)], country: "DE".to_owned() };
     let after = [stocked.position().unwrap()];
@@ -43,7 +43,7 @@ async fn a_command_sent_again_has_one_effect_and_one_answer() {
 async fn events_that_are_delivered_again_change_nothing() {
     let mut world = World::start().await.unwrap();
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), 3).await.unwrap();
-    let user_id = world.config.clock.uuid();
+    let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, 10_000).await.unwrap();
     let cart = Cart { user_id, account_id, items: vec![("TEA".to_owned(), 1)], country: "DE".to_owned() };
     for number in 0..5 {
@@ -88,6 +88,7 @@ fn reactions() -> Vec<(&'static str, String)> {
         (Context::Inventory, commands::inventory::INTERESTS),
         (Context::Payments, commands::payments::INTERESTS),
         (Context::Shipping, commands::shipping::INTERESTS),
+        (Context::Users, commands::users::INTERESTS),
     ];
     let durable = |service, stream: &Context| (stream.stream(), format!("{service}-{stream}"));
     let of = |(service, interests): (Context, &'static [(Context, &[&str])])| {

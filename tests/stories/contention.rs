@@ -23,7 +23,7 @@ async fn the_last_unit_goes_to_exactly_one_of_fifty() {
     let mut world = World::start().await.unwrap();
     let (other, api_of_other) = world.another("views-2", &Service::ALL).await.unwrap();
     let stocked = world.api.stock_product("p", ("LAMP", "Lamp", 4900), 1).await.unwrap();
-    let user_id = world.config.clock.uuid();
+    let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, 1_000_000).await.unwrap();
     let cart = Cart { user_id, account_id, items: vec![("LAMP".to_owned(), 1)], country: "DE".to_owned() };
     let placed = rush(&[&world.api, &api_of_other], &cart, 50, stocked.position().unwrap()).await.unwrap();
@@ -47,7 +47,7 @@ async fn a_balance_for_ten_pays_for_exactly_ten_of_a_hundred() {
     let mut world = World::start().await.unwrap();
     let (other, api_of_other) = world.another("views-2", &Service::ALL).await.unwrap();
     let stocked = world.api.stock_product("p", ("PEN", "Pen", 10), 1000).await.unwrap();
-    let user_id = world.config.clock.uuid();
+    let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, 100).await.unwrap();
     let cart = Cart { user_id, account_id, items: vec![("PEN".to_owned(), 1)], country: "DE".to_owned() };
     rush(&[&world.api, &api_of_other], &cart, 100, stocked.position().unwrap()).await.unwrap();

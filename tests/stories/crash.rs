@@ -49,7 +49,7 @@ async fn nothing_acknowledged_is_lost_whatever_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut process = Process::dev(&data, FLAGS).await.unwrap();
-    let user_id = Uuid::from_u128(1);
+    let user_id = process.api.register("u").await.unwrap();
     process.api.stock_product("p", ("PEN", "Pen", 10), 1_000_000).await.unwrap();
     let (account_id, _) = process.api.open_account("a", user_id, 100_000_000).await.unwrap();
     let cart = Cart { user_id, account_id, items: vec![("PEN".to_owned(), 1)], country: "DE".to_owned() };

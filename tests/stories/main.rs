@@ -2,12 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
 
+mod access;
 mod again;
 mod contention;
 mod crash;
+mod customers;
 mod dev;
 mod order;
 mod outage;
 mod personal;
 mod refusals;
+mod trace;
 mod undo;
+mod users;

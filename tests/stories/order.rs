@@ -13,7 +13,7 @@ async fn one_order_is_reserved_charged_scheduled_and_completed() {
     let subscriber = Subscriber::listen(&world.nats.url(), "evt.>").await.unwrap();
     let api = &world.api;
     let stocked = api.stock_product("p", ("TEA", "Tea", 450), 3).await.unwrap();
-    let user_id = world.config.clock.uuid();
+    let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = api.open_account("a", user_id, 1000).await.unwrap();
     let cart = Cart { user_id, account_id, items: vec![("TEA".to_owned(), 2)], country: "DE".to_owned() };
     let placed = api.place("o", &cart, &[stocked.position().unwrap()]).await.unwrap();

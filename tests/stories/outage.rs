@@ -11,7 +11,7 @@ const SOON: Duration = Duration::from_secs(30);
 async fn without_nats_it_says_so_and_recovers_by_itself() {
     let mut world = World::start().await.unwrap();
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), 10).await.unwrap();
-    let user_id = world.config.clock.uuid();
+    let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, 1000).await.unwrap();
     let cart = Cart { user_id, account_id, items: vec![("TEA".to_owned(), 1)], country: "DE".to_owned() };
     let placed = world.api.place("before", &cart, &[stocked.position().unwrap()]).await.unwrap();

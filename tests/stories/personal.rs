@@ -25,7 +25,7 @@ async fn shop(api: &Api) -> (Cart, String) {
 }
 
 async fn customer(api: &Api, key: &str) -> Cart {
-    let user_id = uuid::Uuid::from_u128(fastrand::u128(..));
+    let user_id = api.register(key).await.unwrap();
     let (account_id, _) = api.open_account(key, user_id, 100_000).await.unwrap();
     Cart { user_id, account_id, items: vec![("POT-9".to_owned(), 2)], country: "DE".to_owned() }
 }

@@ -20,7 +20,7 @@ struct Shop {
 async fn open() -> Shop {
     let world = World::start().await.unwrap();
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), STOCK).await.unwrap();
-    let user_id = world.config.clock.uuid();
+    let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, MONEY).await.unwrap();
     let cart = Cart { user_id, account_id, items: vec![("TEA".to_owned(), 2)], country: "DE".to_owned() };
     Shop { world, cart, position: stocked.position().unwrap().to_owned() }

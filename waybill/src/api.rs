@@ -1,19 +1,19 @@
 //! A client of the services' HTTP API: for the demo, for the catalogue of `dev`, and for end-to-end tests.
+//!
+//! It speaks as the operator, except where a method says otherwise.
 
 mod shop;
+mod tokens;
 
 pub use shop::{CURRENCY, Cart};
+pub use tokens::Tokens;
 
 use crate::{
     failure::{Failure, because},
-    system::Service,
+    system::{Service, reachable},
 };
 use serde_json::Value;
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -26,6 +26,8 @@ const POLL: Duration = Duration::from_millis(25);
 pub struct Api {
     http: reqwest::Client,
     urls: BTreeMap<String, String>,
+    /// Without them it speaks as nobody.
+    tokens: Option<Tokens>,
 }
 
 /// What a service answered.
@@ -42,12 +44,7 @@ pub struct Answer {
 impl Api {
     /// Of services that listen at these addresses.
     pub fn new(addresses: &BTreeMap<Service, SocketAddr>) -> Self {
-        let url = |address: &SocketAddr| {
-            // Who listens everywhere is also here.
-            let here =
-                if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
-            format!("http://{}", SocketAddr::new(here, address.port()))
-        };
+        let url = |address: &SocketAddr| format!("http://{}", reachable(*address));
         Self::at(
             addresses.iter().map(|(service, address)| (service.name().to_owned(), url(address))).collect(),
         )
@@ -57,7 +54,13 @@ impl Api {
     pub fn at(urls: BTreeMap<String, String>) -> Self {
         // The builder fails only where TLS cannot be set up, which is not asked for; the default is the same client.
         let http = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build().unwrap_or_default();
-        Self { http, urls }
+        Self { http, urls, tokens: None }
+    }
+
+    /// The same services, asked with these tokens.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        Self { tokens: Some(tokens), ..self }
     }
 
     /// Where the services are, by name.
@@ -77,7 +80,7 @@ impl Api {
 
     /// `GET`.
     pub async fn get(&self, service: Service, path: &str) -> Result<Answer, Failure> {
-        self.send(self.http.get(self.url(service, path))).await
+        self.send_as_operator(self.http.get(self.url(service, path))).await
     }
 
     /// `POST` of JSON under an idempotency key: sent again it has no second effect.
@@ -88,10 +91,27 @@ impl Api {
         key: &str,
         body: &Value,
     ) -> Result<Answer, Failure> {
-        self.send(self.http.post(self.url(service, path)).header("Idempotency-Key", key).json(body)).await
+        let request = self.http.post(self.url(service, path)).header("Idempotency-Key", key).json(body);
+        self.send_as_operator(request).await
     }
 
-    /// Sends a request and takes the whole answer.
+    /// Sends a request with the operator's token.
+    pub async fn send_as_operator(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
+        match &self.tokens {
+            Some(tokens) => self.send(request.bearer_auth(tokens.operator().await?)).await,
+            None => self.send(request).await,
+        }
+    }
+
+    /// Sends a request with a token of this customer.
+    pub async fn send_as(&self, user: Uuid, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
+        match &self.tokens {
+            Some(tokens) => self.send(request.bearer_auth(tokens.customer(user).await?)).await,
+            None => self.send(request).await,
+        }
+    }
+
+    /// Sends a request as it is and takes the whole answer.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
         let response = request.send().await?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());

@@ -1,10 +1,10 @@
 //! The command line: what can be said, with examples.
 
-use crate::{bench, demo, dev, failure::Failure, replay, serve};
+use crate::{bench, demo, dev, failure::Failure, replay, serve, token};
 use clap::{Parser, Subcommand};
 use service::{
-    config::EXIT_USAGE,
-    telemetry::{self, LogFormat},
+    config::{EXIT_USAGE, Settings},
+    telemetry::{self, LogFormat, TelemetryError},
 };
 use std::process::ExitCode;
 
@@ -50,6 +50,9 @@ enum Command {
     /// Print recorded events
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::Args),
+    /// Print an access token
+    #[command(after_help = token::EXAMPLES)]
+    Token(token::Args),
     /// Measure, beside what the parts beneath can do
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Args),
@@ -76,17 +79,23 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         let Some(command) = self.command else { return Ok(()) };
         let filter = self.log.as_deref().unwrap_or_else(|| command.default_log());
-        telemetry::init(self.log_format, filter).map_err(crate::settings::fault("--log"))?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let telemetry = telemetry::init(self.log_format, filter, Settings::environment(), runtime.handle());
+        let telemetry = telemetry.map_err(|error| match error {
+            TelemetryError::Settings(faults) => faults.into(),
+            error => crate::settings::fault("--log")(error),
+        })?;
         let result = runtime.block_on(async {
             match command {
                 Command::Dev(args) => Box::pin(dev::run(args)).await,
                 Command::Demo(args) => Box::pin(demo::run(args)).await,
                 Command::Serve(args) => Box::pin(serve::run(args)).await,
                 Command::Replay(args) => Box::pin(replay::run(args)).await,
+                Command::Token(args) => Box::pin(token::run(args)).await,
                 Command::Bench(args) => Box::pin(bench::run(args)).await,
             }
         });
+        telemetry.stop();
         // Whoever stopped it does not wait for a download that was under way.
         runtime.shutdown_background();
         result
@@ -98,7 +107,7 @@ impl Command {
     fn default_log(&self) -> &'static str {
         match self {
             Self::Dev(_) | Self::Serve(_) => "info,async_nats=warn",
-            Self::Demo(_) | Self::Replay(_) | Self::Bench(_) => "warn",
+            Self::Demo(_) | Self::Replay(_) | Self::Token(_) | Self::Bench(_) => "warn",
         }
     }
 }

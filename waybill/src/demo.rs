@@ -4,7 +4,7 @@ mod board;
 mod story;
 
 use crate::{
-    api::Api,
+    api::{Api, Tokens},
     audit::Audit,
     dev::{DevFile, Local, Plan},
     failure::Failure,
@@ -51,7 +51,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let running = if args.alone { None } else { DevFile::find(&args.data)? };
     if let Some(dev) = running {
         println!("Placing orders with the waybill dev of process {}.", dev.pid);
-        return Box::pin(until_stopped(play(&args, Api::at(dev.services), &dev.nats_url))).await;
+        let tokens = Tokens::of_dev(&args.data, &dev.nats_url).await?;
+        let api = Api::at(dev.services).with_tokens(tokens);
+        return Box::pin(until_stopped(play(&args, api, &dev.nats_url))).await;
     }
     println!("Starting a system of its own for the demo.");
     let dir = tempfile::tempdir()?;
@@ -61,6 +63,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         ports: Ports::free(),
         outside: Outside::default(),
+        gateway_config: None,
     };
     let local = Box::pin(until_stopped(Local::start(plan))).await?;
     let result = Box::pin(until_stopped(play(&args, local.api(), &local.nats_url()))).await;

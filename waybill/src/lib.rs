@@ -5,13 +5,14 @@
 //! - [`system`]: one function makes a service of its write side, its read side and its probes; `dev`, `serve`, `demo` and
 //!   the tests all start services with it
 //! - [`outside`]: the simulated world outside, by flags
-//! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`, `bench`: one file per subcommand
+//! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`, `token`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
 pub mod api;
 pub mod audit;
 pub mod cli;
+pub mod edge;
 pub mod failure;
 pub mod outside;
 pub mod system;
@@ -22,3 +23,4 @@ mod dev;
 mod replay;
 mod serve;
 mod settings;
+mod token;

@@ -96,7 +96,7 @@ impl<T: FromStr> FromStr for List<T> {
 }
 
 /// `200ms`.
-struct Span(Duration);
+pub(crate) struct Span(pub(crate) Duration);
 
 impl FromStr for Span {
     type Err = &'static str;

@@ -29,7 +29,7 @@ Examples:
 /// Flags of `waybill replay`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Streams to read: ORDERS, INVENTORY, PAYMENTS, FRAUD, SHIPPING, or all
+    /// Streams to read: ORDERS, INVENTORY, PAYMENTS, FRAUD, SHIPPING, USERS, or all
     #[arg(long, value_name = "STREAM,..", value_delimiter = ',', default_value = "all")]
     stream: Vec<String>,
     /// Start at this sequence of the stream

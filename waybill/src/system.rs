@@ -3,20 +3,34 @@
 //! `dev`, `serve`, `demo` and the end-to-end tests all start services here.
 
 mod assembly;
+mod presence;
+
+pub(crate) use assembly::verifier;
 
 use crate::{
     failure::{Failure, because},
     outside::Outside,
 };
 use events::Context;
-use nats::{Connection, Durability, KeyRing, MasterKey, topology};
+use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology};
+pub use presence::Advertise;
+use presence::Presence;
 use service::{Clock, Shutdown};
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 use tokio::{net::TcpListener, task::JoinSet};
 
 /// A service: owns the data of a context, and answers for it over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Service {
+    /// Users, their logins and the keys of their tokens.
+    Users,
     /// Orders and what becomes of them.
     Orders,
     /// Accounts, payments and the fraud rules.
@@ -29,7 +43,7 @@ pub enum Service {
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 4] = [Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
+    pub const ALL: [Self; 5] = [Self::Users, Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
 
     /// Its name, which is that of its context.
     pub const fn name(self) -> &'static str {
@@ -39,6 +53,7 @@ impl Service {
     /// The context it owns.
     pub const fn context(self) -> Context {
         match self {
+            Self::Users => Context::Users,
             Self::Orders => Context::Orders,
             Self::Payments => Context::Payments,
             Self::Inventory => Context::Inventory,
@@ -49,6 +64,7 @@ impl Service {
     /// Its port, unless another is asked for.
     pub const fn port(self) -> u16 {
         match self {
+            Self::Users => 3001,
             Self::Orders => 3002,
             Self::Payments => 3003,
             Self::Inventory => 3004,
@@ -90,6 +106,16 @@ pub struct Config {
     pub clock: Clock,
     /// Wraps the keys of personal data. The same in every process.
     pub master_key: MasterKey,
+    /// Where the keys of access tokens are published; those kept beside the log are taken, unless it is said.
+    pub jwks_url: Option<String>,
+    /// How long orders rely on what the users service said of a customer, unless they hear otherwise.
+    pub users_fresh_for: Duration,
+    /// How services stay known to others.
+    pub registry: RegistryOptions,
+    /// Where others reach the services; where they listen, unless it is said.
+    pub advertise: Option<Advertise>,
+    /// How long services go on to answer after they are no longer known, for those who have not heard of it.
+    pub linger: Duration,
 }
 
 impl Config {
@@ -103,6 +129,11 @@ impl Config {
             outside: Outside::default(),
             clock: Clock::system(),
             master_key: MasterKey::generate(),
+            jwks_url: None,
+            users_fresh_for: Duration::from_secs(30),
+            registry: RegistryOptions::default(),
+            advertise: None,
+            linger: Duration::from_millis(300),
         }
     }
 }
@@ -113,6 +144,9 @@ pub struct System {
     shutdown: Shutdown,
     servers: JoinSet<(Service, io::Result<bool>)>,
     addresses: BTreeMap<Service, SocketAddr>,
+    /// They end when the services are about to stop.
+    presences: JoinSet<()>,
+    linger: Duration,
 }
 
 /// How long requests in flight may take after the stop has begun.
@@ -128,9 +162,15 @@ impl System {
         topology::ensure(&connection, &Context::ALL, config.replicas).await?;
         let keys = KeyRing::open(&connection, &config.master_key, config.replicas).await?;
         let shutdown = Shutdown::new();
-        let mut system = Self { shutdown, servers: JoinSet::new(), addresses: BTreeMap::new() };
+        let mut system = Self {
+            shutdown,
+            servers: JoinSet::new(),
+            addresses: BTreeMap::new(),
+            presences: JoinSet::new(),
+            linger: config.linger,
+        };
         for (service, listener) in listeners {
-            let started = system.start_one(config, &keys, service, listener).await;
+            let started = system.start_one(config, &connection, &keys, service, listener).await;
             if let Err(failure) = started {
                 system.stop().await;
                 return Err(because(format!("cannot start {service}"))(failure));
@@ -142,14 +182,17 @@ impl System {
     async fn start_one(
         &mut self,
         config: &Config,
+        connection: &Connection,
         keys: &KeyRing,
         service: Service,
         listener: TcpListener,
     ) -> Result<(), Failure> {
         let address = listener.local_addr()?;
-        let router = assembly::assemble(service, config, keys, &self.shutdown).await?;
+        let (router, ready) = assembly::assemble(service, config, keys, &self.shutdown).await?;
+        let presence = Presence::of(service, config, connection, address, ready, &self.shutdown).await?;
         let server = service::http::serve(listener, router, self.shutdown.token(), DRAIN);
         self.servers.spawn(async move { (service, server.await) });
+        self.presences.spawn(presence.keep());
         self.addresses.insert(service, address);
         tracing::info!(service = service.name(), %address, "listening");
         Ok(())
@@ -170,8 +213,12 @@ impl System {
         }
     }
 
-    /// Stops in two phases: takes nothing new, finishes what has begun. Says whether all was finished in time.
+    /// Stops in three phases: says that it leaves and goes on to answer those who have not heard; takes nothing new;
+    /// finishes what has begun. Says whether all was finished in time.
     pub async fn stop(mut self) -> bool {
+        self.shutdown.leave();
+        while self.presences.join_next().await.is_some() {}
+        tokio::time::sleep(self.linger).await;
         let finished = self.shutdown.drain(DRAIN).await;
         let mut answered = true;
         while let Some(server) = self.servers.join_next().await {
@@ -188,6 +235,12 @@ impl System {
     }
 }
 
+/// Where this machine reaches a listener: who listens everywhere is also here.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let here = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    SocketAddr::new(here, address.port())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,6 +250,6 @@ mod tests {
         for service in Service::ALL {
             assert_eq!(service.name().parse(), Ok(service));
         }
-        assert!("users".parse::<Service>().unwrap_err().contains("orders, payments"));
+        assert!("carts".parse::<Service>().unwrap_err().contains("users, orders, payments"));
     }
 }

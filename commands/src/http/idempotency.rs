@@ -1,6 +1,6 @@
 //! A command of a client: carried out once under its `Idempotency-Key`, and answered the same however often it is sent.
 //!
-//! The key names the command id, within its method and path, and the id of what the command creates. So it is
+//! The key names the command id, within its principal, method and path, and the id of what the command creates. So it is
 //! recognised wherever its events are, and the ledger adds what they do not say: the answer.
 //!
 //! - Granted for the first time: carry it out, keep the answer. Refusals are answers too.
@@ -22,7 +22,10 @@ use events::{Actor, CommandId, CorrelationId, Metadata, Subject};
 use nats::{AppendError, Claim, EventStore, LedgerError, Outcome, Ticket};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use service::{Clock, Problem};
+use service::{
+    Clock, Problem,
+    auth::{Principal, Role},
+};
 use sha2::{Digest, Sha256};
 use std::{fmt, sync::Arc};
 use uuid::Uuid;
@@ -34,21 +37,36 @@ pub(crate) struct Command {
     request: Option<String>,
 }
 
-impl Call {
-    /// The command that `body` asks for. `scope` is method and path: the same key elsewhere is another command.
+impl<P: Into<Option<Principal>>> Call<P> {
+    /// The command that `body` asks for. `scope` is method and path: the same key elsewhere, or from somebody else, is
+    /// another command.
     pub(crate) fn command(self, clock: &Clock, scope: impl fmt::Display, body: &impl Serialize) -> Command {
-        let Self { key, correlation, traceparent, .. } = self;
+        let Self { principal, key, correlation, traceparent, .. } = self;
+        let principal = principal.into();
         let (command, request) = match key {
             None => (CommandId::new(clock.uuid()), None),
             Some(key) => {
-                let scope = scope.to_string();
+                let scope = match principal {
+                    Some(principal) => format!("{} {scope}", principal.user),
+                    None => scope.to_string(),
+                };
                 (CommandId::from_key(&scope, &key), Some(digest(&scope, &key, body)))
             }
         };
         let causation = command.uuid();
-        let metadata = Metadata { command, correlation, causation, actor: Actor::CLIENT, traceparent };
+        let actor = principal.map_or(Actor::CLIENT, actor);
+        let metadata = Metadata { command, correlation, causation, actor, traceparent };
         Command { metadata, request }
     }
+}
+
+fn actor(principal: Principal) -> Actor {
+    let kind = match principal.role {
+        Role::Customer => "user",
+        Role::Operator => "operator",
+        Role::Admin => "admin",
+    };
+    Actor::known(kind, principal.user)
 }
 
 /// The key is kept nowhere, so that nobody can guess at a body, which may be personal, and see whether it fits.
@@ -113,7 +131,7 @@ impl Api {
             return Ok(carry_out(attempt).await?.into_response());
         };
         // In a task of its own: a client that goes away and asks again finds the answer, not an abandoned claim.
-        let task = tokio::spawn(Arc::clone(self).answer_once(metadata, request, carry_out));
+        let task = service::telemetry::spawn(Arc::clone(self).answer_once(metadata, request, carry_out));
         // A task that panicked was logged by the panic hook.
         task.await.unwrap_or_else(|_| Err(Problem::internal()))
     }

@@ -10,6 +10,7 @@ use events::{Money, Sku, inventory::Stock};
 use serde::{Deserialize, Serialize};
 use service::{
     Problem,
+    auth::{Denied, Role},
     extract::{Body, Path},
 };
 use std::sync::Arc;
@@ -43,14 +44,15 @@ struct AddProduct {
 
 /// Add a product to the catalogue
 #[utoipa::path(
-    post, path = "/products", tag = "inventory", params(CallHeaders), request_body = AddProduct,
-    responses(Created, Refused)
+    post, path = "/products", tag = "inventory", security(("bearer" = [])), params(CallHeaders), request_body = AddProduct,
+    responses(Created, Denied, Refused)
 )]
 async fn add_product(
     State(api): State<Arc<Api>>,
     call: Call,
     Body(body): Body<AddProduct>,
 ) -> Result<Response, Problem> {
+    call.principal.require(Role::Operator)?;
     let command = call.command(&api.clock, "POST /products", &body);
     let AddProduct { sku, name, price } = body;
     let add = ProductCommand::Add { sku: sku.clone(), name, price };
@@ -71,16 +73,17 @@ struct RepriceProduct {
 
 /// Change the price of a product
 #[utoipa::path(
-    put, path = "/products/{sku}/price", tag = "inventory",
+    put, path = "/products/{sku}/price", tag = "inventory", security(("bearer" = [])),
     params(("sku" = String, Path, description = "The product"), CallHeaders), request_body = RepriceProduct,
-    responses(Recorded, Unknown, Refused)
+    responses(Recorded, Unknown, Denied, Refused)
 )]
 async fn reprice_product(
     State(api): State<Arc<Api>>,
-    Path(sku): Path<Sku>,
     call: Call,
+    Path(sku): Path<Sku>,
     Body(body): Body<RepriceProduct>,
 ) -> Result<Response, Problem> {
+    call.principal.require(Role::Operator)?;
     let command = call.command(&api.clock, format_args!("PUT /products/{sku}/price"), &body);
     let reprice = ProductCommand::Reprice { price: body.price };
     check::<Product>(&None, reprice.clone())?;
@@ -100,16 +103,17 @@ struct ReceiveStock {
 
 /// Receive goods
 #[utoipa::path(
-    post, path = "/inventory/{sku}/receipts", tag = "inventory",
+    post, path = "/inventory/{sku}/receipts", tag = "inventory", security(("bearer" = [])),
     params(("sku" = String, Path, description = "The product"), CallHeaders), request_body = ReceiveStock,
-    responses(Recorded, Unknown, Refused)
+    responses(Recorded, Unknown, Denied, Refused)
 )]
 async fn receive_stock(
     State(api): State<Arc<Api>>,
-    Path(sku): Path<Sku>,
     call: Call,
+    Path(sku): Path<Sku>,
     Body(body): Body<ReceiveStock>,
 ) -> Result<Response, Problem> {
+    call.principal.require(Role::Operator)?;
     let command = call.command(&api.clock, format_args!("POST /inventory/{sku}/receipts"), &body);
     change(&api, command, sku, StockChange::Receive { quantity: body.quantity }).await
 }
@@ -130,16 +134,17 @@ struct AdjustStock {
 ///
 /// What orders hold cannot be taken away.
 #[utoipa::path(
-    post, path = "/inventory/{sku}/adjustments", tag = "inventory",
+    post, path = "/inventory/{sku}/adjustments", tag = "inventory", security(("bearer" = [])),
     params(("sku" = String, Path, description = "The product"), CallHeaders), request_body = AdjustStock,
-    responses(Recorded, Unknown, Refused)
+    responses(Recorded, Unknown, Denied, Refused)
 )]
 async fn adjust_stock(
     State(api): State<Arc<Api>>,
-    Path(sku): Path<Sku>,
     call: Call,
+    Path(sku): Path<Sku>,
     Body(body): Body<AdjustStock>,
 ) -> Result<Response, Problem> {
+    call.principal.require(Role::Operator)?;
     let command = call.command(&api.clock, format_args!("POST /inventory/{sku}/adjustments"), &body);
     let AdjustStock { delta, reason } = body;
     change(&api, command, sku, StockChange::Adjust { delta, reason }).await

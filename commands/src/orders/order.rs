@@ -276,7 +276,7 @@ pub(super) fn check_reason(reason: &str) -> Result<(), OrderRejection> {
 }
 
 /// Checks an address, while it can be read.
-pub(super) fn check_address(address: &Address) -> Result<(), OrderRejection> {
+pub(crate) fn check_address(address: &Address) -> Result<(), OrderRejection> {
     let Address { name, line1, line2, city, postal_code, country } = address;
     let required = [("name", name), ("line1", line1), ("city", city), ("postalCode", postal_code)];
     let optional = line2.iter().map(|line2| ("line2", line2));

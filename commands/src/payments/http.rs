@@ -11,6 +11,7 @@ use events::{AccountId, Currency, Money, OrderId, UserId, orders::Reason, paymen
 use serde::{Deserialize, Serialize};
 use service::{
     Problem,
+    auth::{Denied, Role},
     extract::{Body, Path},
 };
 use std::sync::Arc;
@@ -41,14 +42,15 @@ struct OpenAccount {
 
 /// Open an account
 #[utoipa::path(
-    post, path = "/accounts", tag = "payments", params(CallHeaders), request_body = OpenAccount,
-    responses(Created, Refused)
+    post, path = "/accounts", tag = "payments", security(("bearer" = [])), params(CallHeaders), request_body = OpenAccount,
+    responses(Created, Denied, Refused)
 )]
 async fn open_account(
     State(api): State<Arc<Api>>,
     call: Call,
     Body(body): Body<OpenAccount>,
 ) -> Result<Response, Problem> {
+    call.principal.require_for(body.user_id.uuid())?;
     let command = call.command(&api.clock, "POST /accounts", &body);
     let account_id = AccountId::new(command.new_id("account", &api.clock));
     let open = AccountCommand::Open { account_id, user_id: body.user_id, currency: body.currency };
@@ -68,16 +70,17 @@ struct CreditAccount {
 
 /// Credit an account
 #[utoipa::path(
-    post, path = "/accounts/{id}/credits", tag = "payments",
+    post, path = "/accounts/{id}/credits", tag = "payments", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The account"), CallHeaders), request_body = CreditAccount,
-    responses(Recorded, Unknown, Refused)
+    responses(Recorded, Unknown, Denied, Refused)
 )]
 async fn credit_account(
     State(api): State<Arc<Api>>,
-    Path(id): Path<AccountId>,
     call: Call,
+    Path(id): Path<AccountId>,
     Body(body): Body<CreditAccount>,
 ) -> Result<Response, Problem> {
+    call.principal.require(Role::Operator)?;
     let command = call.command(&api.clock, format_args!("POST /accounts/{id}/credits"), &body);
     let credit = AccountCommand::Credit { amount: body.amount };
     check::<Account>(&empty_account(id, body.amount.currency), credit.clone())?;
@@ -100,16 +103,17 @@ fn location(account_id: AccountId) -> String {
 ///
 /// An order that is not completed yet is cancelled instead, which gives its money back.
 #[utoipa::path(
-    post, path = "/payments/{orderId}/refunds", tag = "payments",
+    post, path = "/payments/{orderId}/refunds", tag = "payments", security(("bearer" = [])),
     params(("orderId" = Uuid, Path, description = "The order"), CallHeaders), request_body = Option<Nothing>,
-    responses(Recorded, Unknown, Refused)
+    responses(Recorded, Unknown, Denied, Refused)
 )]
 async fn refund_payment(
     State(api): State<Arc<Api>>,
-    Path(order_id): Path<OrderId>,
     call: Call,
+    Path(order_id): Path<OrderId>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
+    call.principal.require(Role::Operator)?;
     let command = call.command(&api.clock, format_args!("POST /payments/{order_id}/refunds"), &body);
     let (payment, order) = (Key::<Payment>::new(order_id), Key::<Order>::new(order_id));
     let (subject, keys) = (payment.subject().clone(), vec![payment.load(), order.load()]);

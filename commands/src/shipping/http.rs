@@ -8,7 +8,11 @@ use crate::{
 };
 use axum::{extract::State, http::StatusCode, response::Response};
 use events::OrderId;
-use service::{Problem, extract::Path};
+use service::{
+    Problem,
+    auth::{Denied, Role},
+    extract::Path,
+};
 use std::sync::Arc;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -24,16 +28,17 @@ pub(crate) fn routes(api: Api) -> OpenApiRouter {
 ///
 /// Not before its order is completed: until then the customer can cancel it.
 #[utoipa::path(
-    post, path = "/shipments/{orderId}/dispatch", tag = "shipping",
+    post, path = "/shipments/{orderId}/dispatch", tag = "shipping", security(("bearer" = [])),
     params(("orderId" = Uuid, Path, description = "The order"), CallHeaders), request_body = Option<Nothing>,
-    responses(Recorded, Unknown, Refused)
+    responses(Recorded, Unknown, Denied, Refused)
 )]
 async fn dispatch_shipment(
     State(api): State<Arc<Api>>,
-    Path(order_id): Path<OrderId>,
     call: Call,
+    Path(order_id): Path<OrderId>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
+    call.principal.require(Role::Operator)?;
     let command = call.command(&api.clock, format_args!("POST /shipments/{order_id}/dispatch"), &body);
     let (shipment, order) = (Key::<Shipment>::new(order_id), Key::<Order>::new(order_id));
     let (subject, keys) = (shipment.subject().clone(), vec![shipment.load(), order.load()]);
@@ -42,16 +47,17 @@ async fn dispatch_shipment(
 
 /// A parcel arrives
 #[utoipa::path(
-    post, path = "/shipments/{orderId}/deliver", tag = "shipping",
+    post, path = "/shipments/{orderId}/deliver", tag = "shipping", security(("bearer" = [])),
     params(("orderId" = Uuid, Path, description = "The order"), CallHeaders), request_body = Option<Nothing>,
-    responses(Recorded, Unknown, Refused)
+    responses(Recorded, Unknown, Denied, Refused)
 )]
 async fn deliver_shipment(
     State(api): State<Arc<Api>>,
-    Path(order_id): Path<OrderId>,
     call: Call,
+    Path(order_id): Path<OrderId>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
+    call.principal.require(Role::Operator)?;
     let command = call.command(&api.clock, format_args!("POST /shipments/{order_id}/deliver"), &body);
     let (key, deliver) = (Key::<Shipment>::new(order_id), ShipmentCommand::Deliver { order_id });
     let (subject, keys) = (key.subject().clone(), vec![key.load()]);

@@ -183,7 +183,8 @@ mod tests {
 
     fn failure() -> ShippingFailed {
         let (order_id, workflow) = (order(1), Workflow::Choreography);
-        ShippingFailed { order_id, reason: Reason::CarrierRefused, detail: String::new(), workflow }
+        let (reason, detail) = (Reason::CarrierRefused, String::new());
+        ShippingFailed { order_id, user_id: None, reason, detail, workflow }
     }
 
     fn called_off() -> ShipmentEvent {

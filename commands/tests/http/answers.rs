@@ -1,6 +1,6 @@
 //! What a command answers when it is carried out, and what the events say of the request.
 
-use crate::shop::{Nats, Shop, order, product};
+use crate::shop::{Nats, OPERATOR, Shop, order, product};
 use axum::http::Method;
 use commands::{
     Decision, Key,
@@ -84,13 +84,15 @@ async fn an_order_is_placed_and_cancelled(shop: &Shop) {
         "id": id,
         "status": "pending",
         "totalAmount": { "amount": 2100, "currency": "EUR" },
+        "userSnapshot": { "stale": true },
         "position": { "stream": "ORDERS", "sequence": position.sequence },
     });
     assert_eq!(placed.body, expected);
 
     let (envelope, fact) = created(shop, id).await;
     assert_eq!(envelope.correlation.as_str(), "cart-7");
-    assert_eq!((envelope.actor.as_str(), envelope.traceparent.as_deref()), ("client", Some(trace)));
+    let actor = format!("operator:{OPERATOR}");
+    assert_eq!((envelope.actor.as_str(), envelope.traceparent.as_deref()), (&*actor, Some(trace)));
     assert_eq!(envelope.causation, envelope.command.uuid());
     assert_eq!(fact.items[1].unit_price.amount, 1200);
     assert_eq!(fact.shipping_address.owner().unwrap().uuid(), user);

@@ -18,6 +18,11 @@ async fn every_command_is_documented() {
     assert_eq!(
         commands,
         [
+            "delete /sessions",
+            "delete /users/{id}",
+            "delete /users/{id}/subscriptions/{topic}",
+            "get /.well-known/jwks.json",
+            "patch /users/{id}",
             "post /accounts",
             "post /accounts/{id}/credits",
             "post /inventory/{sku}/adjustments",
@@ -26,9 +31,16 @@ async fn every_command_is_documented() {
             "post /orders/{id}/cancel",
             "post /payments/{orderId}/refunds",
             "post /products",
+            "post /sessions",
+            "post /sessions/refresh",
             "post /shipments/{orderId}/deliver",
             "post /shipments/{orderId}/dispatch",
+            "post /users",
             "put /products/{sku}/price",
+            "put /users/{id}/password",
+            "put /users/{id}/preferences",
+            "put /users/{id}/roles",
+            "put /users/{id}/subscriptions/{topic}",
         ]
     );
     check(&document, &document);

@@ -1,6 +1,6 @@
 //! A request sent again under its key: one effect and the same answer, whatever happened in between.
 
-use crate::shop::{Answer, Nats, Shop, order, product};
+use crate::shop::{Answer, Nats, OPERATOR, Shop, order, product};
 use axum::http::Method;
 use commands::{
     Decision, Key,
@@ -26,6 +26,7 @@ async fn a_request_sent_again_has_one_effect_and_the_same_answer() {
     a_refusal_is_an_answer_too(&shop).await;
     a_fault_takes_no_key(&shop).await;
     the_key_counts_where_it_was_sent(&shop).await;
+    the_key_is_of_whoever_sends_it(&shop).await;
     after_a_restart(&nats, &shop).await;
     nats.server.stop().await;
 }
@@ -127,6 +128,18 @@ async fn the_key_counts_where_it_was_sent(shop: &Shop) {
     }
 }
 
+async fn the_key_is_of_whoever_sends_it(shop: &Shop) {
+    let mut opened = Vec::new();
+    for user in [Uuid::from_u128(31), Uuid::from_u128(32)] {
+        let headers = [("Idempotency-Key", "same"), ("Authorization", &*shop.customer(user).await)];
+        let body = json!({ "userId": user, "currency": "EUR" });
+        let first = shop.ask(Method::POST, "/accounts", &headers, &body).await.expect(201);
+        assert_replayed(&shop.ask(Method::POST, "/accounts", &headers, &body).await, &first);
+        opened.push(first.id());
+    }
+    assert_ne!(opened[0], opened[1]);
+}
+
 async fn after_a_restart(nats: &Nats, shop: &Shop) {
     let body = json!({ "userId": Uuid::from_u128(4), "currency": "EUR" });
     let opened = shop.post_once("/accounts", "k-6", &body).await.expect(201);
@@ -144,6 +157,7 @@ async fn after_a_restart(nats: &Nats, shop: &Shop) {
 /// Claims a key as a process would have that died `ago` seconds ago. `body` is what the request says, in the order of
 /// the documentation: what was claimed before an update must be recognised behind it.
 async fn claim(shop: &Shop, context: Context, (scope, key): (&str, &str), body: &str, ago: i64) -> CommandId {
+    let scope = &*format!("{OPERATOR} {scope}");
     let digest = Sha256::new().chain_update(format!("{scope}\n{key}\n")).chain_update(body).finalize();
     let digest: Vec<_> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let (command, then) =

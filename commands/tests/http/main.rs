@@ -8,3 +8,4 @@ mod faults;
 mod idempotency;
 mod outage;
 mod shop;
+mod users;

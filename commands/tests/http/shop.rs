@@ -3,16 +3,33 @@
 use axum::{
     Router,
     body::{Body, to_bytes},
-    http::{HeaderMap, Method, Request},
+    http::{HeaderMap, Method, Request, header::AUTHORIZATION},
 };
-use commands::{Decision, Environment, Executor, Stop, WriteSide, fraud::Fraud, shipping::SimulatedCarrier};
-use events::{Actor, CommandId, Context, Metadata, Position};
+use commands::{
+    Decision, Environment, Executor, Key, Stop, WriteSide,
+    fraud::Fraud,
+    orders::UsersService,
+    shipping::SimulatedCarrier,
+    users::{
+        User, UserCommand, UserState,
+        tokens::{ACCESS, Issuer, Keys},
+    },
+};
+use events::{
+    Actor, CommandId, Context, Metadata, Position, UserId,
+    users::{self, Preferences, UserCreated},
+};
 use nats::{
     Connection, Durability, Filter, From, KeyRing, MasterKey, Reader, StoreOptions, Until,
     server::{Binary, Config, Server},
 };
 use serde_json::{Value, json};
-use service::{Clock, Metrics};
+use service::{
+    Clock, Metrics, Shutdown,
+    auth::{self, Jwks, Role, Verifier},
+    breaker::{Breakers, Policy},
+    client::Client,
+};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tempfile::TempDir;
 use tower::ServiceExt;
@@ -22,6 +39,9 @@ use uuid::Uuid;
 
 /// Far more than anything here takes: only a hang gets there.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Who asks, where nobody else is said to.
+pub(crate) const OPERATOR: Uuid = Uuid::from_u128(0xA);
 
 /// A nats-server, and a folder that outlives it.
 pub(crate) struct Nats {
@@ -53,7 +73,29 @@ pub(crate) struct Shop {
     pub(crate) keys: KeyRing,
     pub(crate) executors: HashMap<Context, Executor>,
     pub(crate) documentation: OpenApi,
+    /// Issues tokens as the users service does.
+    pub(crate) issuer: Issuer,
+    /// Of [`OPERATOR`].
+    token: String,
     router: Router,
+    users: Option<WriteSide>,
+}
+
+/// No users service is known to orders: they rely on their own copy.
+fn nobody_to_ask(metrics: &Metrics) -> UsersService {
+    let breaker = Breakers::new(Policy::default(), metrics).of("users");
+    let client = Client::new("users", Arc::new(|| None), breaker).unwrap();
+    UsersService { client, fresh_for: Duration::from_secs(30) }
+}
+
+/// Checks tokens with the keys as they are now.
+pub(crate) fn verifier(issuer: &Issuer, clock: &Clock) -> Verifier {
+    let (keys, now) = (issuer.keys().clone(), clock.clone());
+    let jwks = Jwks::start(move || {
+        let (keys, now) = (keys.clone(), now.now());
+        async move { Ok(keys.jwks(now).await?) }
+    });
+    Verifier::new(jwks, clock.clone())
 }
 
 /// What was answered.
@@ -66,31 +108,62 @@ pub(crate) struct Answer {
 
 impl Shop {
     pub(crate) async fn open(nats: &Nats) -> Self {
+        Self::open_at(nats, Clock::system()).await
+    }
+
+    /// With a time that the story sets.
+    pub(crate) async fn open_at(nats: &Nats, clock: Clock) -> Self {
         let connect = async || Connection::connect(&nats.server.url(), "test").await.unwrap();
-        let (connection, clock, metrics) = (connect().await, Clock::system(), Metrics::new());
+        let (connection, metrics) = (connect().await, Metrics::new());
         nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
         let environment = Environment {
             connection: connection.clone(),
             reactions: connect().await,
             store: StoreOptions { timeout: Duration::from_secs(1), ..StoreOptions::default() },
             clock: clock.clone(),
+            master_key: nats.master_key.clone(),
             keys: KeyRing::open(&connection, &nats.master_key, 1).await.unwrap(),
+            users: nobody_to_ask(&metrics),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
         };
         let keys = environment.keys.clone();
         let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
-        for context in [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping] {
-            let side = WriteSide::build(context, &environment, &metrics).await.unwrap();
-            executors.insert(context, side.executor);
-            all = all.merge(side.http);
+        let contexts =
+            [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping, Context::Users];
+        let mut sides = Vec::new();
+        for context in contexts {
+            let side = Box::pin(WriteSide::build(context, &environment, &metrics)).await.unwrap();
+            executors.insert(context, side.executor.clone());
+            all = all.merge(side.http.clone());
+            sides.push(side);
         }
         let (router, documentation) = all.split_for_parts();
-        let router = service::http::layers(router, clock.clone());
-        Self { connection, clock, keys, executors, documentation, router }
+        let signing = Keys::open(&connection, &nats.master_key, 1, &clock).await.unwrap();
+        let issuer = Issuer::new(signing, clock.clone());
+        let token = issuer.issue(OPERATOR, vec![Role::Operator], clock.uuid(), ACCESS).await.unwrap().token;
+        let router = auth::layer(router, verifier(&issuer, &clock));
+        let router = service::http::layers("shop", router, clock.clone());
+        Self { connection, clock, keys, issuer, token, executors, documentation, router, users: sides.pop() }
     }
 
-    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+    /// The users service answers facts from now on, until the shutdown.
+    pub(crate) fn react(&mut self, shutdown: &Shutdown) {
+        self.users.as_mut().unwrap().react(shutdown);
+    }
+
+    /// A token of a customer, as a header.
+    pub(crate) async fn customer(&self, user: Uuid) -> String {
+        let issued = self.issuer.issue(user, vec![Role::Customer], self.clock.uuid(), ACCESS).await;
+        format!("Bearer {}", issued.unwrap().token)
+    }
+
+    /// Sends a request, as the operator unless it says otherwise. The stories of users say it always.
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> Answer {
+        if !["/users", "/sessions"].iter().any(|own| request.uri().path().starts_with(own)) {
+            let token = format!("Bearer {}", self.token).parse().unwrap();
+            request.headers_mut().entry(AUTHORIZATION).or_insert(token);
+        }
         let sent = tokio::time::timeout(DEADLINE, self.router.clone().oneshot(request));
         let (parts, body) = sent.await.expect("an answer").unwrap().into_parts();
         let bytes = to_bytes(body, usize::MAX).await.unwrap();
@@ -165,8 +238,31 @@ impl Shop {
         self.post("/products", &product(sku, amount)).await.expect(201);
     }
 
-    /// An account of `user`, empty.
+    /// A user, as far as others need one. No e-mail address is claimed.
+    async fn user(&self, user: Uuid) {
+        let (user_id, key) = (UserId::new(user), Key::<User>::new(user));
+        if self.executors[&Context::Users].state(&key).await.unwrap() != UserState::Unknown {
+            return;
+        }
+        let created = UserCreated {
+            user_id,
+            name: self.keys.seal(user_id, &"Ada Lovelace".to_owned()).await.unwrap(),
+            email: self.keys.seal(user_id, &"ada@example.com".to_owned()).await.unwrap(),
+            email_hash: format!("{:064x}", user.as_u128()).parse().unwrap(),
+            preferences: Preferences::default(),
+            roles: vec![users::Role::Customer],
+        };
+        let register = UserCommand::Register(Box::new(created));
+        let run = move |decision: &mut Decision| {
+            decision.need([key.load()])?;
+            decision.apply(&key, register.clone())
+        };
+        self.execute(Context::Users, self.new_command(), run).await;
+    }
+
+    /// An account of `user`, who is one from then on, empty.
     pub(crate) async fn account(&self, user: Uuid, currency: &str) -> Uuid {
+        self.user(user).await;
         let body = json!({ "userId": user, "currency": currency });
         self.post("/accounts", &body).await.expect(201).id()
     }

@@ -9,6 +9,7 @@ use events::{
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
     upcast,
+    users::{EmailEvent, UserEvent},
 };
 use serde_json::{Value, json};
 
@@ -29,6 +30,8 @@ fn rewritten(aggregate: Aggregate, fact: &FactType, version: u32, body: &[u8]) -
         Aggregate::Payment => of::<PaymentEvent>,
         Aggregate::Assessment => of::<AssessmentEvent>,
         Aggregate::Shipment => of::<ShipmentEvent>,
+        Aggregate::User => of::<UserEvent>,
+        Aggregate::Email => of::<EmailEvent>,
     };
     serde_json::from_slice(&write(fact, version, body)).unwrap()
 }

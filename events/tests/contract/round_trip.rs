@@ -11,6 +11,7 @@ use events::{
     orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, UserSnapshot, Workflow},
     payments::{AccountCredited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
+    users::{EmailClaimed, EmailEvent, EmailHash, Preferences, Role, UserCreated, UserEvent},
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::json;
@@ -61,6 +62,10 @@ fn workflow() -> impl Strategy<Value = Workflow> {
     select(&[Workflow::Choreography, Workflow::Orchestration][..])
 }
 
+fn email_hash(n: u64) -> EmailHash {
+    format!("{n:064x}").parse().unwrap()
+}
+
 /// One fact of every aggregate, among them all that carry lists, addresses and optional fields.
 fn fact() -> impl Strategy<Value = Fact> {
     (
@@ -71,7 +76,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         workflow(),
         option::of(any::<String>()),
         any::<(u32, u64, u64)>(),
-        0..9_u8,
+        0..11_u8,
     )
         .prop_map(
             |((order_id, user_id, account_id), items, amount, shipping_address, workflow, text, n, which)| {
@@ -145,6 +150,15 @@ fn fact() -> impl Strategy<Value = Fact> {
                         let (verdict, reasons) = (Verdict::Declined, vec![Suspicion::Velocity; items.len()]);
                         Fact::Assessment(FraudAssessed { order_id, user_id, amount, verdict, reasons }.into())
                     }
+                    8 => Fact::Email(EmailClaimed { email_hash: email_hash(n.1), user_id }.into()),
+                    9 => {
+                        let (email, name) = (sealed(&name), sealed(&text.unwrap_or_default()));
+                        let preferences = Preferences { language: sku.to_string(), ..Preferences::default() };
+                        let (email_hash, roles) = (email_hash(n.2), vec![Role::Operator; items.len()]);
+                        Fact::User(
+                            UserCreated { user_id, name, email, email_hash, preferences, roles }.into(),
+                        )
+                    }
                     _ => {
                         let (carrier, tracking_number) = (name.clone(), name);
                         Fact::Shipment(
@@ -178,6 +192,8 @@ fn written(fact: &Fact) -> (Aggregate, &'static FactType, Vec<u8>) {
         Fact::Payment(event) => of::<PaymentEvent>(Aggregate::Payment, event),
         Fact::Assessment(event) => of::<AssessmentEvent>(Aggregate::Assessment, event),
         Fact::Shipment(event) => of::<ShipmentEvent>(Aggregate::Shipment, event),
+        Fact::User(event) => of::<UserEvent>(Aggregate::User, event),
+        Fact::Email(event) => of::<EmailEvent>(Aggregate::Email, event),
     }
 }
 

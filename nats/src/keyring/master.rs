@@ -1,5 +1,6 @@
 //! The master key: wraps secrets, so that they can be kept where others may read.
 
+use aws_lc_rs::hmac;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use events::{DataKey, personal::NONCE};
 use std::{fmt, str::FromStr};
@@ -47,6 +48,14 @@ impl MasterKey {
         let wrapped = BASE64_STANDARD.decode(wrapped).ok();
         let secret = wrapped.and_then(|wrapped| self.0.decrypt(&wrapped, context.as_bytes()));
         secret.ok_or_else(|| UnwrapError::new(context))
+    }
+
+    /// A key for another purpose: always the same, and says nothing of this one.
+    pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, self.0.bytes());
+        let mut derived = Zeroizing::new([0; 32]);
+        derived.copy_from_slice(hmac::sign(&key, purpose.as_bytes()).as_ref());
+        derived
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     Projections,
-    answer::{Money, Page, cursor, limit},
+    answer::{Money, Page, Refused, Unknown, cursor, limit},
     freshness::Freshness,
     sqlite::{DatabaseError, Row},
     table::Value,
@@ -12,6 +12,7 @@ use events::Sku;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use service::{
     Problem,
+    auth::{Denied, Principal},
     extract::{Path, Query},
 };
 use utoipa::{IntoParams, ToSchema};
@@ -55,10 +56,12 @@ struct ListProducts {
 }
 
 /// The catalogue, by SKU
+///
+/// Open to everybody.
 #[utoipa::path(
     get, path = "/products", tag = "inventory",
     params(ListProducts, Freshness),
-    responses((status = 200, body = Page<Product>), (status = 422, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Page<Product>), Refused)
 )]
 async fn products(
     State(projections): State<Projections>,
@@ -100,11 +103,15 @@ impl Item {
 
 /// A product and its stock
 #[utoipa::path(
-    get, path = "/inventory/{sku}", tag = "inventory",
+    get, path = "/inventory/{sku}", tag = "inventory", security(("bearer" = [])),
     params(("sku" = String, Path, description = "The product"), Freshness),
-    responses((status = 200, body = Item), (status = 404, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Item), Denied, Unknown, Refused)
 )]
-async fn item(State(projections): State<Projections>, Path(sku): Path<Sku>) -> Result<Json<Item>, Problem> {
+async fn item(
+    State(projections): State<Projections>,
+    _: Principal,
+    Path(sku): Path<Sku>,
+) -> Result<Json<Item>, Problem> {
     let sql =
         "SELECT p.*, on_hand, reserved FROM products p LEFT JOIN stock s ON s.sku = p.sku WHERE p.sku = $1";
     let row = projections.database().row(sql, vec![(&sku).into()]).await?;

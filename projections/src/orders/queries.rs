@@ -1,10 +1,11 @@
 //! The queries of the orders service.
 
-use super::{history, stage::Stage};
+use super::stage::Stage;
 use crate::{
     Projections,
-    answer::{Money, Page, cursor, limit},
+    answer::{Money, Page, Refused, Unknown, cursor, limit, owned},
     freshness::Freshness,
+    history::History,
     personal::reveal,
     sqlite::{DatabaseError, Row},
     table::Value,
@@ -16,6 +17,7 @@ use nats::KeyRing;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use service::{
     Problem,
+    auth::{Denied, Principal},
     extract::{Path, Query},
 };
 use utoipa::{IntoParams, ToSchema};
@@ -23,7 +25,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 pub(super) fn routes() -> OpenApiRouter<Projections> {
-    OpenApiRouter::new().routes(routes!(order)).routes(routes!(orders)).routes(routes!(history::history))
+    OpenApiRouter::new().routes(routes!(order)).routes(routes!(orders)).routes(routes!(history))
 }
 
 /// An order.
@@ -32,6 +34,7 @@ pub(super) fn routes() -> OpenApiRouter<Projections> {
 struct Order {
     id: Uuid,
     user_id: Uuid,
+    user_snapshot: UserSnapshot,
     /// Where it stands: `pending`, `completed`, `failed` or `cancelled`.
     #[schema(example = "completed")]
     status: String,
@@ -54,6 +57,13 @@ struct Order {
     version: i64,
 }
 
+/// How a customer was known when an order was placed.
+#[derive(Debug, Serialize, ToSchema)]
+struct UserSnapshot {
+    /// Whether the users service could not be asked and an own copy was relied on, which may be old.
+    stale: bool,
+}
+
 /// A line of an order.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -71,6 +81,7 @@ impl Order {
         Ok(Self {
             id: row.get("id")?,
             user_id: row.get("user_id")?,
+            user_snapshot: UserSnapshot { stale: row.get("user_stale")? },
             stage: Stage::of(row, &status)?,
             status,
             items: row.json("items")?,
@@ -112,24 +123,42 @@ macro_rules! page {
 
 /// An order
 #[utoipa::path(
-    get, path = "/orders/{id}", tag = "orders",
+    get, path = "/orders/{id}", tag = "orders", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The order"), Freshness),
-    responses((status = 200, body = Order), (status = 404, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Order), Denied, Unknown, Refused)
 )]
 async fn order(
     State(projections): State<Projections>,
+    principal: Principal,
     Extension(keys): Extension<KeyRing>,
     Path(id): Path<OrderId>,
 ) -> Result<Json<Order>, Problem> {
     let row = projections.database().row(select!("o.id = $1"), vec![id.into()]).await?;
-    let row = row.ok_or_else(|| unknown(id))?;
-    let mut order = Order::of(&row)?;
+    let mut order = Order::of(owned(row.as_ref(), &principal, || unknown(id))?)?;
     order.reveal(&keys).await?;
     Ok(Json(order))
 }
 
-pub(super) fn unknown(id: OrderId) -> Problem {
+fn unknown(id: OrderId) -> Problem {
     Problem::not_found("order-not-found", format!("There is no order {id}."))
+}
+
+/// Everything that happened to an order
+#[utoipa::path(
+    get, path = "/orders/{id}/history", tag = "orders", security(("bearer" = [])),
+    params(("id" = Uuid, Path, description = "The order"), Freshness),
+    responses((status = 200, body = History), Denied, Unknown, Refused)
+)]
+async fn history(
+    State(projections): State<Projections>,
+    principal: Principal,
+    Path(id): Path<OrderId>,
+) -> Result<Json<History>, Problem> {
+    let sql = "SELECT e.*, o.user_id FROM order_events e LEFT JOIN orders o ON o.id = e.order_id \
+               WHERE e.order_id = $1 ORDER BY e.stream, e.sequence";
+    let rows = projections.database().rows(sql, vec![id.into()]).await?;
+    owned(rows.first(), &principal, || unknown(id))?;
+    History::of(&rows)?.map(Json).ok_or_else(|| unknown(id))
 }
 
 /// Where an order stands.
@@ -157,7 +186,7 @@ impl Status {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct ListOrders {
-    /// Only orders of this customer.
+    /// Only orders of this customer. Customers see their own, whether they say so or not.
     #[param(value_type = Option<Uuid>)]
     user_id: Option<UserId>,
     /// Only orders that stand like this.
@@ -181,22 +210,24 @@ struct ListOrders {
 ///
 /// Pages are stable: orders placed meanwhile neither move nor repeat an item.
 #[utoipa::path(
-    get, path = "/orders", tag = "orders",
+    get, path = "/orders", tag = "orders", security(("bearer" = [])),
     params(ListOrders, Freshness),
-    responses((status = 200, body = Page<Order>), (status = 422, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Page<Order>), Denied, Refused)
 )]
 async fn orders(
     State(projections): State<Projections>,
+    principal: Principal,
     Extension(keys): Extension<KeyRing>,
     Query(query): Query<ListOrders>,
 ) -> Result<Json<Page<Order>>, Problem> {
+    let user_id = whose(query.user_id, &principal)?;
     let limit = limit(query.limit)?;
     let place = cursor(query.cursor.as_deref(), read_cursor)?;
     let (created_at, id) = place.unwrap_or((Timestamp::MAX, Uuid::max()));
     let mut values = vec![created_at.into(), id.into(), Value::from(i64::from(limit) + 1)];
-    values.extend(query.user_id.map(Value::from));
+    values.extend(user_id.map(Value::from));
     values.extend(query.status.map(|status| Value::from(status.name())));
-    let sql = match (query.user_id, query.status) {
+    let sql = match (user_id, query.status) {
         (None, None) => page!(""),
         (Some(_), None) => page!("o.user_id = $4 AND "),
         (None, Some(_)) => page!("o.status = $4 AND "),
@@ -208,6 +239,15 @@ async fn orders(
         order.reveal(&keys).await?;
     }
     Ok(Json(page))
+}
+
+/// Whose orders are listed; `None` for everybody's.
+fn whose(wanted: Option<UserId>, principal: &Principal) -> Result<Option<UserId>, Problem> {
+    match wanted {
+        Some(user) => principal.require_for(user.uuid()).map(|()| wanted),
+        None if principal.is_operator() => Ok(None),
+        None => Ok(Some(UserId::new(principal.user))),
+    }
 }
 
 /// The cursor is the place of the last item: its time and id.

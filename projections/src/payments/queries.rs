@@ -2,7 +2,7 @@
 
 use crate::{
     Projections,
-    answer::{Money, Page, cursor, limit},
+    answer::{Money, Page, Refused, Unknown, cursor, limit, owned},
     freshness::Freshness,
     sqlite::{DatabaseError, Row},
     table::Value,
@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use service::{
     Problem,
+    auth::{Denied, Principal},
     extract::{Path, Query},
 };
 use utoipa::{IntoParams, ToSchema};
@@ -34,17 +35,18 @@ struct Account {
 
 /// An account
 #[utoipa::path(
-    get, path = "/accounts/{id}", tag = "payments",
+    get, path = "/accounts/{id}", tag = "payments", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The account"), Freshness),
-    responses((status = 200, body = Account), (status = 404, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Account), Denied, Unknown, Refused)
 )]
 async fn account(
     State(projections): State<Projections>,
+    principal: Principal,
     Path(id): Path<AccountId>,
 ) -> Result<Json<Account>, Problem> {
     let row = projections.database().row("SELECT * FROM accounts WHERE id = $1", vec![id.into()]).await?;
-    let row = row.ok_or_else(|| unknown(id))?;
-    let balance = Money::of(&row, "balance")?;
+    let row = owned(row.as_ref(), &principal, || unknown(id))?;
+    let balance = Money::of(row, "balance")?;
     Ok(Json(Account { id: row.get("id")?, user_id: row.get("user_id")?, balance }))
 }
 
@@ -105,26 +107,25 @@ struct ListEntries {
 
 /// What came into an account and went out of it, newest first
 #[utoipa::path(
-    get, path = "/accounts/{id}/entries", tag = "payments",
+    get, path = "/accounts/{id}/entries", tag = "payments", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The account"), ListEntries, Freshness),
-    responses((status = 200, body = Page<Entry>), (status = 404, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Page<Entry>), Denied, Unknown, Refused)
 )]
 async fn entries(
     State(projections): State<Projections>,
+    principal: Principal,
     Path(id): Path<AccountId>,
     Query(query): Query<ListEntries>,
 ) -> Result<Json<Page<Entry>>, Problem> {
+    let sql = "SELECT user_id FROM accounts WHERE id = $1";
+    let account = projections.database().row(sql, vec![id.into()]).await?;
+    owned(account.as_ref(), &principal, || unknown(id))?;
     let limit = limit(query.limit)?;
     let read = |bytes: &[u8]| bytes.try_into().ok().map(i64::from_be_bytes);
     let before = cursor(query.cursor.as_deref(), read)?.unwrap_or(i64::MAX);
     let sql = "SELECT * FROM entries WHERE account_id = $1 AND sequence < $2 ORDER BY sequence DESC LIMIT $3";
     let values = vec![id.into(), before.into(), Value::from(i64::from(limit) + 1)];
     let rows = projections.database().rows(sql, values).await?;
-    if rows.is_empty() {
-        let known =
-            projections.database().row("SELECT id FROM accounts WHERE id = $1", vec![id.into()]).await?;
-        known.ok_or_else(|| unknown(id))?;
-    }
     let place = |row: &Row| Ok(row.get::<i64>("sequence")?.to_be_bytes().to_vec());
     Ok(Json(Page::new(&rows, limit, Entry::of, place)?))
 }
@@ -151,25 +152,27 @@ struct Payment {
 
 /// The payment of an order
 #[utoipa::path(
-    get, path = "/payments/{orderId}", tag = "payments",
+    get, path = "/payments/{orderId}", tag = "payments", security(("bearer" = [])),
     params(("orderId" = Uuid, Path, description = "The order"), Freshness),
-    responses((status = 200, body = Payment), (status = 404, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Payment), Denied, Unknown, Refused)
 )]
 async fn payment(
     State(projections): State<Projections>,
+    principal: Principal,
     Path(order): Path<OrderId>,
 ) -> Result<Json<Payment>, Problem> {
-    let sql = "SELECT * FROM payments WHERE order_id = $1";
+    // A payment is seen by whoever owns the account.
+    let sql = "SELECT p.*, a.user_id FROM payments p LEFT JOIN accounts a ON a.id = p.account_id WHERE p.order_id = $1";
     let row = projections.database().row(sql, vec![order.into()]).await?;
     let unknown =
         || Problem::not_found("payment-not-found", format!("There is no payment for order {order}."));
-    let row = row.ok_or_else(unknown)?;
+    let row = owned(row.as_ref(), &principal, unknown)?;
     let charged = row.find::<i64>("amount")?.is_some();
     Ok(Json(Payment {
         order_id: row.get("order_id")?,
         account_id: row.get("account_id")?,
         status: row.get("status")?,
-        amount: if charged { Some(Money::of(&row, "amount")?) } else { None },
+        amount: if charged { Some(Money::of(row, "amount")?) } else { None },
         reason: row.find("reason")?,
         detail: row.find("detail")?,
         updated_at: row.get("updated_at")?,

@@ -1,12 +1,21 @@
 //! The query of the shipping service.
 
-use crate::{Projections, freshness::Freshness, personal::reveal};
+use crate::{
+    Projections,
+    answer::{Refused, Unknown, owned},
+    freshness::Freshness,
+    personal::reveal,
+};
 use axum::{Extension, Json, extract::State};
 use events::{OrderId, Personal};
 use jiff::Timestamp;
 use nats::KeyRing;
 use serde::{Deserialize, Serialize};
-use service::{Problem, extract::Path};
+use service::{
+    Problem,
+    auth::{Denied, Principal},
+    extract::Path,
+};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -62,12 +71,13 @@ impl std::fmt::Debug for Address {
 
 /// The shipment of an order
 #[utoipa::path(
-    get, path = "/shipments/{orderId}", tag = "shipping",
+    get, path = "/shipments/{orderId}", tag = "shipping", security(("bearer" = [])),
     params(("orderId" = Uuid, Path, description = "The order"), Freshness),
-    responses((status = 200, body = Shipment), (status = 404, body = Problem), (status = 503, body = Problem))
+    responses((status = 200, body = Shipment), Denied, Unknown, Refused)
 )]
 async fn shipment(
     State(projections): State<Projections>,
+    principal: Principal,
     Extension(keys): Extension<KeyRing>,
     Path(order): Path<OrderId>,
 ) -> Result<Json<Shipment>, Problem> {
@@ -75,7 +85,7 @@ async fn shipment(
     let row = projections.database().row(sql, vec![order.into()]).await?;
     let unknown =
         || Problem::not_found("shipment-not-found", format!("There is no shipment for order {order}."));
-    let row = row.ok_or_else(unknown)?;
+    let row = owned(row.as_ref(), &principal, unknown)?;
     let sealed: Option<Personal<Address>> = row.find_json("address")?;
     let address = reveal(&keys, sealed.as_ref()).await?;
     Ok(Json(Shipment {

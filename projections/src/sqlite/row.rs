@@ -53,6 +53,12 @@ impl Stored for i64 {
     }
 }
 
+impl Stored for bool {
+    fn load(row: &SqliteRow, column: &str) -> Result<Option<Self>, sqlx::Error> {
+        row.try_get(column)
+    }
+}
+
 impl Stored for String {
     fn load(row: &SqliteRow, column: &str) -> Result<Option<Self>, sqlx::Error> {
         row.try_get(column)

@@ -112,6 +112,11 @@ impl Principal {
         self.user == user || self.is_operator()
     }
 
+    /// Refuses (403) a principal that may not act for `user`.
+    pub fn require_for(&self, user: Uuid) -> Result<(), Problem> {
+        if self.user == user { Ok(()) } else { self.require(Role::Operator) }
+    }
+
     /// Refuses (403) a principal that may not do what `role` may.
     pub fn require(&self, role: Role) -> Result<(), Problem> {
         if self.has(role) {
@@ -139,6 +144,8 @@ mod tests {
             assert!(principal(role).may_act_for(own));
             assert_eq!(principal(role).may_act_for(other), others, "{role}");
             assert_eq!(principal(role).is_operator(), others, "{role}");
+            assert!(principal(role).require_for(own).is_ok());
+            assert_eq!(principal(role).require_for(other).is_ok(), others, "{role}");
         }
     }
 

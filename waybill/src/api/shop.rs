@@ -3,6 +3,7 @@
 use super::{Answer, Api};
 use crate::{failure::Failure, system::Service};
 use serde_json::{Value, json};
+use service::Clock;
 use uuid::Uuid;
 
 /// The only currency of the demo and of most tests.
@@ -67,6 +68,15 @@ impl Api {
         received.expect(202, "a receipt of goods")
     }
 
+    /// Registers a customer, of whom `key` is also a part of the e-mail address. Nobody will log in: tokens are issued.
+    pub async fn register(&self, key: &str) -> Result<Uuid, Failure> {
+        let (email, password) = (format!("{key}@example.com"), Clock::system().uuid());
+        let user = json!({ "name": "Ada Lovelace", "email": email, "password": password });
+        let request = self.http.post(self.url(Service::Users, "/users")).json(&user);
+        let registered = self.send(request.header("Idempotency-Key", format!("{key}-user"))).await?;
+        registered.expect(201, "a registration")?.id()
+    }
+
     /// Opens an account and credits it.
     pub async fn open_account(
         &self,
@@ -87,13 +97,13 @@ impl Api {
         Ok((id, credited.expect(202, "a credit")?))
     }
 
-    /// Places an order. `after` names positions that the orders service must have seen, such as those of a product that
+    /// Places an order, as its customer. `after` names positions that the orders service must have seen, such as those of a product that
     /// was just added.
     pub async fn place(&self, key: &str, cart: &Cart, after: &[&str]) -> Result<Answer, Failure> {
         let request = self.http.post(self.url(Service::Orders, "/orders")).header("Idempotency-Key", key);
         let request =
             if after.is_empty() { request } else { request.header("Waybill-Position", after.join(", ")) };
-        self.send(request.json(&cart.body())).await
+        self.send_as(cart.user_id, request.json(&cart.body())).await
     }
 
     /// Cancels an order.

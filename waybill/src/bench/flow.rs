@@ -1,14 +1,15 @@
 //! The whole flow: orders from `POST /orders` to completed, every service and every read model in this process.
 
 use super::{
-    Scale, http,
+    Scale,
+    http::{self, Load},
     load::{self, Sample},
     report::{Case, Report, ratio},
     stage::{Stage, metadata},
 };
 use crate::{
     failure::Failure,
-    system::{Config, Service, System},
+    system::{Service, System},
 };
 use axum::body::Bytes;
 use commands::{
@@ -40,17 +41,16 @@ pub(super) async fn measure(
     report: &mut Report,
 ) -> Result<(), Failure> {
     let stage = Stage::open(durability).await?;
-    let (account, body) = http::prepare(&stage).await?;
-    provide(&stage, account).await?;
-    let config = Config { durability, ..Config::new(stage.server.url(), stage.folder.path().join("views")) };
+    let load = http::prepare(&stage).await?;
+    provide(&stage, load.account).await?;
     let mut listeners = Vec::new();
     for service in Service::ALL {
         listeners.push((service, TcpListener::bind("127.0.0.1:0").await?));
     }
-    let system = System::start(&config, listeners).await?;
+    let system = System::start(&stage.config(), listeners).await?;
     let orders = system.addresses().get(&Service::Orders).ok_or("orders are not running")?;
     let url = format!("http://{orders}/orders");
-    let shop = Shop::open(&stage, url, body)?;
+    let shop = Shop::open(&stage, url, load).await?;
 
     shop.place(scale.of(2000), CALLERS, None).await?;
     let case = |callers| Case { bench: "flow", durability, callers };
@@ -106,6 +106,7 @@ struct Shop {
     connection: nats::Connection,
     client: reqwest::Client,
     url: String,
+    bearer: String,
     body: Bytes,
 }
 
@@ -116,9 +117,10 @@ struct Flow {
 }
 
 impl Shop {
-    fn open(stage: &Stage, url: String, body: Bytes) -> Result<Self, Failure> {
+    async fn open(stage: &Stage, url: String, Load { user, body, .. }: Load) -> Result<Self, Failure> {
+        let bearer = format!("Bearer {}", stage.token(user).await?);
         let client = reqwest::Client::builder().pool_max_idle_per_host(256).build()?;
-        Ok(Self { connection: stage.connection.clone(), client, url, body })
+        Ok(Self { connection: stage.connection.clone(), client, url, bearer, body })
     }
 
     /// Places `count` orders, as fast as they are accepted or at a fixed rate, and waits until all have ended and
@@ -130,9 +132,11 @@ impl Shop {
         let started = Instant::now();
         let failures = Arc::new(AtomicU64::new(0));
         let (client, url, body) = (self.client.clone(), self.url.clone(), self.body.clone());
+        let bearer = self.bearer.clone();
         let (noting, failed) = (Arc::clone(&asked), Arc::clone(&failures));
         load::run(callers, count, move |number| {
-            let request = client.post(&url).header("content-type", "application/json").body(body.clone());
+            let request = client.post(&url).header("content-type", "application/json");
+            let request = request.header("authorization", &bearer).body(body.clone());
             let (noting, failed) = (Arc::clone(&noting), Arc::clone(&failed));
             async move {
                 if let Some(rate) = rate {
@@ -192,7 +196,7 @@ impl Shop {
         for context in [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping] {
             let last = nats::last_sequence(&self.connection, context).await?;
             let url = format!("{}?after={}:{last}&wait=30&limit=1", self.url, context.stream());
-            self.client.get(url).send().await?.error_for_status()?;
+            self.client.get(url).header("authorization", &self.bearer).send().await?.error_for_status()?;
         }
         Ok(())
     }

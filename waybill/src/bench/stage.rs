@@ -1,6 +1,6 @@
 //! What a measurement runs on: a nats-server of its own, an executor, and orders to place.
 
-use crate::failure::Failure;
+use crate::{api::Tokens, failure::Failure, system::Config};
 use commands::{
     Executor, ExecutorMetrics, Key,
     orders::{Order, OrderCommand, Placement},
@@ -9,7 +9,7 @@ use events::{
     AccountId, Actor, Address, CommandId, Context, DataKey, Metadata, Money, OrderId, Personal, Sku, UserId,
     orders::Line, personal::NONCE,
 };
-use nats::{Connection, Durability, EventStore, StoreOptions, server, topology};
+use nats::{Connection, Durability, EventStore, MasterKey, StoreOptions, server, topology};
 use service::Clock;
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -20,6 +20,7 @@ pub(super) struct Stage {
     pub(super) connection: Connection,
     pub(super) durability: Durability,
     pub(super) server: server::Server,
+    pub(super) master_key: MasterKey,
     pub(super) folder: TempDir,
 }
 
@@ -31,13 +32,26 @@ impl Stage {
         let server = server::Server::start(config).await?;
         let connection = Connection::connect(&server.url(), "waybill bench").await?;
         topology::ensure(&connection, &Context::ALL, 1).await?;
-        Ok(Self { clock: Clock::system(), connection, durability, server, folder })
+        let master_key = MasterKey::generate();
+        Ok(Self { clock: Clock::system(), connection, durability, server, master_key, folder })
     }
 
     pub(super) fn executor(&self, context: Context) -> Executor {
         let options = StoreOptions { durability: self.durability, ..StoreOptions::default() };
         let store = EventStore::new(&self.connection, options);
         Executor::new(context, store, self.clock.clone(), ExecutorMetrics::default())
+    }
+
+    /// How services are configured that run on it.
+    pub(super) fn config(&self) -> Config {
+        let (durability, master_key) = (self.durability, self.master_key.clone());
+        Config { durability, master_key, ..Config::new(self.server.url(), self.folder.path().join("views")) }
+    }
+
+    /// An access token of a customer, longer valid than any measurement takes.
+    pub(super) async fn token(&self, user: Uuid) -> Result<String, Failure> {
+        let tokens = Tokens::open(&self.server.url(), &self.master_key, &self.clock).await?;
+        tokens.customer_for_a_day(user).await
     }
 
     pub(super) async fn close(self) {

@@ -48,7 +48,7 @@ struct Scene {
 pub(super) async fn play(api: &Api, clock: &Clock, orders: usize) -> Result<Vec<Outcome>, Failure> {
     // New for every run: what it does to stock and money is then nobody else's.
     let run = clock.uuid().simple().to_string();
-    let (scenes, positions) = prepare(api, clock, &run, orders).await?;
+    let (scenes, positions) = prepare(api, &run, orders).await?;
     let (board, room) = (Board::new(scenes.len()), Arc::new(Semaphore::new(AT_ONCE)));
     let positions: Arc<[String]> = positions.into();
     let mut actors = JoinSet::new();
@@ -69,12 +69,7 @@ pub(super) async fn play(api: &Api, clock: &Clock, orders: usize) -> Result<Vec<
 }
 
 /// Goods and customers, the orders they are for, and the positions that the orders service must have seen.
-async fn prepare(
-    api: &Api,
-    clock: &Clock,
-    run: &str,
-    orders: usize,
-) -> Result<(Vec<Scene>, Vec<String>), Failure> {
+async fn prepare(api: &Api, run: &str, orders: usize) -> Result<(Vec<Scene>, Vec<String>), Failure> {
     let sku = |name: &str| format!("DEMO-{run}-{name}");
     let (tea, cup, lamp) = (sku("TEA"), sku("CUP"), sku("LAMP"));
     let plenty = u32::try_from(orders * 2 + 10)?;
@@ -88,7 +83,8 @@ async fn prepare(
         let answer = api.stock_product(&format!("{run}-{}", product.0), product, quantity).await?;
         positions.extend(answer.position().map(str::to_owned));
     }
-    let (user_id, poor_user) = (clock.uuid(), clock.uuid());
+    let user_id = api.register(&format!("{run}-rich")).await?;
+    let poor_user = api.register(&format!("{run}-poor")).await?;
     let (account_id, rich) = api.open_account(&format!("{run}-rich"), user_id, rich_balance).await?;
     let (poor_account, poor) = api.open_account(&format!("{run}-poor"), poor_user, 100).await?;
     positions.extend([rich, poor].iter().filter_map(|answer| answer.position().map(str::to_owned)));

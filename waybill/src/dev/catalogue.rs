@@ -33,8 +33,7 @@ pub(super) async fn load(api: &Api, dir: &Path) -> Result<DemoAccount, Failure> 
     for product in PRODUCTS {
         api.stock_product(&format!("demo-{}", product.0), product, STOCK).await?;
     }
-    // Always the same: a start that is repeated must send the same request.
-    let user_id = Uuid::from_u128(0x0199_d3a8_0000_7000_8000_0000_0000_0001);
+    let user_id = api.register("demo").await?;
     let (account_id, _) = api.open_account("demo", user_id, MONEY).await?;
     let account = DemoAccount { user_id, account_id };
     write_json(&path, &account)?;

@@ -1,7 +1,11 @@
 //! The master key of a local system: made at the first start, beside the data that it opens.
 
-use crate::failure::{Failure, because};
+use crate::{
+    failure::{Failure, because},
+    settings::MasterKeyArgs,
+};
 use nats::MasterKey;
+use service::config::Faults;
 use std::{
     fs::{self, File},
     io::{self, Write},
@@ -10,6 +14,27 @@ use std::{
 };
 
 const NAME: &str = "master.key";
+
+/// The key as it is given, else that of the data folder; None is already noted as a fault of `flag`, which needs it.
+pub(crate) fn master_key(
+    given: &MasterKeyArgs,
+    dir: &Path,
+    flag: &str,
+    faults: &mut Faults,
+) -> Option<MasterKey> {
+    if given.is_given() {
+        return given.read(faults);
+    }
+    match find_master_key(dir) {
+        Ok(Some(key)) => return Some(key),
+        Ok(None) => {
+            let why = "needs the master key: WAYBILL_MASTER_KEY, --master-key-file, or --data of a dev";
+            faults.add(flag, why);
+        }
+        Err(failure) => faults.add(flag, failure),
+    }
+    None
+}
 
 /// The key of a data folder, if it has one.
 pub(crate) fn find_master_key(dir: &Path) -> Result<Option<MasterKey>, Failure> {

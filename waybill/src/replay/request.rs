@@ -50,28 +50,11 @@ impl Request {
             (None, None) => From::Start,
         };
         let filter = Filter { subject, kinds: args.kinds.clone(), correlation };
-        let (follow, reveal) = (args.follow, args.reveal.then(|| master_key(args, faults)).flatten());
+        let key = |faults| dev::master_key(&args.master_key, &args.data, "--reveal", faults);
+        let (follow, reveal) = (args.follow, if args.reveal { key(faults) } else { None });
         let request = output.map(|output| Self { contexts, from, filter, output, follow, limit, reveal });
         Ok(flags.finish(request)?)
     }
-}
-
-/// The key to open personal data with: as given, else that of the data folder.
-fn master_key(args: &Args, faults: &mut Faults) -> Option<MasterKey> {
-    if args.master_key.is_given() {
-        return args.master_key.read(faults);
-    }
-    let found = dev::find_master_key(&args.data).unwrap_or_else(|failure| {
-        faults.add("--reveal", failure);
-        None
-    });
-    if found.is_none() {
-        faults.add(
-            "--reveal",
-            "needs the master key: WAYBILL_MASTER_KEY, --master-key-file, or --data of a dev",
-        );
-    }
-    found
 }
 
 /// The subject of `order/<id>`.

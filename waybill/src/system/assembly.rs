@@ -3,22 +3,28 @@
 use super::{Config, Service};
 use crate::failure::Failure;
 use axum::{Json, Router, routing::get};
-use commands::{Environment, WriteSide};
-use nats::{Connection, KeyRing, StoreMetrics, StoreOptions};
+use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
+use nats::{Connection, KeyRing, Registry, RegistryOptions, StoreMetrics, StoreOptions};
 use projections::{ProjectionMetrics, Projections, View};
 use serde_json::{Map, Value};
-use service::{Metrics, Probes, Shutdown};
+use service::{
+    Check, Metrics, Probes, Shutdown,
+    auth::{self, Jwks, Verifier},
+    breaker::{Breakers, Policy},
+    client::Client,
+};
 use std::sync::Arc;
 use utoipa::openapi::Info;
 
-/// Starts the tasks of a service, which end with the shutdown, and gives its routes.
+/// Starts the tasks of a service, which end with the shutdown, and gives its routes and whether it is ready.
 pub(super) async fn assemble(
     service: Service,
     config: &Config,
     keys: &KeyRing,
     shutdown: &Shutdown,
-) -> Result<Router, Failure> {
+) -> Result<(Router, Check), Failure> {
     let metrics = Metrics::new();
+    service::telemetry::export_metrics(service.name(), &metrics);
     // A connection for each kind of traffic: a read model that catches up must not make commands wait.
     let writing = connect(config, service, "commands").await?;
     let reading = connect(config, service, "projections").await?;
@@ -28,11 +34,14 @@ pub(super) async fn assemble(
         reactions: connect(config, service, "reactions").await?,
         store: store_options(config, &metrics),
         clock: config.clock.clone(),
+        master_key: config.master_key.clone(),
         keys: keys.clone(),
+        users: users(config, &writing, &metrics).await?,
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
     };
-    let mut write_side = WriteSide::build(service.context(), &environment, &metrics).await?;
+    let build = WriteSide::build(service.context(), &environment, &metrics);
+    let mut write_side = Box::pin(build).await?;
     write_side.react(shutdown);
     let view = View::of(service.name()).ok_or_else(|| format!("{service} has no read model"))?;
     let file = config.data.join(format!("{service}.sqlite"));
@@ -41,10 +50,57 @@ pub(super) async fn assemble(
     let read_side = Projections::start(view, &reading, &file, clock, &metrics, counters, shutdown).await?;
 
     let (paths, mut api) = write_side.http.merge(read_side.router(keys)).split_for_parts();
+    auth::document(&mut api);
     api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
-    let probes = probes(service, config, &writing, metrics).check("projections", read_side.check());
+    let leaving = shutdown.leaving();
+    let stays = move || if leaving.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) };
+    let probes = probes(service, config, &writing, metrics)
+        .check("projections", read_side.check())
+        .check("process", Arc::new(stays));
+    let ready = probes.ready();
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
-    Ok(service::http::layers(router, config.clock.clone()))
+    let router = auth::layer(router, verifier(config, &writing).await?);
+    Ok((service::http::layers(service.name(), router, config.clock.clone()), ready))
+}
+
+/// How orders ask for their customers: whichever instance of the users service is known, through a breaker.
+async fn users(config: &Config, connection: &Connection, metrics: &Metrics) -> Result<UsersService, Failure> {
+    let options = RegistryOptions { replicas: config.replicas, ..config.registry };
+    let registry = Registry::watch(connection, options).await?;
+    let locate = move || {
+        let instances = registry.instances(Service::Users.name());
+        fastrand::choice(instances).map(|instance| instance.url)
+    };
+    let breaker = Breakers::new(Policy::default(), metrics).of(Service::Users.name());
+    let client = Client::new(Service::Users.name(), Arc::new(locate), breaker)?;
+    Ok(UsersService { client, fresh_for: config.users_fresh_for })
+}
+
+/// Checks access tokens: with the keys published at a URL where one is given, else with those that are kept beside the
+/// log, so that it takes no users service to check a token.
+pub(crate) async fn verifier(config: &Config, connection: &Connection) -> Result<Verifier, Failure> {
+    let jwks = match &config.jwks_url {
+        Some(url) => published(url)?,
+        None => kept(config, connection).await?,
+    };
+    Ok(Verifier::new(jwks, config.clock.clone()))
+}
+
+fn published(url: &str) -> Result<Jwks, Failure> {
+    let (client, url) = (reqwest::Client::builder().no_proxy().build()?, url.to_owned());
+    Ok(Jwks::start(move || {
+        let request = client.get(&url);
+        async move { Ok(request.send().await?.error_for_status()?.text().await?) }
+    }))
+}
+
+async fn kept(config: &Config, connection: &Connection) -> Result<Jwks, Failure> {
+    let keys = Keys::open(connection, &config.master_key, config.replicas, &config.clock).await?;
+    let clock = config.clock.clone();
+    Ok(Jwks::start(move || {
+        let (keys, now) = (keys.clone(), clock.now());
+        async move { Ok(keys.jwks(now).await?) }
+    }))
 }
 
 async fn connect(config: &Config, service: Service, part: &str) -> Result<Connection, Failure> {

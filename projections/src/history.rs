@@ -1,23 +1,16 @@
-//! What happened to an order, oldest first.
+//! What happened to something, oldest first: rows of a table with the columns `id`, `kind`, `time`, `actor`, `causation`,
+//! `stream` and `sequence`.
 
-use super::queries::unknown;
-use crate::{
-    Projections,
-    freshness::Freshness,
-    sqlite::{DatabaseError, Row},
-};
-use axum::{Json, extract::State};
-use events::OrderId;
+use crate::sqlite::{DatabaseError, Row};
 use jiff::Timestamp;
 use serde::Serialize;
-use service::{Problem, extract::Path};
 use std::collections::HashMap;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-/// What happened to an order.
+/// What happened.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct History {
+pub(crate) struct History {
     /// Its events, oldest first, causes before what they caused.
     events: Vec<Entry>,
 }
@@ -34,7 +27,7 @@ struct Entry {
     #[schema(value_type = String, format = DateTime)]
     time: Timestamp,
     /// Who asked for it.
-    #[schema(example = "client")]
+    #[schema(example = "user:018f3f5e-0000-7000-8000-000000000001")]
     actor: String,
     /// The event or command that caused it.
     causation: Uuid,
@@ -64,23 +57,12 @@ impl Entry {
     }
 }
 
-/// Everything that happened to an order
-#[utoipa::path(
-    get, path = "/orders/{id}/history", tag = "orders",
-    params(("id" = Uuid, Path, description = "The order"), Freshness),
-    responses((status = 200, body = History), (status = 404, body = Problem), (status = 503, body = Problem))
-)]
-pub(super) async fn history(
-    State(projections): State<Projections>,
-    Path(id): Path<OrderId>,
-) -> Result<Json<History>, Problem> {
-    let sql = "SELECT * FROM order_events WHERE order_id = $1 ORDER BY stream, sequence";
-    let rows = projections.database().rows(sql, vec![id.into()]).await?;
-    if rows.is_empty() {
-        return Err(unknown(id));
+impl History {
+    /// Of these rows; `None` where nothing happened.
+    pub(crate) fn of(rows: &[Row]) -> Result<Option<Self>, DatabaseError> {
+        let events = rows.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
+        Ok((!events.is_empty()).then(|| Self { events: in_order(&events) }))
     }
-    let events = rows.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
-    Ok(Json(History { events: in_order(&events) }))
 }
 
 /// Sorts by time and then by the chain of causes. Clocks of different machines may disagree: an event counts as no

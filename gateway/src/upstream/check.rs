@@ -1,0 +1,71 @@
+//! Asks an instance for its health now and then. Each has a task of its own: one that hangs delays no other.
+
+use super::{member::Member, ops::Counters};
+use axum::{
+    body::Body,
+    http::{
+        Request, Uri,
+        uri::{Authority, Scheme},
+    },
+};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use service::Clock;
+use std::{sync::Weak, time::Duration};
+use tokio::time::{sleep, timeout};
+
+/// How the health of instances is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckPolicy {
+    /// How often; a tenth more or less, so that gateways do not ask all at once.
+    pub every: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// So many good answers in a row make an instance healthy.
+    pub rise: u32,
+    /// So many bad ones in a row make it unhealthy.
+    pub fall: u32,
+}
+
+impl Default for CheckPolicy {
+    fn default() -> Self {
+        Self { every: Duration::from_secs(30), timeout: Duration::from_secs(2), rise: 1, fall: 2 }
+    }
+}
+
+/// Checks an instance until it is forgotten.
+pub(super) async fn keep_checking(
+    member: Weak<Member>,
+    policy: CheckPolicy,
+    clock: Clock,
+    counters: Counters,
+) {
+    // A new connection for every check: a kept one would not notice that nobody new gets in.
+    let client: Client<HttpConnector, Body> =
+        Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
+    loop {
+        let Some(authority) = member.upgrade().map(|member| member.authority.clone()) else { return };
+        let answer = timeout(policy.timeout, check(&client, authority)).await;
+        let result = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+        let Some(member) = member.upgrade() else { return };
+        counters.checked(&member.instance.service, result.is_ok());
+        member.checked(result, policy.rise, policy.fall, clock.now());
+        drop(member);
+        sleep(policy.every.mul_f64(0.9 + 0.2 * fastrand::f64())).await;
+    }
+}
+
+/// Asks once. Only 2xx is good.
+async fn check(client: &Client<HttpConnector, Body>, authority: Authority) -> Result<(), String> {
+    let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query("/health").build();
+    let uri = uri.map_err(|error| error.to_string())?;
+    let request = Request::get(uri).body(Body::empty()).map_err(|error| error.to_string())?;
+    match client.request(request).await {
+        Ok(response) if response.status().is_success() => Ok(()),
+        Ok(response) => Err(format!("it answers {}", response.status())),
+        Err(error) if error.is_connect() => Err("no connection".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
