@@ -100,7 +100,7 @@ impl Shop {
         let mut text = String::new();
         while let Ok(Some(change)) = tokio::time::timeout(Duration::from_millis(200), watch.next()).await {
             if let Change::Put { key, value } = change.unwrap() {
-                text += &format!("{key} {value}\n");
+                text.extend([&key, " ", &value.to_string(), "\n"]);
             }
         }
         text
@@ -195,7 +195,7 @@ async fn what_cannot_be_accepted(shop: &Shop) {
 async fn nothing_is_revealed(shop: &Shop) {
     let mut text = String::new();
     for event in shop.events().await {
-        text += &format!("{} {}\n", event.subject, String::from_utf8_lossy(event.body()));
+        text.extend([event.subject.as_str(), " ", &String::from_utf8_lossy(event.body()), "\n"]);
     }
     for bucket in
         ["CREDENTIALS", "SESSIONS", "LOGIN_ATTEMPTS", "SIGNING_KEYS", "PERSONAL_KEYS", "LEDGER_USERS"]
