@@ -40,6 +40,7 @@ impl Edge {
     pub async fn start(edge: &EdgeConfig, listener: TcpListener) -> Result<Self, Failure> {
         let config = read(edge)?;
         let (metrics, clock) = (Metrics::new(), edge.clock.clone());
+        service::telemetry::export_metrics(GATEWAY, &metrics);
         let connection = Connection::connect(&edge.nats_url, "waybill gateway").await?;
         let options = RegistryOptions { replicas: edge.replicas, ..RegistryOptions::default() };
         let registry = Registry::watch(&connection, options).await?;
