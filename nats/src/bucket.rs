@@ -7,14 +7,15 @@ use crate::{Connection, TopologyError, topology};
 use async_nats::{
     HeaderMap, HeaderValue, header,
     jetstream::{
-        context::PublishErrorKind,
+        self, ErrorCode,
+        context::{PublishError, PublishErrorKind},
         kv::{self, Operation},
         message::PublishMessage,
     },
 };
 use futures::{Stream, StreamExt};
 use serde::{Serialize, de::DeserializeOwned};
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 /// What a bucket promises.
 #[derive(Clone, Debug)]
@@ -98,6 +99,11 @@ impl Bucket {
             limit_markers: Some(MARKER),
             ..kv::Config::default()
         };
+        Self::open(connection, want).await
+    }
+
+    /// Opens a bucket that is not like the others.
+    pub(crate) async fn open(connection: &Connection, want: kv::Config) -> Result<Self, TopologyError> {
         let store = topology::ensure_bucket(connection, want).await?;
         Ok(Self { connection: connection.clone(), store })
     }
@@ -196,7 +202,7 @@ impl Bucket {
     }
 
     /// Writes; `None` where the condition does not hold.
-    async fn write<T: Serialize>(
+    pub(crate) async fn write<T: Serialize>(
         &self,
         key: &str,
         value: &T,
@@ -220,7 +226,7 @@ impl Bucket {
         };
         match stored {
             Ok(stored) => Ok(Some(stored.sequence)),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(None),
+            Err(error) if is_conflict(&error) => Ok(None),
             Err(error) => Err(self.away(error)),
         }
     }
@@ -233,9 +239,17 @@ impl Bucket {
         })
     }
 
-    fn away(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BucketError {
+    pub(crate) fn away(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BucketError {
         BucketError::Away { bucket: self.store.name.clone(), source: source.into() }
     }
+}
+
+/// Whether another write was first. On a cluster one that is still in flight is told by a code that the client does not
+/// know.
+fn is_conflict(error: &PublishError) -> bool {
+    let code = || error.source()?.downcast_ref::<jetstream::Error>().map(jetstream::Error::error_code);
+    error.kind() == PublishErrorKind::WrongLastSequence
+        || code() == Some(ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT)
 }
 
 /// How long the marker of an ended lifetime is kept for watchers. One second is the least the server takes.

@@ -8,6 +8,7 @@
 //! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
 //! - [`KeyRing`], [`MasterKey`]: the keys of personal data, and what destroys them
+//! - [`Quota`]: how many of something are left in a window, shared among processes
 //! - [`Ledger`]: what became of a client's idempotency key
 //! - [`Registration`], [`Registry`]: instances of services, kept known by heartbeats
 //! - [`baseline`]: what the wire alone costs, for measurements
@@ -23,6 +24,7 @@ mod load;
 mod message;
 mod metrics;
 mod publish;
+mod quota;
 mod registry;
 mod replay;
 pub mod server;
@@ -39,6 +41,7 @@ pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};
 pub use metrics::StoreMetrics;
 pub use publish::{AppendError, Appended, Write};
+pub use quota::{Ask, Known, Lease, Quota, QuotaKey, QuotaTerms, Recall, Recalls};
 pub use registry::{Instance, InstanceId, Registration, Registry, RegistryOptions};
 pub use replay::{Filter, From, Reader, ReplayError, Until, last_sequence};
 pub use snapshot::Snapshot;

@@ -200,10 +200,15 @@ pub(crate) async fn ensure_bucket(
     if differences.is_empty() { Ok(have) } else { Err(TopologyError::Weaker { name, differences }) }
 }
 
+fn limit(bytes: i64) -> String {
+    if bytes > 0 { bytes.to_string() } else { "no limit".to_owned() }
+}
+
 /// Every setting in which a bucket keeps less than it has to.
 fn bucket_weaknesses(have: &Config, want: &kv::Config) -> Vec<String> {
     let (age, forever) = (have.max_age, Duration::ZERO);
     let kept = age == forever || (want.max_age != forever && age >= want.max_age);
+    let room = have.max_bytes <= 0 || (want.max_bytes > 0 && have.max_bytes >= want.max_bytes);
     let checks = [
         (have.storage == want.storage, format!("storage is {:?}, needs {:?}", have.storage, want.storage)),
         (
@@ -212,7 +217,7 @@ fn bucket_weaknesses(have: &Config, want: &kv::Config) -> Vec<String> {
         ),
         (kept, format!("max_age is {age:?}, needs {:?}", want.max_age)),
         (have.max_messages <= 0, format!("max_msgs is {}, needs no limit", have.max_messages)),
-        (have.max_bytes <= 0, format!("max_bytes is {}, needs no limit", have.max_bytes)),
+        (room, format!("max_bytes is {}, needs {}", have.max_bytes, limit(want.max_bytes))),
     ];
     checks.into_iter().filter(|(holds, _)| !holds).map(|(_, difference)| difference).collect()
 }

@@ -58,9 +58,10 @@ async fn around(
     // 1. Correlation id: the caller's or a new one. It comes first, so that every later answer carries it.
     let (correlation, header, accepted) = correlate(&clock, request.headers());
     // 2. Trace context: the caller's trace goes on, or this request starts one. What comes of the request is in the span.
-    let sent = trace_parent(request.headers());
-    let span = start_span(service, &method, route.as_ref(), sent, &correlation);
-    let trace = span.traceparent().or_else(|| sent.map(Into::into)).unwrap_or_else(new_trace_parent);
+    let template = route.as_ref().map_or("", MatchedPath::as_str);
+    let named = (!is_probe(template)).then_some(|| named(&method, template));
+    let (span, trace) = start_span(service, request.headers(), &correlation, named);
+    describe(&span, &method, template);
     let scope = Scope {
         service,
         correlation: correlation.0.clone(),
@@ -100,38 +101,48 @@ async fn around(
     scope.run(inside).await
 }
 
-/// The span of a request; none for probes, which come every few seconds.
-fn start_span(
+/// Begins the span of a request, which goes on with the caller's trace, and says which trace context is passed on. Without
+/// a name, as for probes, which come every few seconds, there is no span.
+pub fn start_span(
     service: &'static str,
-    method: &Method,
-    route: Option<&MatchedPath>,
-    caller: Option<&str>,
+    headers: &HeaderMap,
     correlation: &Correlation,
-) -> Span {
-    let template = route.map_or("", MatchedPath::as_str);
-    if is_probe(template) {
-        return Span::default();
-    }
-    let span = Span::start(service, SpanKind::Server, Cause::Parent(caller), || {
-        // The route and never the path: a path may hold anything.
-        format!("{method} {template}").trim_end().to_owned()
+    named: Option<impl FnOnce() -> String>,
+) -> (Span, Arc<str>) {
+    let caller = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    // What is not valid is as good as missing, as W3C asks.
+    let caller = caller.filter(|sent| is_traceparent(sent));
+    let span = named.map_or_else(Span::default, |name| {
+        Span::start(service, SpanKind::Server, Cause::Parent(caller), name)
     });
+    span.describe(|| [KeyValue::new(semconv::CORRELATION, correlation.0.to_string())]);
+    let new = || format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..)).into();
+    let trace = span.traceparent().or_else(|| caller.map(Into::into)).unwrap_or_else(new);
+    (span, trace)
+}
+
+/// What the span of a request is called: by the route and never the path, for a path may hold anything.
+pub fn named(method: &Method, route: &str) -> String {
+    format!("{method} {route}").trim_end().to_owned()
+}
+
+/// Says in the span of a request what was asked.
+pub fn describe(span: &Span, method: &Method, route: &str) {
     span.describe(|| {
         [
             KeyValue::new(semconv::HTTP_METHOD, method.to_string()),
-            KeyValue::new(semconv::HTTP_ROUTE, template.to_owned()),
-            KeyValue::new(semconv::CORRELATION, correlation.0.to_string()),
+            KeyValue::new(semconv::HTTP_ROUTE, route.to_owned()),
         ]
     });
-    span
 }
 
-fn is_probe(route: &str) -> bool {
+/// Whether it is a path that is asked every few seconds, and whose answers say something only when they fail.
+pub fn is_probe(route: &str) -> bool {
     matches!(route, "/health" | "/ready" | "/metrics")
 }
 
 /// The correlation id, the header that returns it, and whether the caller's was acceptable.
-fn correlate(clock: &Clock, headers: &HeaderMap) -> (Correlation, HeaderValue, Result<(), Problem>) {
+pub fn correlate(clock: &Clock, headers: &HeaderMap) -> (Correlation, HeaderValue, Result<(), Problem>) {
     let sent = headers.get(CORRELATION_ID);
     if let Some(header) = sent
         && (1..=128).contains(&header.len())
@@ -154,12 +165,12 @@ fn correlate(clock: &Clock, headers: &HeaderMap) -> (Correlation, HeaderValue, R
 }
 
 /// The caller's `traceparent`, if it is there and, as W3C asks, valid.
-fn trace_parent(headers: &HeaderMap) -> Option<&str> {
+pub fn trace_parent(headers: &HeaderMap) -> Option<&str> {
     headers.get(TRACEPARENT)?.to_str().ok().filter(|sent| is_traceparent(sent))
 }
 
 /// A new and sampled trace.
-fn new_trace_parent() -> Arc<str> {
+pub fn new_trace_parent() -> Arc<str> {
     format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..)).into()
 }
 

@@ -107,7 +107,12 @@ impl Process {
         let log = File::options().create(true).append(true).open(log_file(dir))?;
         let mut command = Command::new(Self::executable());
         command
-            .args(["dev", "--ports", "users=0,orders=0,payments=0,inventory=0,shipping=0", "--data"])
+            .args([
+                "dev",
+                "--ports",
+                "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0",
+                "--data",
+            ])
             .arg(dir)
             .args(flags)
             .stdin(Stdio::null())

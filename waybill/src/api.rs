@@ -10,14 +10,10 @@ pub use tokens::Tokens;
 
 use crate::{
     failure::{Failure, because},
-    system::Service,
+    system::{Service, reachable},
 };
 use serde_json::Value;
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -48,12 +44,7 @@ pub struct Answer {
 impl Api {
     /// Of services that listen at these addresses.
     pub fn new(addresses: &BTreeMap<Service, SocketAddr>) -> Self {
-        let url = |address: &SocketAddr| {
-            // Who listens everywhere is also here.
-            let here =
-                if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
-            format!("http://{}", SocketAddr::new(here, address.port()))
-        };
+        let url = |address: &SocketAddr| format!("http://{}", reachable(*address));
         Self::at(
             addresses.iter().map(|(service, address)| (service.name().to_owned(), url(address))).collect(),
         )

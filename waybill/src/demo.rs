@@ -63,6 +63,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         ports: Ports::free(),
         outside: Outside::default(),
+        gateway_config: None,
     };
     let local = Box::pin(until_stopped(Local::start(plan))).await?;
     let result = Box::pin(until_stopped(play(&args, local.api(), &local.nats_url()))).await;

@@ -8,10 +8,11 @@ mod state;
 
 use crate::{
     api::{Api, Tokens},
+    edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
     outside::{Outside, OutsideArgs},
     settings::{self, NATS, Ports},
-    system::{Config, Service, System},
+    system::{Config, Service, System, reachable},
 };
 use lock::Lock;
 pub(crate) use master_key::{find_master_key, master_key};
@@ -46,7 +47,10 @@ pub(crate) struct Args {
     /// The address to listen on
     #[arg(long, env = "WAYBILL_HOST", default_value = "127.0.0.1")]
     host: String,
-    /// Ports, 0 for a free one [default: users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,nats=0]
+    /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
+    #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
+    gateway_config: Option<PathBuf>,
+    /// Ports, 0 for a free one [default: gateway=8080,users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,nats=0]
     #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
     ports: Option<String>,
     #[command(flatten)]
@@ -61,12 +65,14 @@ pub(crate) struct Plan {
     pub(crate) host: IpAddr,
     pub(crate) ports: Ports,
     pub(crate) outside: Outside,
+    pub(crate) gateway_config: Option<PathBuf>,
 }
 
 /// Everything that `dev` has started.
 pub(crate) struct Local {
     plan: Plan,
     // Stopped in this order.
+    edge: Edge,
     system: System,
     nats: Server,
     tokens: Tokens,
@@ -89,6 +95,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Ok(()) => tokio::select! {
             signal = signal => signal.map_err(Failure::from),
             failure = local.system.failed() => Err(failure),
+            failure = local.edge.failed() => Err(failure),
         },
         Err(failure) => Err(failure),
     };
@@ -112,9 +119,9 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let host = flags.optional::<IpAddr>("--host");
     let ports = flags.optional("--ports").unwrap_or_default();
     let outside = Outside::read(&mut flags);
-    let data = args.data.clone();
+    let (data, gateway_config) = (args.data.clone(), args.gateway_config.clone());
     let plan = durability.zip(host);
-    let plan = plan.map(|(durability, host)| Plan { data, durability, host, ports, outside });
+    let plan = plan.map(|(durability, host)| Plan { data, durability, host, ports, outside, gateway_config });
     Ok(flags.finish(plan)?)
 }
 
@@ -137,7 +144,14 @@ impl Local {
         };
         let system = System::start(&config, listeners(&plan).await?).await?;
         let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
-        let local = Self { plan, system, nats, tokens, _lock: lock };
+        let edge = EdgeConfig {
+            nats_url: nats.url(),
+            replicas: config.replicas,
+            file: plan.gateway_config.clone(),
+            clock: config.clock.clone(),
+        };
+        let edge = Edge::start(&edge, listener(&plan, GATEWAY, edge::PORT).await?).await?;
+        let local = Self { plan, edge, system, nats, tokens, _lock: lock };
         local.api().wait_ready(READY_WITHIN).await?;
         Ok(local)
     }
@@ -146,7 +160,7 @@ impl Local {
     async fn announce(&self) -> Result<(), Failure> {
         let account = catalogue::load(&self.api(), &self.plan.data).await?;
         let token = self.tokens.customer_for_a_day(account.user_id).await?;
-        let file = DevFile::new(self.nats_url(), self.api().urls(), self.plan.durability);
+        let file = DevFile::new(self.nats_url(), self.gateway_url(), self.api().urls(), self.plan.durability);
         file.write(&self.plan.data)?;
         println!("{}", banner::text(&file, &account, &token, &self.plan.data));
         Ok(())
@@ -157,35 +171,45 @@ impl Local {
         Api::new(self.system.addresses()).with_tokens(self.tokens.clone())
     }
 
+    /// Where clients come in.
+    pub(crate) fn gateway_url(&self) -> String {
+        format!("http://{}", reachable(self.edge.address()))
+    }
+
     /// Where NATS is.
     pub(crate) fn nats_url(&self) -> String {
         self.nats.url()
     }
 
-    /// Stops the services, then nats-server.
+    /// Stops the gateway, the services, then nats-server.
     pub(crate) async fn stop(self) {
         DevFile::remove(&self.plan.data);
+        self.edge.stop().await;
         self.system.stop().await;
         self.nats.stop().await;
     }
 }
 
-/// A listener for each service: on the port asked for; else on its usual one, or a free one where that is taken.
+/// A listener for each service.
 async fn listeners(plan: &Plan) -> Result<Vec<(Service, TcpListener)>, Failure> {
     let mut listeners = Vec::new();
     for service in Service::ALL {
-        let asked = plan.ports.of(service.name());
-        let port = asked.unwrap_or_else(|| service.port());
-        let listener = match TcpListener::bind((plan.host, port)).await {
-            Err(error) if asked.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
-                let listener = TcpListener::bind((plan.host, 0)).await?;
-                let free = listener.local_addr()?.port();
-                println!("Port {port} is taken: {service} listens on {free}.");
-                listener
-            }
-            bound => bound.map_err(because(format!("{service} cannot listen on {}:{port}", plan.host)))?,
-        };
-        listeners.push((service, listener));
+        listeners.push((service, listener(plan, service.name(), service.port()).await?));
     }
     Ok(listeners)
+}
+
+/// A listener on the port asked for; else on the usual one, or a free one where that is taken.
+async fn listener(plan: &Plan, name: &str, usual: u16) -> Result<TcpListener, Failure> {
+    let asked = plan.ports.of(name);
+    let port = asked.unwrap_or(usual);
+    match TcpListener::bind((plan.host, port)).await {
+        Err(error) if asked.is_none() && error.kind() == std::io::ErrorKind::AddrInUse => {
+            let listener = TcpListener::bind((plan.host, 0)).await?;
+            let free = listener.local_addr()?.port();
+            println!("Port {port} is taken: {name} listens on {free}.");
+            Ok(listener)
+        }
+        bound => bound.map_err(because(format!("{name} cannot listen on {}:{port}", plan.host))),
+    }
 }

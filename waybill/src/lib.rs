@@ -12,6 +12,7 @@
 pub mod api;
 pub mod audit;
 pub mod cli;
+pub mod edge;
 pub mod failure;
 pub mod outside;
 pub mod system;

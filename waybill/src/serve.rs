@@ -1,12 +1,14 @@
 //! `waybill serve`: services against an existing NATS.
 
 use crate::{
+    edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
     outside::{Outside, OutsideArgs, Span},
     settings::{self, MasterKeyArgs},
     system::{Advertise, Config, Service, System},
 };
-use nats::Durability;
+use futures::future::OptionFuture;
+use nats::{Durability, MasterKey};
 use service::config::{Faults, Settings};
 use std::path::PathBuf;
 use tokio::net::TcpListener;
@@ -15,13 +17,14 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   waybill serve all --nats-url nats://127.0.0.1:4222
   waybill serve orders --nats-url nats://nats:4222 --host 0.0.0.0 --port 8080 --replicas 3
+  waybill serve gateway --nats-url nats://nats:4222 --host 0.0.0.0 --gateway-config gateway.toml
   WAYBILL_MASTER_KEY=$(openssl rand -base64 32) waybill serve all --nats-url nats://127.0.0.1:4222
   WAYBILL_NATS_URL=nats://nats:4222 waybill serve payments inventory --ports payments=4003";
 
 /// Flags of `waybill serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// users, orders, payments, inventory, shipping, or all
+    /// users, orders, payments, inventory, shipping, gateway, or all
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
     /// Where NATS is
@@ -33,7 +36,10 @@ pub(crate) struct Args {
     /// The address to listen on
     #[arg(long, env = "WAYBILL_HOST", default_value = "127.0.0.1")]
     host: String,
-    /// The port of the one service [default: users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005]
+    /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
+    #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
+    gateway_config: Option<PathBuf>,
+    /// The port of the one service [default: gateway 8080, users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005]
     #[arg(long, env = "WAYBILL_PORT")]
     port: Option<String>,
     /// Ports of several services
@@ -61,32 +67,60 @@ pub(crate) struct Args {
     outside: OutsideArgs,
 }
 
+/// What is to run in this process.
+#[derive(Debug)]
+struct Plan {
+    config: Config,
+    services: Vec<(Service, u16)>,
+    gateway: Option<(EdgeConfig, u16)>,
+}
+
 /// Runs until it is asked to stop, then finishes what has begun.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let (config, places) = read(&args)?;
+    let Plan { config, services, gateway } = read(&args)?;
     let mut listeners = Vec::new();
-    for (service, port) in places {
-        let bound = TcpListener::bind((args.host.as_str(), port)).await;
-        let listener = bound.map_err(because(format!("{service} cannot listen on {}:{port}", args.host)))?;
-        listeners.push((service, listener));
+    for (service, port) in services {
+        listeners.push((service, bind(service.name(), &args.host, port).await?));
     }
-    let mut system = System::start(&config, listeners).await?;
+    let mut system = None;
+    if !listeners.is_empty() {
+        system = Some(System::start(&config, listeners).await?);
+    }
+    let mut edge = None;
+    if let Some((gateway, port)) = gateway {
+        edge = Some(Edge::start(&gateway, bind(GATEWAY, &args.host, port).await?).await?);
+    }
     tracing::info!(durability = %config.durability, replicas = config.replicas, "running");
     let result = tokio::select! {
         signal = service::signal() => signal.map_err(Failure::from),
-        failure = system.failed() => Err(failure),
+        Some(failure) = OptionFuture::from(system.as_mut().map(System::failed)) => Err(failure),
+        Some(failure) = OptionFuture::from(edge.as_mut().map(Edge::failed)) => Err(failure),
     };
     if let Ok(signal) = result {
         tracing::info!(signal, "stopping");
     }
+    let stop = async {
+        // Clients first: what they have asked for still finds its service.
+        if let Some(edge) = edge {
+            edge.stop().await;
+        }
+        if let Some(system) = system {
+            system.stop().await;
+        }
+    };
     tokio::select! {
-        _ = system.stop() => {}
+        () = stop => {}
         _ = service::signal() => tracing::warn!("stopped at once; the log has what was not finished"),
     }
     result.map(|_| ())
 }
 
-fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
+async fn bind(name: &str, host: &str, port: u16) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind((host, port)).await;
+    bound.map_err(because(format!("{name} cannot listen on {host}:{port}")))
+}
+
+fn read(args: &Args) -> Result<Plan, Failure> {
     let mut flags = settings::flags(args.outside.flags().into_iter().chain([
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
@@ -97,55 +131,78 @@ fn read(args: &Args) -> Result<(Config, Vec<(Service, u16)>), Failure> {
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
-    let services = services(&args.services, flags.faults());
+    let named = Named::read(&args.services, flags.faults());
+    let (services, port) = places(&named, &mut flags);
+    let config = read_config(args, &named, &mut flags);
+    let plan = config.map(|config| {
+        let gateway = port.map(|port| {
+            let (file, clock) = (args.gateway_config.clone(), config.clock.clone());
+            let (nats_url, replicas) = (config.nats_url.clone(), config.replicas);
+            (EdgeConfig { nats_url, replicas, file, clock }, port)
+        });
+        Plan { config, services, gateway }
+    });
+    Ok(flags.finish(plan)?)
+}
+
+fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Config> {
     let nats_url: Option<String> = flags.required("--nats-url");
     let durability: Option<Durability> = flags.optional("--durability");
     let replicas: Option<usize> = flags.optional("--replicas");
     if replicas.is_some_and(|replicas| ![1, 3, 5].contains(&replicas)) {
         flags.faults().add("--replicas", "expected 1, 3 or 5");
     }
-    let places = places(&services, &mut flags);
     let advertise: Option<Advertise> = flags.optional("--advertise");
-    if services.len() > 1 && advertise.as_ref().is_some_and(Advertise::has_port) {
+    if named.services.len() > 1 && advertise.as_ref().is_some_and(Advertise::has_port) {
         flags.faults().add("--advertise", "several services have several ports: leave the port out");
     }
-    let outside = Outside::read(&mut flags);
-    let master_key = args.master_key.read(flags.faults());
+    let outside = Outside::read(flags);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
     let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
-    let given = nats_url.zip(durability).zip(replicas).zip(master_key);
-    let config = given.map(|(((nats_url, durability), replicas), master_key)| {
-        let usual = Config::new(nats_url, &args.data);
-        let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
-        Config { durability, replicas, outside, master_key, jwks_url, users_fresh_for, advertise, ..usual }
-    });
-    Ok(flags.finish(config.map(|config| (config, places)))?)
+    // A gateway alone opens nothing that is locked with the master key.
+    let alone = named.services.is_empty();
+    let master_key = if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
+    let usual = Config::new(nats_url?, &args.data);
+    let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
+    let (durability, replicas) = durability.zip(replicas)?;
+    Some(Config { durability, replicas, outside, master_key, advertise, jwks_url, users_fresh_for, ..usual })
 }
 
-/// The services named, each once.
-fn services(names: &[String], faults: &mut Faults) -> Vec<Service> {
-    let mut services = Vec::new();
-    for name in names {
-        match name.as_str().parse() {
-            _ if name == "all" => services.extend(Service::ALL),
-            Ok(service) => services.push(service),
-            Err(why) => faults.add("SERVICE", why),
+/// What was named on the command line.
+#[derive(Debug, Default)]
+struct Named {
+    services: Vec<Service>,
+    gateway: bool,
+}
+
+impl Named {
+    /// The services named, each once.
+    fn read(names: &[String], faults: &mut Faults) -> Self {
+        let mut named = Self::default();
+        for name in names {
+            match name.as_str().parse() {
+                _ if name == "all" => named = Self { services: Service::ALL.to_vec(), gateway: true },
+                _ if name == GATEWAY => named.gateway = true,
+                Ok(service) => named.services.push(service),
+                Err(why) => faults.add("SERVICE", format!("{why}, {GATEWAY}, all")),
+            }
         }
+        named.services.sort_unstable();
+        named.services.dedup();
+        named
     }
-    services.sort_unstable();
-    services.dedup();
-    services
 }
 
-/// The port of each service.
-fn places(services: &[Service], flags: &mut Settings) -> Vec<(Service, u16)> {
+/// The port of each service and of the gateway.
+fn places(named: &Named, flags: &mut Settings) -> (Vec<(Service, u16)>, Option<u16>) {
     let only: Option<u16> = flags.optional("--port");
-    if only.is_some() && services.len() > 1 {
+    if only.is_some() && named.services.len() + usize::from(named.gateway) > 1 {
         flags.faults().add("--port", "several services need several ports: use --ports");
     }
     let ports: settings::Ports = flags.optional("--ports").unwrap_or_default();
-    let port = |service: Service| only.or_else(|| ports.of(service.name())).unwrap_or_else(|| service.port());
-    services.iter().map(|service| (*service, port(*service))).collect()
+    let port = |name: &str, usual: u16| only.or_else(|| ports.of(name)).unwrap_or(usual);
+    let services = named.services.iter().map(|service| (*service, port(service.name(), service.port())));
+    (services.collect(), named.gateway.then(|| port(GATEWAY, edge::PORT)))
 }
 
 #[cfg(test)]
@@ -159,7 +216,7 @@ mod tests {
         args: Args,
     }
 
-    fn read(line: &str) -> Result<(Config, Vec<(Service, u16)>), String> {
+    fn read(line: &str) -> Result<Plan, String> {
         let key = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&key, &*nats::MasterKey::generate().to_base64()).unwrap();
         let key = ["--master-key-file", key.path().to_str().unwrap()];
@@ -168,12 +225,19 @@ mod tests {
     }
 
     #[test]
-    fn all_is_every_service_on_its_port() {
-        let (_, places) = read("all orders --nats-url nats://x --ports payments=4003").unwrap();
-        let ports: Vec<_> = places.iter().map(|(_, port)| *port).collect();
+    fn all_is_every_service_and_the_gateway_each_on_its_port() {
+        let plan = read("all orders --nats-url nats://x --ports payments=4003,gateway=80").unwrap();
+        let ports: Vec<_> = plan.services.iter().map(|(_, port)| *port).collect();
         assert_eq!(ports, [3001, 3002, 4003, 3004, 3005]);
-        let (_, places) = read("shipping --nats-url nats://x --port 80").unwrap();
-        assert_eq!(places, [(Service::Shipping, 80)]);
+        assert_eq!(plan.gateway.unwrap().1, 80);
+        let plan = read("shipping --nats-url nats://x --port 80").unwrap();
+        assert_eq!(plan.services, [(Service::Shipping, 80)]);
+        assert!(plan.gateway.is_none());
+        let plan = read("gateway --nats-url nats://x --gateway-config g.toml").unwrap();
+        let (edge, port) = plan.gateway.unwrap();
+        assert_eq!((edge.file, port), (Some("g.toml".into()), 8080));
+        assert!(plan.services.is_empty());
+        assert!(read("gateway orders --nats-url nats://x --port 80").unwrap_err().contains("--port"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Flags as settings: read together, so that everything that is wrong with them is said at once.
 
-use crate::{failure::Failure, system::Service};
+use crate::{edge::GATEWAY, failure::Failure, system::Service};
 use nats::{MasterKey, MasterKeyError};
 use service::config::{Faults, Settings};
 use std::{collections::HashMap, env, fs, path::PathBuf, str::FromStr};
@@ -64,7 +64,8 @@ impl Ports {
 
     /// A free port for everything.
     pub(crate) fn free() -> Self {
-        Self(Service::ALL.map(|service| (service.name().to_owned(), 0)).into())
+        let names = Service::ALL.map(Service::name).into_iter().chain([GATEWAY]);
+        Self(names.map(|name| (name.to_owned(), 0)).collect())
     }
 }
 
@@ -74,7 +75,7 @@ impl FromStr for Ports {
     fn from_str(text: &str) -> Result<Self, String> {
         let one = |pair: &str| {
             let (name, port) = pair.trim().split_once('=').ok_or("expected NAME=PORT,..")?;
-            let known = name == NATS || name.parse::<Service>().is_ok();
+            let known = [NATS, GATEWAY].contains(&name) || name.parse::<Service>().is_ok();
             known.then_some(()).ok_or_else(|| format!("there is no service {name}"))?;
             let port =
                 port.parse().map_err(|_| format!("{name} needs a port number, or 0 for a free one"))?;

@@ -16,7 +16,14 @@ use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology
 pub use presence::Advertise;
 use presence::Presence;
 use service::{Clock, Shutdown};
-use std::{collections::BTreeMap, fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 use tokio::{net::TcpListener, task::JoinSet};
 
 /// A service: owns the data of a context, and answers for it over HTTP.
@@ -226,6 +233,12 @@ impl System {
         }
         finished && answered
     }
+}
+
+/// Where this machine reaches a listener: who listens everywhere is also here.
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    let here = if address.ip().is_unspecified() { IpAddr::V4(Ipv4Addr::LOCALHOST) } else { address.ip() };
+    SocketAddr::new(here, address.port())
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ async fn a_request_sent_again_has_one_effect_and_the_same_answer() {
     a_fault_takes_no_key(&shop).await;
     the_key_counts_where_it_was_sent(&shop).await;
     the_key_is_of_whoever_sends_it(&shop).await;
-    after_a_restart(&nats, &shop).await;
+    Box::pin(after_a_restart(&nats, &shop)).await;
     nats.server.stop().await;
 }
 

@@ -133,7 +133,7 @@ impl Shop {
             [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping, Context::Users];
         let mut sides = Vec::new();
         for context in contexts {
-            let side = WriteSide::build(context, &environment, &metrics).await.unwrap();
+            let side = Box::pin(WriteSide::build(context, &environment, &metrics)).await.unwrap();
             executors.insert(context, side.executor.clone());
             all = all.merge(side.http.clone());
             sides.push(side);

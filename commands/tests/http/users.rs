@@ -100,7 +100,7 @@ impl Shop {
         let mut text = String::new();
         while let Ok(Some(change)) = tokio::time::timeout(Duration::from_millis(200), watch.next()).await {
             if let Change::Put { key, value } = change.unwrap() {
-                text += &format!("{key} {value}\n");
+                text.extend([&key, " ", &value.to_string(), "\n"]);
             }
         }
         text
@@ -195,7 +195,7 @@ async fn what_cannot_be_accepted(shop: &Shop) {
 async fn nothing_is_revealed(shop: &Shop) {
     let mut text = String::new();
     for event in shop.events().await {
-        text += &format!("{} {}\n", event.subject, String::from_utf8_lossy(event.body()));
+        text.extend([event.subject.as_str(), " ", &String::from_utf8_lossy(event.body()), "\n"]);
     }
     for bucket in
         ["CREDENTIALS", "SESSIONS", "LOGIN_ATTEMPTS", "SIGNING_KEYS", "PERSONAL_KEYS", "LEDGER_USERS"]
@@ -233,6 +233,14 @@ async fn logging_in(shop: &Shop, user: Uuid) {
     let token = answer.body["accessToken"].as_str().unwrap();
     let principal = verifier(&shop.issuer, &shop.clock).verify(token).await.unwrap();
     assert_eq!((principal.user, principal.role), (user, Role::Customer));
+    // Tokens are kept nowhere, so no key can ask for them again.
+    let key = [("Idempotency-Key", "login")];
+    let body = json!({ "email": "ada@example.com", "password": PASSWORD });
+    let one = shop.ask(Method::POST, "/sessions", &key, &body).await.expect(201);
+    let two = shop.ask(Method::POST, "/sessions", &key, &body).await.expect(201);
+    assert!(!two.is_replayed() && one.body["refreshToken"] != two.body["refreshToken"]);
+    assert!(shop.kept("LEDGER_USERS").await.is_empty());
+
     // An unknown address is told nothing else than a wrong password.
     let wrong = shop.log_in("ada@example.com", "a wrong password").await;
     let unknown = shop.log_in("bob@example.com", PASSWORD).await;

@@ -8,6 +8,7 @@ mod bucket;
 mod consumer;
 mod keyring;
 mod load;
+mod quota;
 mod reader;
 mod registry;
 mod rig;

@@ -126,6 +126,13 @@ impl Span {
         }
     }
 
+    /// Names it anew, once more is known of what it is.
+    pub fn rename(&self, name: impl FnOnce() -> String) {
+        if let Some(context) = self.0.as_ref().filter(|context| context.span().is_recording()) {
+            context.span().update_name(name());
+        }
+    }
+
     /// It went well.
     pub fn succeed(&self) {
         if let Some(context) = &self.0 {

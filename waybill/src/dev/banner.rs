@@ -6,7 +6,8 @@ use std::{fmt::Write, path::Path};
 
 /// Where everything is, and commands that work as they stand. The token is that of the demo's customer.
 pub(super) fn text(file: &DevFile, account: &DemoAccount, token: &str, data: &Path) -> String {
-    let mut text = String::from("\nWaybill is ready.\n\n");
+    let gateway = &file.gateway;
+    let mut text = format!("\nWaybill is ready: {gateway}\n\n");
     for (service, url) in &file.services {
         // Writing to a string cannot fail, here and below.
         let _ = writeln!(text, "  {service:<10} {url}");
@@ -17,15 +18,13 @@ pub(super) fn text(file: &DevFile, account: &DemoAccount, token: &str, data: &Pa
     let items = vec![("TEA".to_owned(), 2), ("CUP".to_owned(), 1)];
     let (user_id, account_id) = (account.user_id, account.account_id);
     let order = Cart { user_id, account_id, items, country: "DE".to_owned() }.body();
-    let of = |service: &str| file.services.get(service).map_or("", String::as_str);
-    let (orders, inventory) = (of("orders"), of("inventory"));
     let _ = write!(
         text,
         "\nPlace an order as the customer of the demo, see what became of it, and what is left:\n\n  \
          token='{token}'\n  \
-         curl -s {orders}/orders -H \"Authorization: Bearer $token\" -H 'Content-Type: application/json' -d '{order}'\n  \
-         curl -s '{orders}/orders?limit=5' -H \"Authorization: Bearer $token\"\n  \
-         curl -s {inventory}/inventory/TEA -H \"Authorization: Bearer $token\"\n\n\
+         curl -s {gateway}/api/orders -H \"Authorization: Bearer $token\" -H 'Content-Type: application/json' -d '{order}'\n  \
+         curl -s '{gateway}/api/orders?limit=5' -H \"Authorization: Bearer $token\"\n  \
+         curl -s {gateway}/api/inventory/TEA -H \"Authorization: Bearer $token\"\n\n\
          The token is good for a day. Others: waybill token --role operator.\n\
          In another terminal: waybill demo, or waybill replay --follow. Ctrl-C stops everything.\n"
     );
@@ -42,11 +41,17 @@ mod tests {
     #[test]
     fn the_commands_stand_alone() {
         let services = ["orders", "inventory"].map(|name| (name.to_owned(), format!("http://{name}")));
-        let file = DevFile::new("nats://n".to_owned(), BTreeMap::from(services), Durability::Always);
+        let file = DevFile::new(
+            "nats://n".to_owned(),
+            "http://gateway".to_owned(),
+            BTreeMap::from(services),
+            Durability::Always,
+        );
         let account = DemoAccount { user_id: Uuid::from_u128(1), account_id: Uuid::from_u128(2) };
         let text = text(&file, &account, "a.b.c", Path::new(".waybill"));
         let commands: Vec<_> = text.lines().filter(|line| line.contains("curl -s")).collect();
         assert_eq!(commands.len(), 3);
+        assert!(commands.iter().all(|command| command.contains("http://gateway/api/")));
         assert!(commands.iter().all(|command| command.contains("-H \"Authorization: Bearer $token\"")));
         assert!(text.contains("token='a.b.c'\n"));
         let body = commands[0].split('\'').nth(3).unwrap();

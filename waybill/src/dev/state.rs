@@ -14,6 +14,8 @@ const NAME: &str = "dev.json";
 pub(crate) struct DevFile {
     /// Where NATS is.
     pub(crate) nats_url: String,
+    /// Where clients come in.
+    pub(crate) gateway: String,
     /// Where the services are, by name.
     pub(crate) services: BTreeMap<String, String>,
     /// The process of `dev`.
@@ -23,8 +25,13 @@ pub(crate) struct DevFile {
 }
 
 impl DevFile {
-    pub(super) fn new(nats_url: String, services: BTreeMap<String, String>, durability: Durability) -> Self {
-        Self { nats_url, services, pid: std::process::id(), durability: durability.to_string() }
+    pub(super) fn new(
+        nats_url: String,
+        gateway: String,
+        services: BTreeMap<String, String>,
+        durability: Durability,
+    ) -> Self {
+        Self { nats_url, gateway, services, pid: std::process::id(), durability: durability.to_string() }
     }
 
     /// Writes it at once: a reader sees all of it or nothing.
@@ -78,7 +85,12 @@ mod tests {
     fn it_is_found_only_while_somebody_runs() {
         let dir = tempfile::tempdir().unwrap();
         let services = BTreeMap::from([("orders".to_owned(), "http://127.0.0.1:3002".to_owned())]);
-        let file = DevFile::new("nats://127.0.0.1:4222".to_owned(), services, Durability::Always);
+        let file = DevFile::new(
+            "nats://127.0.0.1:4222".to_owned(),
+            "http://127.0.0.1:8080".to_owned(),
+            services,
+            Durability::Always,
+        );
         file.write(dir.path()).unwrap();
         assert_eq!(DevFile::find(dir.path()).unwrap(), None, "a stale file");
         assert!(find_nats(None, dir.path()).unwrap_err().to_string().contains("no waybill dev is running"));

@@ -1,0 +1,200 @@
+//! What a client may do, and which client it is.
+
+use axum::http::HeaderValue;
+use nats::{QuotaKey, QuotaTerms};
+use serde::Deserialize;
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
+use uuid::Uuid;
+
+/// So many requests per window and client. Cheap to clone.
+///
+/// A changed quota or window begins a count of its own: what was admitted under the old terms is not held against
+/// the new ones.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
+pub struct LimitPolicy(Arc<Inner>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Inner {
+    name: String,
+    terms: QuotaTerms,
+    header: HeaderValue,
+}
+
+/// A policy as it stands in a configuration; the defaults are the numbers of the article.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Written {
+    name: String,
+    quota: u32,
+    /// Seconds.
+    window: u64,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        Self { name: "default".to_owned(), quota: 100, window: 900 }
+    }
+}
+
+/// Why a policy cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// The name stands in a header.
+    #[error("the name of a limit is 1 to 64 letters, digits, hyphens and underscores")]
+    Name,
+    /// Nothing would ever be admitted.
+    #[error("a quota is at least 1")]
+    Quota,
+    /// The bucket keeps nothing longer than [`MAX_WINDOW`].
+    #[error("a window is whole seconds, at least 1 and at most 86400 (a day)")]
+    Window,
+}
+
+/// The longest window.
+const MAX_WINDOW: Duration = Duration::from_hours(24);
+
+impl LimitPolicy {
+    /// `quota` requests per `window`, from the first one on.
+    pub fn new(name: &str, quota: u32, window: Duration) -> Result<Self, PolicyError> {
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(letter) {
+            return Err(PolicyError::Name);
+        }
+        if quota == 0 {
+            return Err(PolicyError::Quota);
+        }
+        if window.is_zero() || window > MAX_WINDOW || window.subsec_nanos() != 0 {
+            return Err(PolicyError::Window);
+        }
+        let header = format!("\"{name}\";q={quota};w={}", window.as_secs());
+        let header = HeaderValue::try_from(header).map_err(|_| PolicyError::Name)?;
+        let terms = QuotaTerms { quota, window };
+        Ok(Self(Arc::new(Inner { name: name.to_owned(), terms, header })))
+    }
+
+    /// What clients see it called.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Requests per window.
+    pub fn quota(&self) -> u32 {
+        self.0.terms.quota
+    }
+
+    /// How long a window is, from its first request on.
+    pub fn window(&self) -> Duration {
+        self.0.terms.window
+    }
+
+    pub(super) fn terms(&self) -> QuotaTerms {
+        self.0.terms
+    }
+
+    /// The value of `RateLimit-Policy`.
+    pub(super) fn header(&self) -> HeaderValue {
+        self.0.header.clone()
+    }
+
+    /// Under what the requests of `client` are counted.
+    pub(super) fn key(&self, client: &LimitKey) -> QuotaKey {
+        let terms = [self.quota().to_be_bytes().as_slice(), &self.window().as_secs().to_be_bytes()].concat();
+        match client {
+            LimitKey::Principal(user) => {
+                QuotaKey::new(&[self.name().as_bytes(), &terms, b"p", user.as_bytes()])
+            }
+            LimitKey::Address(IpAddr::V4(address)) => {
+                QuotaKey::new(&[self.name().as_bytes(), &terms, b"4", &address.octets()])
+            }
+            LimitKey::Address(IpAddr::V6(address)) => {
+                QuotaKey::new(&[self.name().as_bytes(), &terms, b"6", &address.octets()])
+            }
+        }
+    }
+}
+
+impl TryFrom<Written> for LimitPolicy {
+    type Error = PolicyError;
+
+    fn try_from(written: Written) -> Result<Self, PolicyError> {
+        Self::new(&written.name, written.quota, Duration::from_secs(written.window))
+    }
+}
+
+/// Whose requests are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitKey {
+    /// Who has shown a token.
+    Principal(Uuid),
+    /// Who has not. Make it with [`LimitKey::address`].
+    Address(IpAddr),
+}
+
+impl LimitKey {
+    /// The key of an address. Of IPv6 the first 64 bits count, since a client is given all that share them.
+    pub fn address(address: IpAddr) -> Self {
+        Self::Address(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let network = address.to_bits() >> 64 << 64;
+                IpAddr::V6(Ipv6Addr::from_bits(network))
+            }
+            v4 @ IpAddr::V4(_) => v4,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(address: &str) -> LimitKey {
+        LimitKey::address(address.parse().unwrap())
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        assert_eq!(at("2001:db8:1:2::1"), at("2001:db8:1:2:ffff::9"));
+        assert_ne!(at("2001:db8:1:2::1"), at("2001:db8:1:3::1"));
+        assert_eq!(at("::ffff:192.0.2.1"), at("192.0.2.1"));
+        assert_ne!(at("192.0.2.1"), at("192.0.2.2"));
+    }
+
+    #[test]
+    fn clients_and_policies_are_counted_apart() {
+        let policy =
+            |name, quota, window| LimitPolicy::new(name, quota, Duration::from_secs(window)).unwrap();
+        let user = Uuid::from_u128(7);
+        let keys = [
+            policy("a", 1, 1).key(&at("0.0.0.7")),
+            policy("a", 1, 1).key(&at("0.0.0.8")),
+            policy("a", 1, 1).key(&at("::7:0:0:0:0")),
+            policy("a", 1, 1).key(&LimitKey::Principal(user)),
+            policy("b", 1, 1).key(&at("0.0.0.7")),
+            policy("a", 2, 1).key(&at("0.0.0.7")),
+            policy("a", 1, 2).key(&at("0.0.0.7")),
+        ];
+        for (index, key) in keys.iter().enumerate() {
+            assert!(!keys[..index].contains(key), "{index}");
+        }
+        assert_eq!(keys[0], policy("a", 1, 1).key(&at("0.0.0.7")));
+    }
+
+    #[test]
+    fn settings_are_the_articles_unless_they_say_otherwise() {
+        let policy: LimitPolicy = toml::from_str("").unwrap();
+        assert_eq!((policy.name(), policy.quota()), ("default", 100));
+        assert_eq!(policy.window(), Duration::from_mins(15));
+        let policy: LimitPolicy = toml::from_str("name = \"login\"\nquota = 5\nwindow = 60").unwrap();
+        assert_eq!(policy.header(), "\"login\";q=5;w=60");
+        for wrong in
+            ["name = \"a b\"", "name = \"\"", "quota = 0", "window = 0", "window = 86401", "windw = 1"]
+        {
+            assert!(toml::from_str::<LimitPolicy>(wrong).is_err(), "{wrong}");
+        }
+    }
+}

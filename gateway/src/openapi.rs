@@ -1,0 +1,185 @@
+//! One OpenAPI document of all services, as they are reached through the gateway.
+//!
+//! Each service describes itself at `/openapi.json`. What the gateway does to a request is added: the prefix of the path,
+//! the token that a route asks for, and the answers that come from the gateway and not from the service. Operations that
+//! no route leads to are left out.
+
+use crate::{
+    gateway::ITSELF,
+    proxy::Proxy,
+    table::{Auth, Match, PREFIX, Route, Routes},
+};
+use axum::http::Method;
+use serde_json::{Map, Value, json};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// How long a description is taken for the present one.
+const FRESH: Duration = Duration::from_mins(1);
+
+/// The descriptions of services, as they were last seen. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct Descriptions(Arc<Mutex<BTreeMap<Arc<str>, Seen>>>);
+
+struct Seen {
+    at: Instant,
+    document: Arc<Value>,
+}
+
+impl Descriptions {
+    /// The merged document. A service that is away is described as it last described itself; one that was never there
+    /// is missing.
+    pub(crate) async fn merged(&self, proxy: &Proxy, routes: &Routes) -> Value {
+        let mut services: Vec<Arc<str>> = routes.iter().map(|route| Arc::clone(&route.service)).collect();
+        services.sort();
+        services.dedup();
+        services.retain(|service| &**service != ITSELF);
+        let documents = services.iter().map(|service| self.of(proxy, service));
+        let documents = futures::future::join_all(documents).await;
+        let found =
+            services.iter().zip(documents).filter_map(|(service, document)| Some((&**service, document?)));
+        merge(found, routes)
+    }
+
+    async fn of(&self, proxy: &Proxy, service: &Arc<str>) -> Option<Arc<Value>> {
+        if let Some(seen) = self.seen().get(service).filter(|seen| seen.at.elapsed() < FRESH) {
+            return Some(Arc::clone(&seen.document));
+        }
+        let fetched = proxy.fetch(service, "/openapi.json").await;
+        match fetched.and_then(|text| Ok(serde_json::from_slice::<Value>(&text)?)) {
+            Ok(document) => {
+                let document = Arc::new(document);
+                let seen = Seen { at: Instant::now(), document: Arc::clone(&document) };
+                self.seen().insert(Arc::clone(service), seen);
+                Some(document)
+            }
+            Err(error) => {
+                tracing::warn!(service = &**service, error, "cannot read the OpenAPI description");
+                self.seen().get(service).map(|seen| Arc::clone(&seen.document))
+            }
+        }
+    }
+
+    fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, Seen>> {
+        // Every statement leaves the map valid.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts descriptions together.
+fn merge<'a, D: AsRef<Value>>(documents: impl IntoIterator<Item = (&'a str, D)>, routes: &Routes) -> Value {
+    let (mut paths, mut schemas, mut tags) = (Map::new(), Map::new(), Vec::new());
+    for (service, document) in documents {
+        let mut document = document.as_ref().clone();
+        rename_clashes(service, &mut document, &schemas);
+        if let Some(Value::Object(own)) = document.pointer_mut("/components/schemas").map(Value::take) {
+            schemas.extend(own);
+        }
+        if let Some(Value::Array(own)) = document.get_mut("tags").map(Value::take) {
+            tags.extend(own);
+        }
+        let Some(Value::Object(own)) = document.get_mut("paths").map(Value::take) else { continue };
+        for (path, mut item) in own {
+            let public = if path.starts_with("/.well-known/") { path } else { format!("{PREFIX}{path}") };
+            complete(&public, &mut item, routes);
+            let item = item.as_object().cloned().unwrap_or_default();
+            if !item.is_empty() {
+                let there = paths.entry(public).or_insert_with(|| json!({}));
+                there.as_object_mut().into_iter().for_each(|there| there.extend(item.clone()));
+            }
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "Waybill", "version": env!("CARGO_PKG_VERSION") },
+        "servers": [{ "url": "/" }],
+        "tags": tags,
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": { "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } },
+            "responses": { "Problem": {
+                "description": "What went wrong, as described in RFC 9457",
+                "content": { "application/problem+json": { "schema": { "type": "object" } } },
+            } },
+        },
+    })
+}
+
+/// Adds to the operations of a path what the gateway does with them; takes out those that no route leads to.
+fn complete(path: &str, item: &mut Value, routes: &Routes) {
+    let Value::Object(operations) = item else { return };
+    operations.retain(|method, operation| {
+        // Beside operations there are parameters that they share.
+        let Some(method) = METHODS.iter().find(|known| known.as_str().eq_ignore_ascii_case(method)) else {
+            return true;
+        };
+        let Match::Route(route) = routes.find(method, path) else { return false };
+        describe(&route, operation);
+        true
+    });
+    if !operations.keys().any(|key| METHODS.iter().any(|known| known.as_str().eq_ignore_ascii_case(key))) {
+        operations.clear();
+    }
+}
+
+/// The methods that a route can have.
+const METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+fn describe(route: &Route, operation: &mut Value) {
+    let mut answers = vec!["400", "404", "408", "413", "431", "500", "502", "503", "504"];
+    if route.auth == Auth::Required {
+        answers.extend(["401", "403"]);
+        operation["security"] = json!([{ "bearer": [] }]);
+    }
+    if route.limit.is_some() {
+        answers.push("429");
+    }
+    for answer in answers {
+        let there = &mut operation["responses"][answer];
+        if there.is_null() {
+            *there = json!({ "$ref": "#/components/responses/Problem" });
+        }
+    }
+}
+
+/// Two services may call different things by one name: the later one's gets the service's name in front.
+fn rename_clashes(service: &str, document: &mut Value, taken: &Map<String, Value>) {
+    let Some(Value::Object(schemas)) = document.pointer("/components/schemas") else { return };
+    let clashes: Vec<String> = schemas
+        .iter()
+        .filter(|(name, schema)| taken.get(*name).is_some_and(|other| other != *schema))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in clashes {
+        let mut initial = service.to_owned();
+        initial.get_mut(..1).into_iter().for_each(str::make_ascii_uppercase);
+        let new = format!("{initial}{name}");
+        rename(document, &format!("#/components/schemas/{name}"), &format!("#/components/schemas/{new}"));
+        if let Some(Value::Object(schemas)) = document.pointer_mut("/components/schemas")
+            && let Some(schema) = schemas.remove(&name)
+        {
+            schemas.insert(new, schema);
+        }
+    }
+}
+
+fn rename(part: &mut Value, from: &str, to: &str) {
+    match part {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::String(target) if name == "$ref" && target == from => to.clone_into(target),
+                    value => rename(value, from, to),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| rename(item, from, to)),
+        _ => {}
+    }
+}

@@ -1,0 +1,314 @@
+//! Passes a request on to an instance of its service, and the answer back.
+
+mod body;
+mod budget;
+mod headers;
+mod tunnel;
+
+use crate::{
+    access::Line,
+    guard::Peer,
+    metrics::Counters,
+    table::Route,
+    upstream::{Failure, NoUpstream, Pick, Upstreams},
+};
+use axum::{
+    body::{Body, Bytes},
+    http::{
+        HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts, uri::Scheme,
+    },
+};
+use body::{Download, Progress, Sending, Until};
+pub(crate) use body::{Upload, too_large};
+pub(crate) use budget::Budget;
+use http_body_util::{BodyExt, Limited};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::{
+    client::legacy::{self, Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use service::Problem;
+use std::{error::Error, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+pub(crate) use tunnel::Tunnel;
+
+/// How many instances a request is sent to, one after the other, before it has failed.
+const ATTEMPTS: usize = 3;
+
+/// How long an unused connection to an instance is kept.
+const IDLE: Duration = Duration::from_mins(1);
+
+/// Names a request that is carried out once however often it is sent.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Calls instances of services. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Proxy {
+    client: Client<HttpConnector, Body>,
+    upstreams: Upstreams,
+    counters: Counters,
+    /// Cancelled when streams have to end.
+    stop: CancellationToken,
+}
+
+/// A request that was let in.
+pub(crate) struct Call<'a> {
+    pub(crate) route: &'a Route,
+    pub(crate) peer: &'a Arc<Peer>,
+    /// Whether the peer is a proxy of ours.
+    pub(crate) trusted: bool,
+    /// When there has to be an answer.
+    pub(crate) deadline: Instant,
+}
+
+impl Proxy {
+    pub(crate) fn new(
+        upstreams: Upstreams,
+        connect: Duration,
+        counters: Counters,
+        stop: CancellationToken,
+    ) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(connect));
+        connector.set_nodelay(true);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector);
+        Self { client, upstreams, counters, stop }
+    }
+
+    /// Sends a request on, to another instance where the first does not answer and that is safe, and gives the answer.
+    pub(crate) async fn forward(
+        &self,
+        call: &Call<'_>,
+        mut request: Request<Incoming>,
+        line: &mut Line,
+    ) -> Result<Response<Body>, Problem> {
+        let upgrade = (call.route.streaming && headers::wants_websocket(request.headers()))
+            .then(|| hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
+        let head = head(parts, call, line, upgrade.is_some());
+        let upload = Upload::new(body, call.route.body, Arc::clone(&line.proxied.received));
+        let progress = upload.progress();
+        let at_fault = || progress.problem(call.route.body);
+        let sending = timeout_at(call.deadline, Sending::prepare(upload)).await;
+        let mut sending =
+            sending.map_err(|_| too_slow())?.map_err(|_| at_fault().unwrap_or_else(Problem::internal))?;
+
+        let response = self.attempt(call, &head, &mut sending, &progress, line).await?;
+        Ok(self.answer(call, upgrade, response))
+    }
+
+    /// Asks one instance after the other.
+    async fn attempt(
+        &self,
+        call: &Call<'_>,
+        head: &Head,
+        sending: &mut Sending,
+        progress: &Progress,
+        line: &mut Line,
+    ) -> Result<Response<Incoming>, Problem> {
+        let Call { route, deadline, .. } = call;
+        let mut tried = Vec::new();
+        route.budget.earn();
+        loop {
+            let pick = match self.upstreams.pick(&route.service, &tried) {
+                Ok(pick) => pick,
+                // Nobody else is left to ask.
+                Err(_) if !tried.is_empty() => return Err(bad_gateway(&route.service)),
+                Err(nobody) => return Err(self.nobody(&route.service, &nobody, line)),
+            };
+            (line.proxied.breaker, line.proxied.attempts) = ("closed", line.proxied.attempts + 1);
+            line.proxied.upstream = Some(pick.instance.id.to_string());
+            let request = head.request(&pick, sending.body());
+            let failure = match timeout_at(*deadline, self.client.request(request)).await {
+                Ok(Ok(response)) => {
+                    pick.succeeded(response.status().as_u16());
+                    return Ok(response);
+                }
+                // A client that is slow, breaks off or sends too much says nothing about the instance.
+                Err(_) if !progress.is_complete() => return Err(too_slow()),
+                Err(_) => Failure::Timeout,
+                Ok(Err(error)) => progress.problem(route.body).map_or_else(|| Ok(kind(&error)), Err)?,
+            };
+            self.counters.upstream_error(&route.service, name(failure));
+            tried.push(pick.instance.id);
+            pick.failed(failure);
+            // Nothing was sent where no connection was made.
+            let harmless = matches!(failure, Failure::Connect) || head.is_idempotent();
+            let again = route.retry && sending.is_kept() && harmless && tried.len() < ATTEMPTS;
+            if matches!(failure, Failure::Timeout) {
+                return Err(timed_out(&route.service));
+            }
+            if !again || !self.may_retry(route) {
+                return Err(bad_gateway(&route.service));
+            }
+        }
+    }
+
+    fn may_retry(&self, route: &Route) -> bool {
+        let may = route.budget.spend();
+        self.counters.retry(&route.service, if may { "sent" } else { "refused" });
+        may
+    }
+
+    fn nobody(&self, service: &Arc<str>, why: &NoUpstream, line: &mut Line) -> Problem {
+        let (kind, breaker, seconds) = match why {
+            NoUpstream::NoInstance => ("none", "none", 1),
+            NoUpstream::Open { retry_after } => ("open", "open", retry_after.as_secs() + 1),
+        };
+        line.proxied.breaker = breaker;
+        self.counters.upstream_error(service, kind);
+        unavailable(service, u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+
+    /// The answer as the client gets it.
+    fn answer(
+        &self,
+        call: &Call<'_>,
+        upgrade: Option<OnUpgrade>,
+        response: Response<Incoming>,
+    ) -> Response<Body> {
+        let mut response = response;
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if let Some(client) = upgrade.filter(|_| switched) {
+            let service = hyper::upgrade::on(&mut response);
+            let mut response = response.map(|_| Body::empty());
+            response.extensions_mut().insert(Tunnel { client, service, peer: Arc::clone(call.peer) });
+            return response;
+        }
+        let (mut parts, body) = response.into_parts();
+        headers::strip(&mut parts.headers);
+        parts.version = Version::HTTP_11;
+        let events = parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let until = if call.route.streaming && events {
+            Until::Stop(Box::pin(self.stop.clone().cancelled_owned()))
+        } else {
+            Until::Deadline(call.deadline, None)
+        };
+        Response::from_parts(parts, Body::new(Download::new(body, until)))
+    }
+
+    /// Gets a small document from any instance of a service, such as its OpenAPI description.
+    pub(crate) async fn fetch(
+        &self,
+        service: &str,
+        path: &str,
+    ) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
+        let pick = self.upstreams.pick(service, &[]).map_err(|_| format!("{service} is not available"))?;
+        let uri = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(pick.authority.clone())
+            .path_and_query(path)
+            .build()?;
+        let request = self.client.request(Request::get(uri).body(Body::empty())?);
+        let (status, body) = match timeout_at(Instant::now() + FETCH_WITHIN, take(request)).await {
+            Ok(Ok(taken)) => taken,
+            Ok(Err(error)) => {
+                pick.failed(Failure::Reset);
+                return Err(error);
+            }
+            Err(_) => {
+                pick.failed(Failure::Timeout);
+                return Err(format!("{service} does not answer").into());
+            }
+        };
+        pick.succeeded(status.as_u16());
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(format!("{service} answers {path} with {status}").into())
+        }
+    }
+}
+
+async fn take(answer: legacy::ResponseFuture) -> Result<(StatusCode, Bytes), Box<dyn Error + Send + Sync>> {
+    let (parts, body) = answer.await?.into_parts();
+    Ok((parts.status, Limited::new(body, FETCHED).collect().await?.to_bytes()))
+}
+
+/// The largest document that is fetched, in bytes, and how long that may take.
+const FETCHED: usize = 4 * 1024 * 1024;
+const FETCH_WITHIN: Duration = Duration::from_secs(3);
+
+/// The head of a request as every instance gets it.
+struct Head {
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+}
+
+/// Makes the head for the service out of the client's.
+fn head(parts: Parts, call: &Call<'_>, line: &Line, upgrade: bool) -> Head {
+    let mut headers = parts.headers;
+    headers::strip(&mut headers);
+    headers.remove(header::EXPECT);
+    headers::forwarded(&mut headers, call.peer.address, call.trusted);
+    line.ids.send(&mut headers);
+    if upgrade {
+        headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+    }
+    let path = call.route.rewritten(parts.uri.path());
+    let path = parts.uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    Head { method: parts.method, path, headers }
+}
+
+impl Head {
+    fn request(&self, pick: &Pick, body: Body) -> Request<Body> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        let uri = Uri::builder().scheme(Scheme::HTTP).authority(pick.authority.clone());
+        // A path that was read from a request can be written into one.
+        *request.uri_mut() = uri.path_and_query(&*self.path).build().unwrap_or_default();
+        *request.headers_mut() = self.headers.clone();
+        request
+    }
+
+    /// Whether it can be carried out twice: reading can, and what is under a key is carried out once only.
+    fn is_idempotent(&self) -> bool {
+        self.method.is_safe() || self.headers.contains_key(IDEMPOTENCY_KEY)
+    }
+}
+
+/// What kept an instance from answering.
+fn kind(error: &legacy::Error) -> Failure {
+    if error.is_connect() { Failure::Connect } else { Failure::Reset }
+}
+
+fn name(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Connect => "connect",
+        Failure::Timeout => "timeout",
+        Failure::Reset => "reset",
+    }
+}
+
+/// 503: nobody can be asked.
+fn unavailable(service: &str, seconds: u32) -> Problem {
+    Problem::unavailable("service-unavailable", format!("Service {service} is not available"), seconds)
+}
+
+/// 502: those that were asked did not answer.
+fn bad_gateway(service: &str) -> Problem {
+    let detail = format!(
+        "Service {service} did not answer. With an Idempotency-Key the request can safely be sent again."
+    );
+    Problem::new(StatusCode::BAD_GATEWAY, "bad-gateway", detail)
+}
+
+/// 504: there was no answer in time.
+fn timed_out(service: &str) -> Problem {
+    let detail = format!("Service {service} did not answer in time. The request may have been carried out.");
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "gateway-timeout", detail)
+}
+
+/// 408: the body did not arrive in time.
+fn too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", "The body did not arrive in time.")
+}

@@ -1,0 +1,201 @@
+//! Bodies on their way: what a client sends, counted and limited, and what a service answers, ended when it has to be.
+
+use axum::body::{Body, Bytes, HttpBody};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use service::Problem;
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+/// Bodies up to this size, in bytes, are kept until there is an answer, so that they can be sent again.
+const KEPT: u64 = 64 * 1024;
+
+/// What became of a body that a client sends. Shared with whoever has to explain a failure.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress(Arc<Flags>);
+
+#[derive(Debug, Default)]
+struct Flags {
+    complete: AtomicBool,
+    broken: AtomicBool,
+    too_large: AtomicBool,
+}
+
+impl Progress {
+    /// Whether everything has arrived.
+    pub(super) fn is_complete(&self) -> bool {
+        self.0.complete.load(Ordering::Acquire)
+    }
+
+    /// What the client did wrong, if it did.
+    pub(super) fn problem(&self, limit: u64) -> Option<Problem> {
+        if self.0.too_large.load(Ordering::Acquire) {
+            return Some(too_large(limit));
+        }
+        let broken = self.0.broken.load(Ordering::Acquire);
+        broken.then(|| Problem::bad_request("incomplete-body", "The body ended before it was complete."))
+    }
+}
+
+pub(crate) fn too_large(limit: u64) -> Problem {
+    let detail = format!("The body is larger than {limit} bytes.");
+    Problem::new(axum::http::StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", detail)
+}
+
+/// The body of a request on its way to a service.
+pub(crate) struct Upload {
+    body: Incoming,
+    received: Arc<AtomicU64>,
+    limit: u64,
+    progress: Progress,
+}
+
+impl Upload {
+    pub(crate) fn new(body: Incoming, limit: u64, received: Arc<AtomicU64>) -> Self {
+        let progress = Progress::default();
+        progress.0.complete.store(body.is_end_stream(), Ordering::Release);
+        Self { body, received, limit, progress }
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let flags = &self.progress.0;
+        Poll::Ready(match frame {
+            None => {
+                flags.complete.store(true, Ordering::Release);
+                None
+            }
+            Some(Err(error)) => {
+                flags.broken.store(true, Ordering::Release);
+                Some(Err(io::Error::other(error)))
+            }
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                if self.received.fetch_add(length, Ordering::Relaxed) + length > self.limit {
+                    flags.too_large.store(true, Ordering::Release);
+                    return Poll::Ready(Some(Err(io::ErrorKind::FileTooLarge.into())));
+                }
+                if self.body.is_end_stream() {
+                    flags.complete.store(true, Ordering::Release);
+                }
+                Some(Ok(frame))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body as it is sent: kept, or passed on as it comes.
+pub(super) enum Sending {
+    /// All of it is here: it can be sent again.
+    Kept(Bytes),
+    /// It can be sent once.
+    Passing(Option<Upload>),
+}
+
+impl Sending {
+    /// Keeps a body that is small and known to be, else lets it pass.
+    pub(super) async fn prepare(upload: Upload) -> Result<Self, io::Error> {
+        match upload.size_hint().exact() {
+            Some(0) => Ok(Self::Kept(Bytes::new())),
+            Some(length) if length <= KEPT => Ok(Self::Kept(upload.collect().await?.to_bytes())),
+            _ => Ok(Self::Passing(Some(upload))),
+        }
+    }
+
+    /// Whether it can be sent again.
+    pub(super) fn is_kept(&self) -> bool {
+        matches!(self, Self::Kept(_))
+    }
+
+    /// The body to send. One that passes is empty the second time, for which nobody asks.
+    pub(super) fn body(&mut self) -> Body {
+        match self {
+            Self::Kept(bytes) => Body::from(bytes.clone()),
+            Self::Passing(upload) => upload.take().map_or_else(Body::empty, Body::new),
+        }
+    }
+}
+
+/// What a service answers. It ends by itself, or is ended.
+pub(super) struct Download {
+    body: Incoming,
+    until: Until,
+}
+
+/// What ends an answer that does not end by itself.
+pub(super) enum Until {
+    /// Its time: the connection breaks off, so that nobody takes the answer for complete.
+    Deadline(Instant, Option<Pin<Box<Sleep>>>),
+    /// The gateway stops: a stream of events ends as if there were no more, and its client connects again, elsewhere.
+    Stop(Pin<Box<WaitForCancellationFutureOwned>>),
+}
+
+impl Download {
+    pub(super) fn new(body: Incoming, until: Until) -> Self {
+        Self { body, until }
+    }
+}
+
+impl HttpBody for Download {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)));
+        }
+        match &mut self.until {
+            Until::Deadline(deadline, sleep) => {
+                let deadline = *deadline;
+                let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+                ready!(sleep.as_mut().poll(context));
+                Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())))
+            }
+            Until::Stop(stop) => {
+                ready!(stop.as_mut().poll(context));
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

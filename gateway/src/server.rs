@@ -1,0 +1,112 @@
+//! Connections: accepted, served, and ended in order when the gateway stops.
+
+use crate::{
+    Gateway,
+    gateway::Ending,
+    guard::{Guarded, Peer},
+    layers,
+};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How long giving back leases may take.
+const RELEASE: Duration = Duration::from_secs(1);
+
+/// Serves until `shutdown`, then ends in four steps: `/ready` says no while connections are still accepted; nothing new is
+/// accepted, and streams are ended, so that their clients connect elsewhere; requests in flight finish; a deadline ends
+/// the rest. Says whether everything was finished by then.
+pub async fn run(listener: TcpListener, gateway: Gateway, shutdown: CancellationToken) -> io::Result<bool> {
+    let gateway = Arc::new(gateway);
+    gateway.follow();
+    let Ending { leaving, stop, tasks } = gateway.ending.clone();
+    let connections = gateway.config().connections.clone();
+    let places = Arc::new(Semaphore::new(connections.most));
+    let kill = CancellationToken::new();
+    let accepting = async {
+        loop {
+            // As many as there may be: others wait in the system's queue.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let (stream, peer) = accept(&listener).await;
+            let (gateway, kill) = (Arc::clone(&gateway), kill.clone());
+            tasks.spawn(async move {
+                gateway.counters.connections.inc();
+                tokio::select! {
+                    () = serve(&gateway, stream, peer) => {}
+                    () = kill.cancelled() => {}
+                }
+                gateway.counters.connections.dec();
+                drop(place);
+            });
+        }
+    };
+    let leave = async {
+        shutdown.cancelled().await;
+        leaving.cancel();
+        sleep(connections.leave).await;
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = leave => {}
+    }
+    drop(listener);
+    stop.cancel();
+    tasks.close();
+    let finished = timeout(connections.drain, tasks.wait()).await.is_ok();
+    kill.cancel();
+    tasks.wait().await;
+    // What is left of its leases the other gateways may admit.
+    gateway.limiter.release(RELEASE).await;
+    Ok(finished)
+}
+
+/// The next connection. Errors are of one connection, or the process has no file descriptors left: both pass.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn serve(gateway: &Arc<Gateway>, stream: TcpStream, address: SocketAddr) {
+    // Answers are sent as they come: waiting to fill a packet only delays them.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    let connections = gateway.config().connections.clone();
+    let peer = Arc::new(Peer::new(address));
+    let guarded = Guarded::new(stream, Arc::clone(&peer), connections.head_limits());
+    let stop = gateway.ending.stop.clone();
+    let answer = service_fn(move |request| {
+        let answer = layers::around(Arc::clone(gateway), Arc::clone(&peer), request);
+        async { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // The library's limit runs from the end of the last answer: that is the idle time. The guard has one for heads.
+        .header_read_timeout(connections.idle)
+        .serve_connection(TokioIo::new(guarded), answer)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, peer = %address, "a connection broke off");
+    }
+}

@@ -1,0 +1,97 @@
+//! The gateway of a process: what it needs of NATS, and how it starts and stops.
+
+use crate::failure::{Failure, because};
+use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, UpstreamPolicy, Upstreams};
+use nats::{Connection, Registry, RegistryOptions};
+use serde_json::Map;
+use service::{Clock, Metrics};
+use std::{fs, io, net::SocketAddr, path::PathBuf};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// The gateway's name, among the names of services.
+pub const GATEWAY: &str = "gateway";
+/// Its port, unless another is asked for.
+pub const PORT: u16 = 8080;
+
+/// What a gateway needs to run.
+#[derive(Clone, Debug)]
+pub struct EdgeConfig {
+    /// Where NATS is.
+    pub nats_url: String,
+    /// Copies of what gateways share.
+    pub replicas: usize,
+    /// Routes and limits; those that come with Waybill where there is none. The file is followed.
+    pub file: Option<PathBuf>,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Edge {
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    server: JoinHandle<io::Result<bool>>,
+}
+
+impl Edge {
+    /// Starts it on a listener.
+    pub async fn start(edge: &EdgeConfig, listener: TcpListener) -> Result<Self, Failure> {
+        let config = read(edge)?;
+        let (metrics, clock) = (Metrics::new(), edge.clock.clone());
+        let connection = Connection::connect(&edge.nats_url, "waybill gateway").await?;
+        let options = RegistryOptions { replicas: edge.replicas, ..RegistryOptions::default() };
+        let registry = Registry::watch(&connection, options).await?;
+        let limits = LimitMetrics::default();
+        limits.register(&metrics);
+        let settings = LimitSettings { replicas: edge.replicas, ..LimitSettings::default() };
+        let limiter = Limiter::start(&connection, clock.clone(), settings, limits).await?;
+        let upstreams = Upstreams::start(registry, UpstreamPolicy::default(), clock.clone(), &metrics);
+        let details = [("service", GATEWAY), ("version", env!("CARGO_PKG_VERSION"))];
+        let details = details.map(|(name, value)| (name.to_owned(), value.into()));
+        let gateway = Gateway::new(Parts {
+            config,
+            file: edge.file.clone(),
+            upstreams,
+            limiter,
+            clock,
+            metrics,
+            details: Map::from_iter(details),
+        });
+        let (address, shutdown) = (listener.local_addr()?, CancellationToken::new());
+        let server = tokio::spawn(gateway::run(listener, gateway, shutdown.clone()));
+        tracing::info!(service = GATEWAY, %address, "listening");
+        Ok(Self { address, shutdown, server })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until it ends by itself, which is a failure.
+    pub async fn failed(&mut self) -> Failure {
+        match (&mut self.server).await {
+            Ok(Ok(_)) => "the gateway has ended".into(),
+            Ok(Err(error)) => because("the gateway has failed")(error),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Stops it: nothing new, then what has begun. Says whether all was finished in time.
+    pub async fn stop(self) -> bool {
+        self.shutdown.cancel();
+        let finished = matches!(self.server.await, Ok(Ok(true)));
+        if !finished {
+            tracing::warn!("the gateway stopped before every request was answered");
+        }
+        finished
+    }
+}
+
+fn read(edge: &EdgeConfig) -> Result<Config, Failure> {
+    let Some(file) = &edge.file else { return Ok(Config::standard()) };
+    let text = fs::read_to_string(file).map_err(because(format!("cannot read {}", file.display())))?;
+    Ok(Config::parse(&text)?)
+}
