@@ -125,7 +125,7 @@ impl Proxy {
             let request = head.request(&pick, sending.body());
             let failure = match timeout_at(*deadline, self.client.request(request)).await {
                 Ok(Ok(response)) => {
-                    pick.succeeded(response.status().as_u16());
+                    pick.answered(response.status(), response.headers());
                     return Ok(response);
                 }
                 // A client that is slow, breaks off or sends too much says nothing about the instance.

@@ -8,6 +8,8 @@ mod contention;
 mod crash;
 mod customers;
 mod dev;
+mod discovery;
+mod edge;
 mod order;
 mod outage;
 mod personal;

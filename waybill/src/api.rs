@@ -63,6 +63,11 @@ impl Api {
         Self { tokens: Some(tokens), ..self }
     }
 
+    /// What it speaks with.
+    pub fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
+    }
+
     /// Where the services are, by name.
     pub fn urls(&self) -> BTreeMap<String, String> {
         self.urls.clone()
