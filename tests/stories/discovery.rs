@@ -12,7 +12,7 @@ use waybill::{
 };
 use waybill_tests::{Serve, World, eventually};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 /// Asks for a service as a gateway does.
 struct Caller {

@@ -177,12 +177,12 @@ struct Named {
 
 impl Named {
     /// The services named, each once.
-    fn read(names: &[String], faults: &mut Faults) -> Self {
+    fn read(words: &[String], faults: &mut Faults) -> Self {
         let mut named = Self::default();
-        for name in names {
-            match name.as_str().parse() {
-                _ if name == "all" => named = Self { services: Service::ALL.to_vec(), gateway: true },
-                _ if name == GATEWAY => named.gateway = true,
+        for word in words {
+            match word.as_str().parse() {
+                _ if word == "all" => named = Self { services: Service::ALL.to_vec(), gateway: true },
+                _ if word == GATEWAY => named.gateway = true,
                 Ok(service) => named.services.push(service),
                 Err(why) => faults.add("SERVICE", format!("{why}, {GATEWAY}, all")),
             }
