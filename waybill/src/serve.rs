@@ -81,7 +81,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let mut system = None;
     if !listeners.is_empty() {
-        system = Some(System::start(&config, listeners).await?);
+        system = Some(Box::pin(System::start(&config, listeners)).await?);
     }
     let mut edge = None;
     if let Some((gateway, port)) = gateway {
@@ -160,7 +160,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let usual = Config::new(nats_url?, &args.data);
     let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
     let (durability, replicas) = durability.zip(replicas)?;
-    Some(Config { durability, replicas, outside, master_key, advertise, users_fresh_for, ..usual })
+    Some(Config { durability, replicas, outside, master_key, users_fresh_for, advertise, ..usual })
 }
 
 /// What was named on the command line.
@@ -173,18 +173,18 @@ struct Named {
 impl Named {
     /// The services named, each once.
     fn read(names: &[String], faults: &mut Faults) -> Self {
-        let mut named = Self::default();
+        let mut found = Self::default();
         for name in names {
             match name.as_str().parse() {
-                _ if name == "all" => named = Self { services: Service::ALL.to_vec(), gateway: true },
-                _ if name == GATEWAY => named.gateway = true,
-                Ok(service) => named.services.push(service),
+                _ if name == "all" => found = Self { services: Service::ALL.to_vec(), gateway: true },
+                _ if name == GATEWAY => found.gateway = true,
+                Ok(service) => found.services.push(service),
                 Err(why) => faults.add("SERVICE", format!("{why}, {GATEWAY}, all")),
             }
         }
-        named.services.sort_unstable();
-        named.services.dedup();
-        named
+        found.services.sort_unstable();
+        found.services.dedup();
+        found
     }
 }
 
