@@ -84,7 +84,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let mut system = None;
     if !listeners.is_empty() {
-        system = Some(System::start(&config, listeners).await?);
+        system = Some(Box::pin(System::start(&config, listeners)).await?);
     }
     let mut edge = None;
     if let Some((gateway, port)) = gateway {
@@ -187,9 +187,9 @@ impl Named {
                 Err(why) => faults.add("SERVICE", format!("{why}, {GATEWAY}, all")),
             }
         }
-        named.services.sort_unstable();
-        named.services.dedup();
-        named
+        found.services.sort_unstable();
+        found.services.dedup();
+        found
     }
 }
 
