@@ -383,12 +383,24 @@ mod tests {
     fn a_window_is_the_recorded_one_else_the_known_one_else_a_new_one() {
         let known = Some(Known { ends: 5_000, taken: 7, alone: 3, sole: None });
         assert_eq!(Record::current(None, &ask(None, 1_000)), record(11_000, 0));
-        assert_eq!(Record::current(Some(&record(1_000, 9)), &ask(None, 1_000)), record(11_000, 0), "it ended");
+        assert_eq!(
+            Record::current(Some(&record(1_000, 9)), &ask(None, 1_000)),
+            record(11_000, 0),
+            "it ended"
+        );
         assert_eq!(Record::current(Some(&record(1_001, 9)), &ask(None, 1_000)), record(1_001, 9));
         assert_eq!(Record::current(None, &ask(known, 1_000)), record(5_000, 7), "it was lost");
         assert_eq!(Record::current(Some(&record(900, 9)), &ask(known, 1_000)), record(5_000, 7));
-        assert_eq!(Record::current(Some(&record(6_000, 9)), &ask(known, 1_000)), record(6_000, 12), "it is told");
-        assert_eq!(Record::current(Some(&record(6_000, 9)), &ask(known, 5_000)), record(6_000, 9), "too late");
+        assert_eq!(
+            Record::current(Some(&record(6_000, 9)), &ask(known, 1_000)),
+            record(6_000, 12),
+            "it is told"
+        );
+        assert_eq!(
+            Record::current(Some(&record(6_000, 9)), &ask(known, 5_000)),
+            record(6_000, 9),
+            "too late"
+        );
         assert_eq!(Record::current(Some(&record(6_000, 99)), &ask(known, 1_000)), record(6_000, 102));
     }
 

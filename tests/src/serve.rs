@@ -43,7 +43,11 @@ impl Drop for Serve {
         if std::thread::panicking() {
             let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
-            eprintln!("log of {}:\n{}", self.dir.display(), lines[lines.len().saturating_sub(30)..].join("\n"));
+            eprintln!(
+                "log of {}:\n{}",
+                self.dir.display(),
+                lines[lines.len().saturating_sub(30)..].join("\n")
+            );
         }
     }
 }

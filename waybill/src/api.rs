@@ -13,11 +13,7 @@ use crate::{
     system::{Service, reachable},
 };
 use serde_json::Value;
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 

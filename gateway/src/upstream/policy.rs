@@ -6,12 +6,13 @@ use service::breaker;
 
 /// Reads the sections `breaker`, `health` and `ejection` of the configuration; each number has a default.
 pub(crate) fn read(file: &mut Section<'_>) -> UpstreamPolicy {
-    let mut section = |name: &str, read: fn(&mut Section<'_>, &mut UpstreamPolicy), policy: &mut UpstreamPolicy| {
-        let table = file.optional::<toml::Table>(name).unwrap_or_default();
-        let mut section = Section::new(name, table, file.faults());
-        read(&mut section, policy);
-        section.finish();
-    };
+    let mut section =
+        |name: &str, read: fn(&mut Section<'_>, &mut UpstreamPolicy), policy: &mut UpstreamPolicy| {
+            let table = file.optional::<toml::Table>(name).unwrap_or_default();
+            let mut section = Section::new(name, table, file.faults());
+            read(&mut section, policy);
+            section.finish();
+        };
     let mut policy = UpstreamPolicy::default();
     section("breaker", breaker, &mut policy);
     section("health", health, &mut policy);
