@@ -7,9 +7,9 @@ use axum::{
 };
 use http_body::{Frame, SizeHint};
 use service::{
-    Clock, Problem,
+    Clock, Correlation, Problem,
     http::{CORRELATION_ID, TRACEPARENT, correlate, is_probe, new_trace_parent, trace_parent},
-    telemetry::{Cause, KeyValue, Span, SpanKind, semconv},
+    telemetry::{Cause, KeyValue, Scope, Span, SpanKind, semconv},
 };
 use std::{
     pin::Pin,
@@ -26,7 +26,7 @@ use uuid::Uuid;
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// As which it appears in traces.
-const SERVICE: &str = "gateway";
+pub(crate) const SERVICE: &str = "gateway";
 
 /// What nginx calls a request whose client did not wait for the answer.
 const GONE: u16 = 499;
@@ -53,7 +53,8 @@ pub(crate) struct Ids {
     /// The W3C trace context that goes on to the service.
     pub(crate) trace: Arc<str>,
     /// What the gateway does for the request, in that trace.
-    span: Span,
+    pub(crate) span: Span,
+    joining: Correlation,
 }
 
 /// What the proxy did.
@@ -82,7 +83,7 @@ impl Ids {
         let sent = headers.get(REQUEST_ID).filter(|value| {
             (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
         });
-        let (_, correlation, accepted) = correlate(clock, headers);
+        let (joining, correlation, accepted) = correlate(clock, headers);
         let minted = || HeaderValue::try_from(clock.uuid().to_string());
         let request = sent.cloned().map_or_else(minted, Ok).unwrap_or_else(|_| HeaderValue::from_static(""));
         let caller = trace_parent(headers);
@@ -92,7 +93,7 @@ impl Ids {
             Span::start(SERVICE, SpanKind::Server, Cause::Parent(caller), || "request".to_owned())
         };
         let trace = span.traceparent().or_else(|| caller.map(Into::into)).unwrap_or_else(new_trace_parent);
-        (Self { request, correlation, trace, span }, accepted)
+        (Self { request, correlation, trace, span, joining }, accepted)
     }
 
     /// Sets them where the service looks for them.
@@ -111,7 +112,13 @@ impl Ids {
 
     /// As problems name it.
     pub(crate) fn correlation(&self) -> Arc<str> {
-        self.correlation.to_str().unwrap_or_default().into()
+        Arc::clone(&self.joining.0)
+    }
+
+    /// What belongs to this request.
+    pub(crate) fn scope(&self) -> Scope {
+        let (correlation, traceparent) = (self.correlation(), Some(Arc::clone(&self.trace)));
+        Scope { service: SERVICE, correlation, traceparent, span: self.span.clone() }
     }
 }
 
@@ -169,13 +176,15 @@ impl Drop for Line {
         }
         ids.span.end();
         // Probes come every few seconds and say something only when they fail.
-        if status < 400 && is_probe(route) {
-            line!(debug, "probe");
-        } else if status >= 500 {
-            line!(warn, "request failed");
-        } else {
-            line!(info, "request");
-        }
+        ids.scope().enter(|| {
+            if status < 400 && is_probe(route) {
+                line!(debug, "probe");
+            } else if status >= 500 {
+                line!(warn, "request failed");
+            } else {
+                line!(info, "request");
+            }
+        });
     }
 }
 

@@ -21,15 +21,13 @@ pub use policy::{LimitKey, LimitPolicy, PolicyError};
 
 use lease::Leases;
 use nats::{Connection, TopologyError};
-use serde::Deserialize;
 use service::Clock;
 use std::{sync::Arc, time::Duration};
 use table::{Look, Verdict};
 use tokio::task::AbortHandle;
 
 /// How the limiter is built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitSettings {
     /// Clients that are remembered; each takes 32 bytes.
     pub capacity: usize,

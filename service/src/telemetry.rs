@@ -19,6 +19,7 @@ mod span;
 use crate::config::{Faults, Settings};
 use export::Export;
 use format::InScope;
+pub use logs::PROCESS;
 pub use metrics::export_metrics;
 pub use scope::{Scope, current_span, spawn};
 pub(crate) use span::is_traceparent;

@@ -34,6 +34,19 @@ async fn place(api: &Api, key: &str, cart: &Cart, after: &[String]) -> Answer {
     api.place(key, cart, &after).await.unwrap()
 }
 
+/// Through the front door, as soon as it knows who is behind it.
+async fn place_at_gateway(api: &Api, folder: &Path, cart: &Cart, after: &[String]) -> Answer {
+    let file: Value = serde_json::from_slice(&std::fs::read(folder.join("dev.json")).unwrap()).unwrap();
+    let url = format!("{}/api/orders", file["gateway"].as_str().unwrap());
+    eventually("the gateway takes an order", SOON, async || {
+        let request = api.http().post(&url).header("Idempotency-Key", "order").json(&cart.body());
+        let request = request.header("Waybill-Position", after.join(", "));
+        let answer = api.send_as(cart.user_id, request).await.unwrap();
+        (answer.status != 503).then(|| answer.expect(202, "an order").unwrap())
+    })
+    .await
+}
+
 async fn ended(api: &Api, order: &Answer, stage: &str) {
     let id = order.id().unwrap();
     eventually(stage, SOON, async || (api.order(id).await.ok()?.body["status"] == stage).then_some(())).await;
@@ -75,8 +88,12 @@ fn assert_no_orphans(spans: &[CollectedSpan]) {
 }
 
 /// What one order that succeeds does.
-const COMPLETED: [&str; 25] = [
+const COMPLETED: [&str; 29] = [
+    "gateway POST /api/orders",
+    "gateway POST orders",
     "orders POST /orders",
+    "orders GET users",
+    "users GET /users/{id}",
     "orders execute order",
     "orders publish ORDERS order.created",
     "orders project ORDERS order.created",
@@ -109,7 +126,7 @@ async fn one_order_is_one_trace_through_every_service_and_projection() {
     let collector = Collector::http().await.unwrap();
     let process = dev(folder.path(), &collector.url, &[]).await;
     let (cart, after) = shop(&process.api, "a", 1000).await;
-    let order = place(&process.api, "order", &cart, &after).await.expect(202, "an order").unwrap();
+    let order = place_at_gateway(&process.api, folder.path(), &cart, &after).await;
     ended(&process.api, &order, "completed").await;
     // The money is spent.
     let poor = place(&process.api, "poor", &cart, &after).await.expect(202, "an order").unwrap();
@@ -133,10 +150,12 @@ async fn one_order_is_one_trace_through_every_service_and_projection() {
     let trace = trace_of(&spans, correlation(&order));
     let root = trace.iter().find(|span| span.parent.is_empty()).unwrap();
     assert_eq!(trace.iter().filter(|span| span.parent.is_empty()).count(), 1, "one trace has one beginning");
-    assert_eq!(root.attributes["order.user_id"], cart.user_id.to_string());
-    assert_eq!(root.attributes["order.item_count"], "1");
-    assert_eq!(root.attributes["http.response.status_code"], "202");
-    assert_eq!(root.status, Some(Ok(())));
+    assert_eq!((&*root.service, &*root.attributes["http.response.status_code"]), ("gateway", "202"));
+    let placing = trace.iter().find(|span| span.name == "POST /orders").unwrap();
+    assert_eq!(placing.attributes["order.user_id"], cart.user_id.to_string());
+    assert_eq!(placing.attributes["order.item_count"], "1");
+    assert_eq!(placing.attributes["http.response.status_code"], "202");
+    assert_eq!(placing.status, Some(Ok(())));
     assert!(trace.iter().all(|span| !matches!(span.status, Some(Err(_)))), "{trace:?}");
 
     let short = "the balance is 0.00 EUR, the order costs 10.00 EUR".to_owned();
@@ -177,7 +196,8 @@ async fn over_grpc_too_and_only_what_the_sampler_takes() {
     let url = process.api.url(waybill::system::Service::Orders, "/orders");
     let request = process.api.http().post(url).header("traceparent", format!("00-{trace}-{caller}-01"));
     let request = request.header("Waybill-Position", after.join(", ")).json(&cart.body());
-    let order = process.api.send(request).await.unwrap().expect(202, "an order").unwrap();
+    let order = process.api.send_as(cart.user_id, request).await.unwrap();
+    let order = order.expect(202, "an order").unwrap();
     ended(&process.api, &order, "completed").await;
     eventually("the trace", SOON, async || {
         summary(&collector.spans()).contains("orders project ORDERS order.completed").then_some(())
@@ -194,7 +214,7 @@ async fn over_grpc_too_and_only_what_the_sampler_takes() {
 }
 
 /// Whatever somebody might look for in a log and must not find.
-const PERSONAL: [&str; 4] = ["Ada", "Lovelace", "Gartenweg", "10115"];
+const PERSONAL: [&str; 7] = ["Ada", "Lovelace", "Gartenweg", "10115", "@example.com", "eyJ", "Bearer"];
 
 #[tokio::test]
 async fn logs_are_json_tell_of_payments_and_of_nobody_and_no_collector_is_missed() {

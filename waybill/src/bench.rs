@@ -6,6 +6,7 @@
 mod cold;
 mod commands;
 mod flow;
+mod gateway;
 mod hot;
 mod http;
 mod load;
@@ -22,6 +23,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   waybill bench commands                       append and load, beside raw publishes
   waybill bench flow --durability always       orders from accepted to completed
+  waybill bench gateway                        requests through the gateway and through nginx
   waybill bench all --json > figures.json
   waybill bench commands --quick               a tenth of the load, to see that it works
 
@@ -52,6 +54,8 @@ enum What {
     Flow,
     /// Reservations of one single SKU, beside a loop of load, decide, append, retry
     Hot,
+    /// The gateway and nginx in front of the same service, and that service called directly
+    Gateway,
     /// Events into a read model, beside consuming and parsing them
     Projection,
     /// The same work on other event stores (builds the crate in rivals/)
@@ -87,16 +91,20 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     for durability in profiles {
         let wants = |what| args.what == What::All || args.what == what;
         if wants(What::Commands) {
-            commands::measure(durability, scale, &mut report).await?;
+            Box::pin(commands::measure(durability, scale, &mut report)).await?;
         }
         if wants(What::Hot) {
-            hot::measure(durability, scale, &mut report).await?;
+            Box::pin(hot::measure(durability, scale, &mut report)).await?;
         }
         if wants(What::Flow) {
-            flow::measure(durability, scale, &mut report).await?;
+            Box::pin(flow::measure(durability, scale, &mut report)).await?;
+        }
+        // What a proxy adds does not depend on when the server syncs.
+        if wants(What::Gateway) && (durability == Durability::Interval || args.durability.is_some()) {
+            Box::pin(gateway::measure(durability, scale, &mut report)).await?;
         }
         if wants(What::Projection) {
-            projection::measure(durability, scale, &mut report).await?;
+            Box::pin(projection::measure(durability, scale, &mut report)).await?;
         }
     }
     report.print(args.json)

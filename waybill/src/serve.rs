@@ -165,7 +165,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let usual = Config::new(nats_url?, &args.data);
     let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
     let (durability, replicas) = durability.zip(replicas)?;
-    Some(Config { durability, replicas, outside, master_key, advertise, jwks_url, users_fresh_for, ..usual })
+    Some(Config { durability, replicas, outside, master_key, jwks_url, users_fresh_for, advertise, ..usual })
 }
 
 /// What was named on the command line.
@@ -177,12 +177,12 @@ struct Named {
 
 impl Named {
     /// The services named, each once.
-    fn read(names: &[String], faults: &mut Faults) -> Self {
+    fn read(words: &[String], faults: &mut Faults) -> Self {
         let mut named = Self::default();
-        for name in names {
-            match name.as_str().parse() {
-                _ if name == "all" => named = Self { services: Service::ALL.to_vec(), gateway: true },
-                _ if name == GATEWAY => named.gateway = true,
+        for word in words {
+            match word.as_str().parse() {
+                _ if word == "all" => named = Self { services: Service::ALL.to_vec(), gateway: true },
+                _ if word == GATEWAY => named.gateway = true,
                 Ok(service) => named.services.push(service),
                 Err(why) => faults.add("SERVICE", format!("{why}, {GATEWAY}, all")),
             }

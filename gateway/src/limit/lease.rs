@@ -41,7 +41,7 @@ pub(super) struct Leases {
 type Away = Box<dyn Error + Send + Sync>;
 
 /// How long the records have to answer.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often other gateways are asked for the same client. They get something each time, so only a storm gets there.
 const ROUNDS: usize = 50;

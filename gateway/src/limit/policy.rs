@@ -2,7 +2,6 @@
 
 use axum::http::HeaderValue;
 use nats::{QuotaKey, QuotaTerms};
-use serde::Deserialize;
 use std::{
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
@@ -14,8 +13,7 @@ use uuid::Uuid;
 ///
 /// A changed quota or window begins a count of its own: what was admitted under the old terms is not held against
 /// the new ones.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Written")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitPolicy(Arc<Inner>);
 
 #[derive(Debug, PartialEq, Eq)]
@@ -23,22 +21,6 @@ struct Inner {
     name: String,
     terms: QuotaTerms,
     header: HeaderValue,
-}
-
-/// A policy as it stands in a configuration; the defaults are the numbers of the article.
-#[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Written {
-    name: String,
-    quota: u32,
-    /// Seconds.
-    window: u64,
-}
-
-impl Default for Written {
-    fn default() -> Self {
-        Self { name: "default".to_owned(), quota: 100, window: 900 }
-    }
 }
 
 /// Why a policy cannot be.
@@ -118,14 +100,6 @@ impl LimitPolicy {
     }
 }
 
-impl TryFrom<Written> for LimitPolicy {
-    type Error = PolicyError;
-
-    fn try_from(written: Written) -> Result<Self, PolicyError> {
-        Self::new(&written.name, written.quota, Duration::from_secs(written.window))
-    }
-}
-
 /// Whose requests are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LimitKey {
@@ -185,16 +159,16 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_the_articles_unless_they_say_otherwise() {
-        let policy: LimitPolicy = toml::from_str("").unwrap();
-        assert_eq!((policy.name(), policy.quota()), ("default", 100));
-        assert_eq!(policy.window(), Duration::from_mins(15));
-        let policy: LimitPolicy = toml::from_str("name = \"login\"\nquota = 5\nwindow = 60").unwrap();
-        assert_eq!(policy.header(), "\"login\";q=5;w=60");
-        for wrong in
-            ["name = \"a b\"", "name = \"\"", "quota = 0", "window = 0", "window = 86401", "windw = 1"]
-        {
-            assert!(toml::from_str::<LimitPolicy>(wrong).is_err(), "{wrong}");
+    fn a_policy_can_be_kept_and_be_written_into_a_header() {
+        let policy = |name, quota, seconds| LimitPolicy::new(name, quota, Duration::from_secs(seconds));
+        assert_eq!(policy("login", 5, 60).unwrap().header(), "\"login\";q=5;w=60");
+        let long = "x".repeat(65);
+        for name in ["", "a b", "a\"b", "ä", &long] {
+            assert_eq!(policy(name, 5, 60), Err(PolicyError::Name), "{name}");
         }
+        assert_eq!(policy("a", 0, 60), Err(PolicyError::Quota));
+        assert_eq!(policy("a", 1, 0), Err(PolicyError::Window));
+        assert_eq!(policy("a", 1, 86_401), Err(PolicyError::Window));
+        assert_eq!(LimitPolicy::new("a", 1, Duration::from_millis(1500)), Err(PolicyError::Window));
     }
 }

@@ -11,7 +11,7 @@ use tracing::{
 use tracing_subscriber::layer::{Context, Layer};
 
 /// The service of what belongs to none.
-pub(super) const PROCESS: &str = "waybill";
+pub const PROCESS: &str = "waybill";
 
 /// What the export itself is made of: its lines would make new lines for ever.
 const OWN: [&str; 6] = ["h2", "hyper", "hyper_util", "reqwest", "tonic", "tower"];

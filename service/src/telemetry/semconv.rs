@@ -7,8 +7,12 @@ pub const HTTP_METHOD: &str = "http.request.method";
 pub const HTTP_ROUTE: &str = "http.route";
 /// Status of the answer.
 pub const HTTP_STATUS: &str = "http.response.status_code";
-/// What kind of failure it was.
-pub const ERROR_TYPE: &str = "error.type";
+/// How often a request was sent before.
+pub const HTTP_RESEND: &str = "http.request.resend_count";
+/// The host that is asked.
+pub const SERVER_ADDRESS: &str = "server.address";
+/// The service that is asked.
+pub const PEER: &str = "service.peer.name";
 /// The name of a service, in its resource.
 pub const SERVICE_NAME: &str = "service.name";
 /// What the services belong to, in their resources.

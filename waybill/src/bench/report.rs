@@ -30,11 +30,24 @@ pub(super) struct Ratio {
     pub(super) aim: Option<f64>,
 }
 
+/// One number that is no rate.
+#[derive(Debug, Serialize)]
+struct Figure {
+    bench: &'static str,
+    name: String,
+    value: f64,
+    unit: &'static str,
+    /// What it should be, in words.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    aim: &'static str,
+}
+
 /// All cases of a run.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     machine: Machine,
     rows: Vec<Row>,
+    figures: Vec<Figure>,
 }
 
 #[derive(Debug, Serialize)]
@@ -56,7 +69,7 @@ impl Report {
     pub(super) fn new() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let machine = Machine { cores, release: !cfg!(debug_assertions), system: std::env::consts::OS };
-        Self { machine, rows: Vec::new() }
+        Self { machine, rows: Vec::new(), figures: Vec::new() }
     }
 
     /// Adds the median of the rounds; answers its rate.
@@ -87,6 +100,20 @@ impl Report {
         rate
     }
 
+    /// Adds a number that is no rate, with what it should be in words.
+    pub(super) fn figure(
+        &mut self,
+        bench: &'static str,
+        name: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        aim: &'static str,
+    ) {
+        let figure = Figure { bench, name: name.into(), value, unit, aim };
+        eprintln!("{}", figure_line(&figure));
+        self.figures.push(figure);
+    }
+
     /// Prints everything to standard output.
     pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
         if json {
@@ -100,6 +127,9 @@ impl Report {
         println!("{HEADING}");
         for row in &self.rows {
             println!("{}", line(row));
+        }
+        for figure in &self.figures {
+            println!("{}", figure_line(figure));
         }
         Ok(())
     }
@@ -124,6 +154,11 @@ fn line(row: &Row) -> String {
         millis(row.p50_millis),
         millis(row.p99_millis),
     )
+}
+
+fn figure_line(Figure { bench, name, value, unit, aim }: &Figure) -> String {
+    let aim = if aim.is_empty() { String::new() } else { format!(" (aim: {aim})") };
+    format!("{bench:<11} {name}: {value:.2} {unit}{aim}")
 }
 
 /// The middle value; 0 for none.
