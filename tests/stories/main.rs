@@ -12,4 +12,5 @@ mod order;
 mod outage;
 mod personal;
 mod refusals;
+mod schemathesis;
 mod undo;
