@@ -93,7 +93,12 @@ impl Process {
         fs::create_dir_all(dir)?;
         let log = File::options().create(true).append(true).open(log_file(dir))?;
         Command::new(Self::executable())
-            .args(["dev", "--ports", "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0", "--data"])
+            .args([
+                "dev",
+                "--ports",
+                "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0",
+                "--data",
+            ])
             .arg(dir)
             .args(flags)
             .stdin(Stdio::null())

@@ -8,6 +8,7 @@ mod contention;
 mod crash;
 mod customers;
 mod dev;
+mod edge;
 mod order;
 mod outage;
 mod personal;

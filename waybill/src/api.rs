@@ -13,11 +13,7 @@ use crate::{
     system::{Service, reachable},
 };
 use serde_json::Value;
-use std::{
-    collections::BTreeMap,
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -65,6 +61,11 @@ impl Api {
     #[must_use]
     pub fn with_tokens(self, tokens: Tokens) -> Self {
         Self { tokens: Some(tokens), ..self }
+    }
+
+    /// What it speaks with.
+    pub fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_ref()
     }
 
     /// Where the services are, by name.

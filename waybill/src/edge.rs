@@ -1,9 +1,7 @@
 //! The gateway of a process: what it needs of NATS, and how it starts and stops.
 
 use crate::failure::{Failure, because};
-use gateway::{
-    Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, UpstreamPolicy, Upstreams,
-};
+use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, UpstreamPolicy, Upstreams};
 use nats::{Connection, Registry, RegistryOptions};
 use serde_json::Map;
 use service::{Clock, Metrics};

@@ -156,8 +156,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
     // A gateway alone opens nothing that is locked with the master key.
     let alone = named.services.is_empty();
-    let master_key =
-        if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
+    let master_key = if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
     let usual = Config::new(nats_url?, &args.data);
     let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
     let (durability, replicas) = durability.zip(replicas)?;

@@ -16,7 +16,14 @@ use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology
 pub use presence::Advertise;
 use presence::Presence;
 use service::{Clock, Shutdown};
-use std::{collections::BTreeMap, fmt, io, net::{IpAddr, Ipv4Addr, SocketAddr}, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 use tokio::{net::TcpListener, task::JoinSet};
 
 /// A service: owns the data of a context, and answers for it over HTTP.

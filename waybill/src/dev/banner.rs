@@ -41,7 +41,12 @@ mod tests {
     #[test]
     fn the_commands_stand_alone() {
         let services = ["orders", "inventory"].map(|name| (name.to_owned(), format!("http://{name}")));
-        let file = DevFile::new("nats://n".to_owned(), "http://gateway".to_owned(), BTreeMap::from(services), Durability::Always);
+        let file = DevFile::new(
+            "nats://n".to_owned(),
+            "http://gateway".to_owned(),
+            BTreeMap::from(services),
+            Durability::Always,
+        );
         let account = DemoAccount { user_id: Uuid::from_u128(1), account_id: Uuid::from_u128(2) };
         let text = text(&file, &account, "a.b.c", Path::new(".waybill"));
         let commands: Vec<_> = text.lines().filter(|line| line.contains("curl -s")).collect();

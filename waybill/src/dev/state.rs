@@ -85,7 +85,12 @@ mod tests {
     fn it_is_found_only_while_somebody_runs() {
         let dir = tempfile::tempdir().unwrap();
         let services = BTreeMap::from([("orders".to_owned(), "http://127.0.0.1:3002".to_owned())]);
-        let file = DevFile::new("nats://127.0.0.1:4222".to_owned(), "http://127.0.0.1:8080".to_owned(), services, Durability::Always);
+        let file = DevFile::new(
+            "nats://127.0.0.1:4222".to_owned(),
+            "http://127.0.0.1:8080".to_owned(),
+            services,
+            Durability::Always,
+        );
         file.write(dir.path()).unwrap();
         assert_eq!(DevFile::find(dir.path()).unwrap(), None, "a stale file");
         assert!(find_nats(None, dir.path()).unwrap_err().to_string().contains("no waybill dev is running"));

@@ -1,0 +1,154 @@
+//! Through the gateway to the real services, and its table against what they say of themselves.
+
+use gateway::{Auth, Config, Match, Route};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use service::auth::Role;
+use std::{collections::BTreeSet, time::Duration};
+use tokio::net::TcpListener;
+use uuid::Uuid;
+use waybill::{
+    edge::{Edge, EdgeConfig},
+    system::Service,
+};
+use waybill_tests::{World, eventually};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// What takes an operator.
+const OPERATORS: [(&str, &str); 8] = [
+    ("post", "/accounts/{id}/credits"),
+    ("post", "/inventory/{sku}/adjustments"),
+    ("post", "/inventory/{sku}/receipts"),
+    ("post", "/payments/{orderId}/refunds"),
+    ("post", "/products"),
+    ("post", "/shipments/{orderId}/deliver"),
+    ("post", "/shipments/{orderId}/dispatch"),
+    ("put", "/products/{sku}/price"),
+];
+
+/// A gateway in front of a world's services.
+async fn edge(world: &World) -> (Edge, String) {
+    let config =
+        EdgeConfig { nats_url: world.nats.url(), replicas: 1, file: None, clock: world.config.clock.clone() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let edge = Edge::start(&config, listener).await.unwrap();
+    let url = format!("http://{}", edge.address());
+    (edge, url)
+}
+
+async fn ask(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.unwrap();
+    let status = response.status();
+    (status, response.json().await.unwrap_or_default())
+}
+
+/// Waits until every service is known to the gateway.
+async fn known(client: &Client, url: &str, token: &str) {
+    eventually("the gateway knows every service", SOON, async || {
+        let (_, instances) = ask(client.get(format!("{url}/api/ops/instances")).bearer_auth(token)).await;
+        let names: BTreeSet<_> =
+            instances.as_array()?.iter().filter_map(|one| one["service"].as_str()).collect();
+        Service::ALL.iter().all(|service| names.contains(service.name())).then_some(())
+    })
+    .await;
+}
+
+fn route(config: &Config, method: &str, path: &str) -> std::sync::Arc<Route> {
+    let method: Method = method.to_uppercase().parse().unwrap();
+    let public = if path.starts_with("/.well-known") { path.to_owned() } else { format!("/api{path}") };
+    match config.routes.find(&method, &public) {
+        Match::Route(route) => route,
+        other => panic!("no route declares {method} {public}: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_operation_has_a_route_that_says_who_may_and_how_often() {
+    let world = World::start().await.unwrap();
+    let config = Config::standard();
+    let mut operations = 0;
+    for service in Service::ALL {
+        let document = world.api.get(service, "/openapi.json").await.unwrap().body;
+        for (path, item) in document["paths"].as_object().unwrap() {
+            for (method, said) in item.as_object().unwrap().iter().filter(|(key, _)| *key != "parameters") {
+                let route = route(&config, method, path);
+                let operation = (method.as_str(), path.as_str());
+                assert_eq!(&*route.service, service.name(), "{operation:?}");
+                // What the service itself asks for, the gateway asks for too, and nothing else.
+                let public = said["security"].as_array().is_none_or(Vec::is_empty);
+                assert_eq!(route.auth, if public { Auth::Public } else { Auth::Required }, "{operation:?}");
+                let role = match () {
+                    () if public => None,
+                    () if OPERATORS.contains(&operation) => Some(Role::Operator),
+                    () => Some(Role::Customer),
+                };
+                assert_eq!(route.role, role, "{operation:?}");
+                assert_eq!(route.limit.is_none(), path == "/.well-known/jwks.json", "{operation:?}");
+                operations += 1;
+            }
+        }
+    }
+    assert!(operations > 20, "the documents are where they are looked for: {operations}");
+}
+
+#[tokio::test]
+async fn an_order_through_the_gateway() {
+    let world = World::start().await.unwrap();
+    let (edge, url) = edge(&world).await;
+    let tokens = world.api.tokens().unwrap().clone();
+    let (client, operator) = (Client::new(), tokens.operator().await.unwrap());
+    known(&client, &url, &operator).await;
+
+    let user = world.api.register("edge").await.unwrap();
+    let customer = tokens.customer(user).await.unwrap();
+    let (account, _) = world.api.open_account("edge", user, 10_000).await.unwrap();
+    let product = json!({ "sku": "TEA", "name": "Tea", "price": { "amount": 450, "currency": "EUR" } });
+    let add = || client.post(format!("{url}/api/products")).json(&product).header("Idempotency-Key", "tea");
+    assert_eq!(ask(add()).await.0, 401);
+    assert_eq!(ask(add().bearer_auth(&customer)).await.0, 403);
+    let added = add().bearer_auth(&operator).send().await.unwrap();
+    assert_eq!(added.status(), 201);
+    let position = added.headers()["waybill-position"].to_str().unwrap().to_owned();
+    let receipt = client.post(format!("{url}/api/inventory/TEA/receipts")).json(&json!({ "quantity": 5 }));
+    assert_eq!(ask(receipt.bearer_auth(&operator)).await.0, 202);
+
+    let order = json!({
+        "userId": user, "accountId": account, "items": [{ "sku": "TEA", "quantity": 2 }],
+        "shippingAddress": {
+            "name": "Ada Lovelace", "line1": "Gartenweg 1", "city": "Berlin", "postalCode": "10115", "country": "DE",
+        },
+    });
+    let place = client.post(format!("{url}/api/orders")).json(&order).bearer_auth(&customer);
+    let placed =
+        place.header("Waybill-Position", position).header("X-Correlation-Id", "edge-1").send().await.unwrap();
+    assert_eq!(placed.headers()["x-correlation-id"], "edge-1");
+    assert_eq!(placed.headers()["ratelimit-policy"], "\"default\";q=100;w=900");
+    assert_eq!(placed.status(), 202);
+    let id: Uuid = placed.json::<Value>().await.unwrap()["id"].as_str().unwrap().parse().unwrap();
+    eventually("the order is complete", SOON, async || {
+        let (_, order) = ask(client.get(format!("{url}/api/orders/{id}")).bearer_auth(&customer)).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        (order["status"] == "completed").then_some(())
+    })
+    .await;
+
+    // The description of what can be done here leads to no path that is not here.
+    let (status, document) = ask(client.get(format!("{url}/openapi.json"))).await;
+    assert_eq!(status, 200);
+    let place = &document["paths"]["/api/orders"]["post"];
+    assert_eq!(place["security"], json!([{ "bearer": [] }]));
+    for status in ["202", "401", "403", "429", "502", "503", "504"] {
+        assert!(place["responses"][status].is_object(), "{status}");
+    }
+    assert_eq!(document["paths"]["/api/products"]["get"]["security"], Value::Null);
+    assert!(document["paths"]["/.well-known/jwks.json"]["get"].is_object());
+    assert!(
+        document["paths"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .all(|path| path.starts_with("/api/") || path.starts_with("/.well-known/"))
+    );
+    assert!(edge.stop().await);
+}
