@@ -95,6 +95,18 @@ pub(crate) struct Decided {
     pub(crate) body: Vec<u8>,
 }
 
+impl Decided {
+    /// Why something failed, where this is the fact that says so.
+    pub(crate) fn failure(&self) -> Option<String> {
+        if !self.fact.name.ends_with(".failed") {
+            return None;
+        }
+        let body: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
+        let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty());
+        Some(text("detail").or_else(|| text("reason")).unwrap_or(self.fact.name).to_owned())
+    }
+}
+
 /// States in, events out. See the module's text.
 #[derive(Default)]
 pub struct Decision {
@@ -107,6 +119,8 @@ pub struct Decision {
 impl Decision {
     /// Gives it the state of an aggregate.
     pub(crate) fn seat(&mut self, slot: Slot) {
+        // Most decisions are over one aggregate and record one event: a vector would begin with room for four.
+        reserve_one(&mut self.slots);
         self.slots.push(slot);
     }
 
@@ -148,6 +162,8 @@ impl Decision {
         let events = A::decide(typed::<A>(&self.slots[index].state), command)?;
         for event in events {
             let slot = &mut self.slots[index];
+            reserve_one(&mut self.undo);
+            reserve_one(&mut self.decided);
             self.undo.push((index, slot.state.clone()));
             slot.state = Arc::new(A::evolve(typed::<A>(&slot.state).clone(), &event));
             slot.version += 1;
@@ -181,6 +197,13 @@ impl Decision {
 
     fn slot(&self, subject: &Subject) -> Option<usize> {
         self.slots.iter().position(|slot| slot.subject == *subject)
+    }
+}
+
+/// Room for one where there is none yet.
+fn reserve_one<T>(items: &mut Vec<T>) {
+    if items.capacity() == 0 {
+        items.reserve_exact(1);
     }
 }
 

@@ -82,7 +82,7 @@ impl WriteSide {
             // Payments ask the fraud rules and record what they say.
             Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,
             Context::Shipping => Ok(shipping::write_side(build, &env.carrier)),
-            Context::Users => users::write_side(build).await,
+            Context::Users => Box::pin(users::write_side(build)).await,
         }
     }
 
@@ -153,6 +153,7 @@ impl Build {
     ) -> WriteSide {
         let consumer = |(stream, kinds): &(Context, &'static [&'static str])| Consumer {
             connection: self.reactions.clone(),
+            service: self.context.token(),
             context: *stream,
             durable: format!("{}-{stream}", self.context),
             interests: kinds,

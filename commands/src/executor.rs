@@ -12,6 +12,7 @@ mod flight;
 mod lanes;
 mod metrics;
 mod plan;
+mod trace;
 
 use crate::{Aggregate, AnyKey, Decision, Key, Refusal, Stop, aggregate::typed};
 use entry::Entry;
@@ -27,6 +28,7 @@ use std::{
     time::Instant,
 };
 use tokio::sync::oneshot;
+use trace::Trace;
 
 /// Aggregates kept in memory. An order is about a kilobyte. (The compiler evaluates the `expect`.)
 const CACHED: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
@@ -83,6 +85,7 @@ struct Job {
     /// When it was asked. What it only reads must have been looked at since.
     asked: Instant,
     reply: oneshot::Sender<Result<Receipt, ExecuteError>>,
+    trace: Trace,
     /// Shares no flight with others, because one it shared was refused.
     alone: bool,
 }
@@ -123,7 +126,7 @@ impl Executor {
     pub async fn execute(
         &self,
         mut keys: Vec<AnyKey>,
-        metadata: Metadata,
+        mut metadata: Metadata,
         run: impl Fn(&mut Decision) -> Result<(), Stop> + Send + Sync + 'static,
     ) -> Result<Receipt, ExecuteError> {
         let asked = Instant::now();
@@ -133,8 +136,10 @@ impl Executor {
             // Known before it starts, they let it wait in the right lanes.
             keys = named;
         }
+        let trace = Trace::start(self.inner.context, &keys, &mut metadata);
+        let span = trace.command();
         let (reply, answer) = oneshot::channel();
-        let job = Job { keys, metadata, run: Box::new(run), asked, reply, alone: false };
+        let job = Job { keys, metadata, run: Box::new(run), asked, reply, trace, alone: false };
         let admission = self.inner.lock().admit(job);
         if let Admission::Start(job) = admission {
             // In the caller's task: nothing to hand over while the lanes are free.
@@ -143,6 +148,7 @@ impl Executor {
         // Without an answer the flight was dropped with the runtime: nobody knows what became of it.
         let result = answer.await.unwrap_or_else(|_| Err(AppendError::Unknown.into()));
         self.inner.metrics.command(&result, asked.elapsed());
+        trace::finish(&span, &result);
         result
     }
 

@@ -6,7 +6,7 @@
 pub struct Refusal {
     /// Last part of the problem's `type`, stable: `order-not-pending`.
     pub slug: &'static str,
-    /// HTTP status: 404, 409 or 422.
+    /// HTTP status: 404, 409, 412 or 422.
     pub status: u16,
     /// What is wrong and what to do.
     pub detail: String,

@@ -107,9 +107,7 @@ pub fn erase(decision: &mut Decision, user_id: UserId) -> Result<(), Stop> {
 mod tests {
     use super::*;
     use crate::fixtures::{email_hash, registered, sealed, user};
-    use events::users::{
-        EmailClaimed, EmailEvent, EmailReleased, UserErased, UserEvent, UserProfileUpdated,
-    };
+    use events::users::{EmailClaimed, EmailEvent, EmailReleased, UserErased, UserEvent, UserProfileUpdated};
 
     fn of(n: u128) -> Key<User> {
         Key::new(user(n))
@@ -136,7 +134,10 @@ mod tests {
     }
 
     fn moving_to(n: u128) -> ProfileChange {
-        ProfileChange { email: Some((email_hash(n), sealed(&"a@example.com".to_owned()))), ..ProfileChange::default() }
+        ProfileChange {
+            email: Some((email_hash(n), sealed(&"a@example.com".to_owned()))),
+            ..ProfileChange::default()
+        }
     }
 
     fn refused(result: Result<(), Stop>) -> &'static str {

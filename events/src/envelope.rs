@@ -41,6 +41,24 @@ pub mod header {
     pub const SEQUENCE: &str = "ce-sequence";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
+
+    /// Those that every event has.
+    pub const ALWAYS: [&str; 14] = [
+        MSG_ID,
+        SPEC_VERSION,
+        ID,
+        TYPE,
+        SOURCE,
+        SUBJECT,
+        TIME,
+        DATA_SCHEMA,
+        CONTENT_TYPE,
+        CORRELATION,
+        CAUSATION,
+        COMMAND,
+        ACTOR,
+        SEQUENCE,
+    ];
 }
 
 /// One id for everything that follows from one request: 1 to 128 visible ASCII characters. Cheap to clone.
@@ -75,6 +93,12 @@ impl FromStr for CorrelationId {
 impl From<Uuid> for CorrelationId {
     fn from(id: Uuid) -> Self {
         Self(id.to_string().into())
+    }
+}
+
+impl From<CorrelationId> for Arc<str> {
+    fn from(id: CorrelationId) -> Self {
+        id.0
     }
 }
 

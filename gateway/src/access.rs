@@ -7,8 +7,9 @@ use axum::{
 };
 use http_body::{Frame, SizeHint};
 use service::{
-    Clock, Problem,
-    http::{CORRELATION_ID, TRACEPARENT, correlate, trace_parent},
+    Clock, Correlation, Problem,
+    http::{CORRELATION_ID, TRACEPARENT, correlate, is_probe, new_trace_parent, trace_parent},
+    telemetry::{Cause, KeyValue, Scope, Span, SpanKind, semconv},
 };
 use std::{
     pin::Pin,
@@ -23,6 +24,9 @@ use uuid::Uuid;
 
 /// Names one request, on its way through.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// As which it appears in traces.
+pub(crate) const SERVICE: &str = "gateway";
 
 /// What nginx calls a request whose client did not wait for the answer.
 const GONE: u16 = 499;
@@ -48,6 +52,9 @@ pub(crate) struct Ids {
     pub(crate) correlation: HeaderValue,
     /// The W3C trace context that goes on to the service.
     pub(crate) trace: Arc<str>,
+    /// What the gateway does for the request, in that trace.
+    pub(crate) span: Span,
+    joining: Correlation,
 }
 
 /// What the proxy did.
@@ -72,14 +79,21 @@ pub(crate) struct Answer {
 
 impl Ids {
     /// Those that the caller sent; new ones where there are none, or where they are not acceptable, which is said.
-    pub(crate) fn of(headers: &HeaderMap, clock: &Clock) -> (Self, Result<(), Problem>) {
+    pub(crate) fn of(path: &str, headers: &HeaderMap, clock: &Clock) -> (Self, Result<(), Problem>) {
         let sent = headers.get(REQUEST_ID).filter(|value| {
             (1..=128).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
         });
-        let (_, correlation, accepted) = correlate(clock, headers);
+        let (joining, correlation, accepted) = correlate(clock, headers);
         let minted = || HeaderValue::try_from(clock.uuid().to_string());
         let request = sent.cloned().map_or_else(minted, Ok).unwrap_or_else(|_| HeaderValue::from_static(""));
-        (Self { request, correlation, trace: trace_parent(headers) }, accepted)
+        let caller = trace_parent(headers);
+        let span = if is_probe(path) {
+            Span::default()
+        } else {
+            Span::start(SERVICE, SpanKind::Server, Cause::Parent(caller), || "request".to_owned())
+        };
+        let trace = span.traceparent().or_else(|| caller.map(Into::into)).unwrap_or_else(new_trace_parent);
+        (Self { request, correlation, trace, span, joining }, accepted)
     }
 
     /// Sets them where the service looks for them.
@@ -98,7 +112,13 @@ impl Ids {
 
     /// As problems name it.
     pub(crate) fn correlation(&self) -> Arc<str> {
-        self.correlation.to_str().unwrap_or_default().into()
+        Arc::clone(&self.joining.0)
+    }
+
+    /// What belongs to this request.
+    pub(crate) fn scope(&self) -> Scope {
+        let (correlation, traceparent) = (self.correlation(), Some(Arc::clone(&self.trace)));
+        Scope { service: SERVICE, correlation, traceparent, span: self.span.clone() }
     }
 }
 
@@ -142,14 +162,29 @@ impl Drop for Line {
                 )
             };
         }
-        // Probes come every few seconds and say something only when they fail.
-        if status < 400 && matches!(&**route, "/health" | "/ready" | "/metrics") {
-            line!(debug, "probe");
-        } else if status >= 500 {
-            line!(warn, "request failed");
-        } else {
-            line!(info, "request");
+        ids.span.rename(|| format!("{method} {route}"));
+        ids.span.describe(|| {
+            [
+                KeyValue::new(semconv::HTTP_METHOD, method.to_string()),
+                KeyValue::new(semconv::HTTP_ROUTE, route.to_string()),
+                KeyValue::new(semconv::HTTP_STATUS, i64::from(status)),
+                KeyValue::new(semconv::CORRELATION, id.to_owned()),
+            ]
+        });
+        if status >= 500 {
+            ids.span.fail(|| format!("answered with {status}"));
         }
+        ids.span.end();
+        // Probes come every few seconds and say something only when they fail.
+        ids.scope().enter(|| {
+            if status < 400 && is_probe(route) {
+                line!(debug, "probe");
+            } else if status >= 500 {
+                line!(warn, "request failed");
+            } else {
+                line!(info, "request");
+            }
+        });
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
     proxy::Budget,
     section::{Section, Size, Span},
     table::{Auth, Pattern, Route, Routes},
+    upstream::{UpstreamPolicy, policy},
 };
 use axum::http::Method;
 use serde::Deserialize;
@@ -32,6 +33,8 @@ pub struct Config {
     pub routes: Routes,
     /// How connections are treated.
     pub connections: Connections,
+    /// How instances of services are chosen, checked and left out. Read at the start only.
+    pub upstreams: UpstreamPolicy,
     /// Whom to believe on whose behalf a request comes.
     pub clients: ClientAddress,
     pub(crate) cors: Option<CorsLayer>,
@@ -103,6 +106,7 @@ impl Config {
 fn read(mut file: Section<'_>) -> Config {
     let connections = file.optional::<toml::Table>("connections").unwrap_or_default();
     let connections = read_connections(Section::new("connections", connections, file.faults()));
+    let upstreams = policy::read(&mut file);
     let clients = file.optional("clients").unwrap_or_default();
     let cors = file.optional::<toml::Table>("cors");
     let cors = cors.map(|table| cors::read(Section::new("cors", table, file.faults())));
@@ -136,7 +140,7 @@ fn read(mut file: Section<'_>) -> Config {
         routes.push(Arc::new(route));
     }
     file.finish();
-    Config { routes: Routes::new(routes), connections, clients, cors }
+    Config { routes: Routes::new(routes), connections, upstreams, clients, cors }
 }
 
 fn read_connections(mut section: Section<'_>) -> Connections {

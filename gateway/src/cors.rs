@@ -42,7 +42,7 @@ pub(crate) fn read(mut section: Section<'_>) -> CorsLayer {
         let scheme = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
         match origin.parse::<HeaderValue>() {
             Ok(value) if scheme.is_some_and(|host| !host.is_empty() && !host.contains('/')) => {
-                values.push(value)
+                values.push(value);
             }
             _ => section.fault("origins", format!("'{origin}' is no origin such as https://shop.example")),
         }

@@ -37,8 +37,9 @@ pub(crate) async fn around(
 
     // 1. The access line: written when all that follows has ended, or is dropped because the client has gone away.
     // 2. Request id and correlation id: the caller's or new ones, so that every answer carries them.
-    let (ids, accepted) = Ids::of(request.headers(), &gateway.clock);
+    let (ids, accepted) = Ids::of(request.uri().path(), request.headers(), &gateway.clock);
     ids.echo(&mut told);
+    let scope = ids.scope();
     let mut line = Line::begin(&gateway.counters, request.method(), ids);
 
     let answered = AssertUnwindSafe(async {
@@ -100,7 +101,7 @@ pub(crate) async fn around(
         gateway.proxy.forward(&call, request, &mut line).await
     });
     // A panic ends this request and nothing else. The panic hook has logged it.
-    let answered = answered.catch_unwind().await.unwrap_or_else(|_| Err(Problem::internal()));
+    let answered = scope.run(answered.catch_unwind()).await.unwrap_or_else(|_| Err(Problem::internal()));
     finish(&gateway, answered, &told, line, websocket)
 }
 

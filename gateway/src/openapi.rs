@@ -183,3 +183,51 @@ fn rename(part: &mut Value, from: &str, to: &str) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+    use std::sync::Arc;
+
+    fn described(path: &str, method: &str, schema: &Value) -> Arc<Value> {
+        let body = json!({ "$ref": "#/components/schemas/Item" });
+        let answer = json!({ "200": { "content": { "application/json": { "schema": body } } } });
+        Arc::new(json!({
+            "paths": { path: { method: { "responses": answer } }, "/internal": { "get": {} } },
+            "components": { "schemas": { "Item": schema } },
+        }))
+    }
+
+    #[test]
+    fn documents_become_one_as_it_is_reached_here() {
+        let orders = described("/orders", "post", &json!({ "type": "object" }));
+        let products = described("/products", "get", &json!({ "type": "string" }));
+        let keys = described("/.well-known/jwks.json", "get", &json!({ "type": "object" }));
+        let documents = [("orders", orders), ("inventory", products), ("users", keys)];
+        let merged = merge(documents, &Config::standard().routes);
+
+        let paths: Vec<_> = merged["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(
+            paths,
+            ["/.well-known/jwks.json", "/api/orders", "/api/products"],
+            "what has no route is left out"
+        );
+        let place = &merged["paths"]["/api/orders"]["post"];
+        assert_eq!(place["security"], json!([{ "bearer": [] }]));
+        let problem = json!({ "$ref": "#/components/responses/Problem" });
+        for status in ["400", "401", "403", "429", "502", "503", "504"] {
+            assert_eq!(place["responses"][status], problem, "{status}");
+        }
+        let open = &merged["paths"]["/api/products"]["get"];
+        assert_eq!((&open["security"], &open["responses"]["401"]), (&Value::Null, &Value::Null));
+        // Two things of one name: each reference still leads to its own.
+        let schema = |path: &str, method: &str| {
+            let answer = &merged["paths"][path][method]["responses"]["200"];
+            let target = answer["content"]["application/json"]["schema"]["$ref"].as_str().unwrap();
+            merged.pointer(target.trim_start_matches('#')).unwrap()["type"].clone()
+        };
+        assert_eq!(schema("/api/orders", "post"), "object");
+        assert_eq!(schema("/api/products", "get"), "string");
+    }
+}

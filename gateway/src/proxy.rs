@@ -6,7 +6,7 @@ mod headers;
 mod tunnel;
 
 use crate::{
-    access::Line,
+    access::{Line, SERVICE},
     guard::Peer,
     metrics::Counters,
     table::Route,
@@ -15,7 +15,8 @@ use crate::{
 use axum::{
     body::{Body, Bytes},
     http::{
-        HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts, uri::Scheme,
+        HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
+        uri::Scheme,
     },
 };
 use body::{Download, Progress, Sending, Until};
@@ -27,7 +28,11 @@ use hyper_util::{
     client::legacy::{self, Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use service::Problem;
+use service::{
+    Problem,
+    http::TRACEPARENT,
+    telemetry::{Cause, KeyValue, Span, SpanKind, semconv},
+};
 use std::{error::Error, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -122,10 +127,16 @@ impl Proxy {
             };
             (line.proxied.breaker, line.proxied.attempts) = ("closed", line.proxied.attempts + 1);
             line.proxied.upstream = Some(pick.instance.id.to_string());
-            let request = head.request(&pick, sending.body());
+            let span = head.span(&pick, call, line, tried.len());
+            let request = head.request(&pick, sending.body(), &span);
             let failure = match timeout_at(*deadline, self.client.request(request)).await {
                 Ok(Ok(response)) => {
-                    pick.succeeded(response.status().as_u16());
+                    let status = response.status();
+                    pick.answered(response.status(), response.headers());
+                    span.describe(|| [KeyValue::new(semconv::HTTP_STATUS, i64::from(status.as_u16()))]);
+                    if status.is_server_error() {
+                        span.fail(|| format!("answered with {}", status.as_u16()));
+                    }
                     return Ok(response);
                 }
                 // A client that is slow, breaks off or sends too much says nothing about the instance.
@@ -133,6 +144,7 @@ impl Proxy {
                 Err(_) => Failure::Timeout,
                 Ok(Err(error)) => progress.problem(route.body).map_or_else(|| Ok(kind(&error)), Err)?,
             };
+            span.fail(|| name(failure).to_owned());
             self.counters.upstream_error(&route.service, name(failure));
             tried.push(pick.instance.id);
             pick.failed(failure);
@@ -251,8 +263,8 @@ fn head(parts: Parts, call: &Call<'_>, line: &Line, upgrade: bool) -> Head {
     headers::forwarded(&mut headers, call.peer.address, call.trusted);
     line.ids.send(&mut headers);
     if upgrade {
-        headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
     let path = call.route.rewritten(parts.uri.path());
     let path = parts.uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
@@ -260,13 +272,34 @@ fn head(parts: Parts, call: &Call<'_>, line: &Line, upgrade: bool) -> Head {
 }
 
 impl Head {
-    fn request(&self, pick: &Pick, body: Body) -> Request<Body> {
+    /// The span of sending it to an instance, after so many others.
+    fn span(&self, pick: &Pick, call: &Call<'_>, line: &Line, before: usize) -> Span {
+        if !line.ids.span.is_recording() {
+            return Span::default();
+        }
+        let (service, cause) = (&call.route.service, Cause::Parent(Some(&line.ids.trace)));
+        let span = Span::start(SERVICE, SpanKind::Client, cause, || format!("{} {service}", self.method));
+        span.describe(|| {
+            [
+                KeyValue::new(semconv::HTTP_METHOD, self.method.to_string()),
+                KeyValue::new(semconv::HTTP_RESEND, i64::try_from(before).unwrap_or(i64::MAX)),
+                KeyValue::new(semconv::SERVER_ADDRESS, pick.authority.host().to_owned()),
+                KeyValue::new(semconv::PEER, service.to_string()),
+            ]
+        });
+        span
+    }
+
+    fn request(&self, pick: &Pick, body: Body, span: &Span) -> Request<Body> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         let uri = Uri::builder().scheme(Scheme::HTTP).authority(pick.authority.clone());
         // A path that was read from a request can be written into one.
         *request.uri_mut() = uri.path_and_query(&*self.path).build().unwrap_or_default();
         *request.headers_mut() = self.headers.clone();
+        if let Some(trace) = span.traceparent().and_then(|trace| HeaderValue::from_str(&trace).ok()) {
+            request.headers_mut().insert(TRACEPARENT, trace);
+        }
         request
     }
 

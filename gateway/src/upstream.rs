@@ -5,14 +5,18 @@
 //!
 //! - `check`: every instance is asked for its health now and then
 //! - `member`: what is known of an instance, and when it is ejected for a while
-//! - `ops`: what operators see of it
+//! - `ops`: what operators see of it; `policy`: its settings
 
 mod check;
 mod member;
 mod ops;
+pub(crate) mod policy;
 
 use arc_swap::ArcSwap;
-use axum::{Router, http::uri::Authority};
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode, header::RETRY_AFTER, uri::Authority},
+};
 pub use check::CheckPolicy;
 pub use member::EjectionPolicy;
 use member::{InFlight, Member, Verdict};
@@ -215,13 +219,20 @@ impl Service {
     }
 
     /// Whether one more may be ejected because of its answers.
-    fn may_eject(&self, percent: usize, now: Instant) -> bool {
+    fn may_eject(&self, percent: u32, now: Instant) -> bool {
         let ejected = self.members.iter().filter(|member| member.is_ejected(now)).count();
-        (ejected + 1) * 100 <= self.members.len() * percent
+        (ejected + 1) * 100 <= self.members.len() * percent as usize
     }
 }
 
 impl Pick {
+    /// It answered. 503 that says when to come back is no failure: the instance lives, and clients can ask for what is not
+    /// there yet on purpose.
+    pub fn answered(self, status: StatusCode, headers: &HeaderMap) {
+        let later = status == StatusCode::SERVICE_UNAVAILABLE && headers.contains_key(RETRY_AFTER);
+        self.succeeded(if later { StatusCode::OK } else { status }.as_u16());
+    }
+
     /// It answered with this status. 5xx are failures, 4xx are not.
     pub fn succeeded(self, status: u16) {
         if status < 500 {
@@ -256,7 +267,7 @@ mod tests {
     use super::*;
     use axum::{
         body::{Body, to_bytes},
-        http::{Request, StatusCode},
+        http::Request,
         routing::get,
     };
     use jiff::Timestamp;
@@ -492,6 +503,20 @@ mod tests {
         scene.pick_of(1).succeeded(200);
         advance(Duration::from_secs(5)).await;
         assert_eq!(scene.picked(), [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_asks_to_come_back_has_not_failed() {
+        let scene = Scene::of_many(1, POLICY);
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, "1".parse().unwrap())]);
+        for _ in 0..20 {
+            scene.pick().answered(StatusCode::SERVICE_UNAVAILABLE, &headers);
+        }
+        for _ in 0..20 {
+            scene.pick().answered(StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new());
+        }
+        assert_eq!(scene.ops("/ops/breakers").await[0]["failures"], 20, "of those without it, each");
+        scene.upstreams.pick("orders", &[]).unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]

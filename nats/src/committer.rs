@@ -282,7 +282,8 @@ impl Shared {
             Some(only) if writes.is_empty() => self.single(only).await,
             Some(last) => {
                 writes.push(last);
-                publish::batch(&self.connection, writes.iter(), self.timeout).await
+                // In a box: nearly all appends are single messages, whose future would be as large.
+                Box::pin(publish::batch(&self.connection, writes.iter(), self.timeout)).await
             }
             None => Answer::Stored { last: 0, duplicate: false },
         }

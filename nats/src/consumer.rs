@@ -8,6 +8,7 @@
 
 mod lanes;
 mod metrics;
+mod trace;
 
 use crate::{Connection, Message, Recorded};
 use async_nats::jetstream::{
@@ -18,6 +19,7 @@ use events::Context;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use lanes::Lanes;
 pub use metrics::ConsumerMetrics;
+use service::telemetry::Scope;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -43,6 +45,8 @@ pub type Handler = Arc<dyn Fn(Recorded) -> BoxFuture<'static, Result<&'static st
 pub struct Consumer {
     /// Where it reads.
     pub connection: Connection,
+    /// Who reacts.
+    pub service: &'static str,
     /// Whose stream.
     pub context: Context,
     /// Its name on the server, for ever: `<service>-<stream>`. Another name would react to everything again.
@@ -145,24 +149,22 @@ impl Worker {
         let started = Instant::now();
         let mut pause = FIRST_RETRY;
         while !self.stop.is_cancelled() {
-            let result = match message.record() {
-                // A panic would end the lane's task and leave its messages waiting, unseen by anybody.
-                Ok(recorded) => AssertUnwindSafe(async { (self.handler)(recorded).await })
-                    .catch_unwind()
-                    .await
-                    .unwrap_or_else(|_| Err(Retry("the handler panicked".to_owned()))),
-                Err(error) => Err(Retry(error.to_string())),
+            let (result, scope) = match message.record() {
+                Ok(recorded) => self.react(recorded).await,
+                Err(error) => (Err(Retry(error.to_string())), None),
             };
             match result {
                 Ok(outcome) => {
-                    self.log(&message, outcome, started);
+                    within(scope, || self.log(&message, outcome, started));
                     // A lost acknowledgement only means that the message comes again.
                     let _ = delivered.ack().await;
                     return;
                 }
                 Err(retry) => {
                     let durable = self.consumer.durable.as_str();
-                    tracing::warn!(durable, ?message, error = %retry, "reaction failed, trying again");
+                    within(scope, || {
+                        tracing::warn!(durable, ?message, error = %retry, "reaction failed, trying again");
+                    });
                     self.consumer.metrics.failed(durable);
                     let _ = delivered.ack_with(AckKind::Progress).await;
                 }
@@ -172,6 +174,17 @@ impl Worker {
                 () = self.stop.cancelled() => {}
             }
         }
+    }
+
+    /// One attempt, in a span and a scope of its own.
+    async fn react(&self, mut recorded: Recorded) -> (Result<&'static str, Retry>, Option<Scope>) {
+        let scope = trace::scope(&self.consumer, &mut recorded);
+        // A panic would end the lane's task and leave its messages waiting, unseen by anybody.
+        let handling = AssertUnwindSafe(async { (self.handler)(recorded).await }).catch_unwind();
+        let result = scope.clone().run(handling).await;
+        let result = result.unwrap_or_else(|_| Err(Retry("the handler panicked".to_owned())));
+        trace::finish(&scope.span, &result);
+        (result, Some(scope))
     }
 
     fn log(&self, message: &Message, outcome: &'static str, started: Instant) {
@@ -188,6 +201,14 @@ impl Worker {
             outcome,
             millis = took.as_secs_f64() * 1000.0,
         );
+    }
+}
+
+/// Says something that belongs to a reaction, where it is known which.
+fn within(scope: Option<Scope>, say: impl FnOnce()) {
+    match scope {
+        Some(scope) => scope.enter(say),
+        None => say(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the store counts.
 
+use crate::{AppendError, Appended};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -14,14 +15,16 @@ use prometheus_client::{
 #[derive(Clone, Debug)]
 pub struct StoreMetrics {
     pub(crate) append_seconds: Histogram,
-    pub(crate) appends: Family<Outcome, Counter>,
+    appends: Family<Outcome, Counter>,
+    /// The one of them that nearly every append counts: found once, not every time.
+    stored: Counter,
     pub(crate) batch_events: Histogram,
     pub(crate) loads: Family<Path, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(crate) struct Outcome {
-    pub(crate) outcome: &'static str,
+struct Outcome {
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -31,9 +34,12 @@ pub(crate) struct Path {
 
 impl Default for StoreMetrics {
     fn default() -> Self {
+        let appends = Family::<Outcome, Counter>::default();
+        let stored = appends.get_or_create_owned(&Outcome { outcome: "stored" });
         Self {
+            stored,
             append_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 16)),
-            appends: Family::default(),
+            appends,
             batch_events: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             loads: Family::default(),
         }
@@ -41,6 +47,22 @@ impl Default for StoreMetrics {
 }
 
 impl StoreMetrics {
+    /// Counts an append by what became of it.
+    pub(crate) fn appended(&self, result: &Result<Appended, AppendError>) {
+        let outcome = match result {
+            Ok(Appended { duplicate: false, .. }) => {
+                self.stored.inc();
+                return;
+            }
+            Ok(Appended { duplicate: true, .. }) => "duplicate",
+            Err(AppendError::Conflict) => "conflict",
+            Err(AppendError::Unavailable(_)) => "unavailable",
+            Err(AppendError::Unknown) => "unknown",
+            Err(AppendError::TooLarge { .. } | AppendError::Refused { .. }) => "refused",
+        };
+        self.appends.get_or_create(&Outcome { outcome }).inc();
+    }
+
     /// Makes the counters visible.
     pub fn register(&self, registry: &mut Registry) {
         let append = self.append_seconds.clone();

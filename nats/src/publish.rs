@@ -1,11 +1,11 @@
 //! What goes over the wire to append: a plain publish, or an atomic batch (ADR-50 of NATS). Every outcome told apart.
 
 use crate::Connection;
-use async_nats::{HeaderMap, HeaderName, HeaderValue, RequestErrorKind, header};
+use async_nats::{HeaderMap, HeaderName, HeaderValue, RequestErrorKind};
 use bytes::Bytes;
-use events::{Envelope, Subject};
+use events::{Envelope, EventId, Subject, envelope::header};
 use serde::Deserialize;
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 /// One message to append.
 #[derive(Clone, Debug)]
@@ -15,8 +15,9 @@ pub struct Write {
     body: Bytes,
     /// Bytes of headers and body, for the server's limit.
     size: usize,
-    /// Whether the server checks the subject's last sequence for it.
-    guarded: bool,
+    id: EventId,
+    /// Sequence that the subject's last message must have, where the server checks it for this one.
+    expect: Option<u64>,
 }
 
 impl Write {
@@ -30,7 +31,7 @@ impl Write {
         tail: Option<String>,
         body: Vec<u8>,
     ) -> Self {
-        let mut headers = HeaderMap::new();
+        let mut headers = if expect.is_some() { ROOM.clone() } else { HeaderMap::new() };
         let mut size = HEADER_OVERHEAD + BATCH_HEADERS + body.len();
         let mut put = |name: &'static str, value: String| {
             size += name.len() + value.len() + 4;
@@ -41,9 +42,9 @@ impl Write {
             put(TAIL, tail);
         }
         if let Some(expect) = expect {
-            put("Nats-Expected-Last-Subject-Sequence", expect.to_string());
+            put(EXPECT, expect.to_string());
         }
-        Self { subject: subject.clone(), headers, body: body.into(), size, guarded: expect.is_some() }
+        Self { subject: subject.clone(), headers, body: body.into(), size, id: envelope.id, expect }
     }
 
     /// The aggregate.
@@ -51,16 +52,26 @@ impl Write {
         &self.subject
     }
 
-    /// Whether the server checks the subject's last sequence for it.
-    pub(crate) fn guarded(&self) -> bool {
-        self.guarded
+    /// The event.
+    pub(crate) fn id(&self) -> EventId {
+        self.id
     }
 
-    pub(crate) fn header(&self, name: &'static str) -> &str {
-        self.headers.get(HeaderName::from_static(name)).map(HeaderValue::as_str).unwrap_or_default()
+    /// Sequence that the subject's last message must have, where the server checks it for this one.
+    pub(crate) fn expect(&self) -> Option<u64> {
+        self.expect
     }
 }
 
+/// Every name that a guarded event has, without values. A header map cannot be given room, and would grow four times
+/// while it is filled, which costs more than filling it; a clone of this one has room for all.
+static ROOM: LazyLock<HeaderMap> = LazyLock::new(|| {
+    let names = header::ALWAYS.into_iter().chain([EXPECT]).map(HeaderName::from_static);
+    names.map(|name| (name, HeaderValue::new())).collect()
+});
+
+/// Sequence that the subject's last message must have.
+const EXPECT: &str = "Nats-Expected-Last-Subject-Sequence";
 /// Where the aggregate's earlier events stand; see [`crate::Tail`].
 pub(crate) const TAIL: &str = "Waybill-Tail";
 
@@ -179,8 +190,8 @@ pub(crate) async fn batch<'a>(
     let count = writes.len();
     for (index, write) in writes.enumerate() {
         let mut headers = write.headers.clone();
-        headers.insert(header::NATS_BATCH_ID, id.as_str());
-        headers.insert(header::NATS_BATCH_SEQUENCE, HeaderValue::from(index + 1));
+        headers.insert(async_nats::header::NATS_BATCH_ID, id.as_str());
+        headers.insert(async_nats::header::NATS_BATCH_SEQUENCE, HeaderValue::from(index + 1));
         let (subject, body) = (to_subject(&write.subject), write.body.clone());
         if index + 1 < count {
             // Without a reply subject: the answer to the last message speaks for all.
@@ -189,7 +200,7 @@ pub(crate) async fn batch<'a>(
             }
             continue;
         }
-        headers.insert(header::NATS_BATCH_COMMIT, "1");
+        headers.insert(async_nats::header::NATS_BATCH_COMMIT, "1");
         let request = async_nats::Request::new().headers(headers).payload(body).timeout(Some(timeout));
         return answer(connection.client.send_request(subject, request).await);
     }
@@ -232,5 +243,31 @@ fn classify(error: AckError, size: usize) -> Answer {
         // No quorum, a full disk, a stream that is just being moved: may pass.
         _ if error.code >= 500 => Answer::Failed(AppendError::Unavailable(error.description)),
         code => Answer::Failed(AppendError::Refused { code, description: error.description }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use events::{Actor, Aggregate, CommandId, FactType, Metadata};
+    use jiff::Timestamp;
+    use uuid::Uuid;
+
+    /// The names come first without values: one that nobody fills would go out empty.
+    #[test]
+    fn no_header_is_empty() {
+        let command = CommandId::new(Uuid::from_u128(1));
+        let (correlation, causation) = (command.uuid().into(), command.uuid());
+        let from = Metadata { command, correlation, causation, actor: Actor::CLIENT, traceparent: None };
+        let subject = Aggregate::Order.subject(Uuid::from_u128(2));
+        let fact = &FactType::of(Aggregate::Order)[0];
+        let envelope = Envelope::new(fact, &subject, 1, 0, Timestamp::UNIX_EPOCH, &from);
+        for expect in [None, Some(0)] {
+            let write = Write::new(&subject, expect, &envelope, None, vec![]);
+            assert_eq!(write.headers.len(), header::ALWAYS.len() + usize::from(expect.is_some()));
+            for (name, values) in write.headers.iter() {
+                assert!(values.iter().all(|value| !value.as_str().is_empty()), "{name}");
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     AppendError, Appended, Connection, History, LoadError, Message, Snapshot, StoreMetrics, Write,
     committer::{Committer, MAX_BATCH, Policy},
     load::Loader,
-    metrics::{Outcome, Path},
+    metrics::Path,
     publish::{self, Answer},
     snapshot,
 };
@@ -12,7 +12,7 @@ use async_nats::jetstream::{
     message::StreamMessage,
     stream::{LastRawMessageError, LastRawMessageErrorKind},
 };
-use events::{CommandId, Context, Position, Subject, envelope::header};
+use events::{CommandId, Context, EventId, Position, Subject, envelope::header};
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration, time::Instant};
 
 /// When the server writes to disk for good. Part of its configuration; the store only needs to know.
@@ -85,14 +85,14 @@ impl StoreOptions {
 struct Sent {
     /// Sequence that the first subject had to have.
     guard: u64,
-    /// Ids of its first and last event.
-    first: String,
-    last: String,
+    /// Its first and its last event.
+    first: EventId,
+    last: EventId,
     count: u64,
 }
 
-fn has_id(message: &StreamMessage, id: &str) -> bool {
-    message.headers.get(header::ID).is_some_and(|found| found.as_str() == id)
+fn has_id(message: &StreamMessage, id: EventId) -> bool {
+    message.headers.get(header::ID).is_some_and(|found| found.as_str().parse() == Ok(id))
 }
 
 /// Appends to and loads from the streams of all contexts. Cheap to clone.
@@ -122,22 +122,16 @@ impl EventStore {
         let start = Instant::now();
         let result = self.try_append(writes).await;
         self.options.metrics.append_seconds.observe(start.elapsed().as_secs_f64());
-        let outcome = match &result {
-            Ok(Appended { duplicate: false, .. }) => "stored",
-            Ok(Appended { duplicate: true, .. }) => "duplicate",
-            Err(AppendError::Conflict) => "conflict",
-            Err(AppendError::Unavailable(_)) => "unavailable",
-            Err(AppendError::Unknown) => "unknown",
-            Err(AppendError::TooLarge { .. } | AppendError::Refused { .. }) => "refused",
-        };
-        self.options.metrics.appends.get_or_create(&Outcome { outcome }).inc();
+        self.options.metrics.appended(&result);
         result
     }
 
     async fn try_append(&self, writes: Vec<Write>) -> Result<Appended, AppendError> {
         let refused =
             |description: &str| AppendError::Refused { code: 0, description: description.to_owned() };
-        let first = writes.first().ok_or_else(|| refused("nothing to append"))?;
+        let (Some(first), Some(last)) = (writes.first(), writes.last()) else {
+            return Err(refused("nothing to append"));
+        };
         if writes.len() > MAX_BATCH {
             return Err(refused("more messages than one batch takes"));
         }
@@ -146,16 +140,9 @@ impl EventStore {
             return Err(AppendError::Unavailable("not connected".to_owned()));
         }
         publish::check_sizes(&self.connection, &writes)?;
-        let count = writes.len() as u64;
-        let (subject, id) = (first.subject().clone(), first.header(header::ID).to_owned());
-        let last_id = writes[writes.len() - 1].header(header::ID).to_owned();
-        let sent = Sent {
-            guard: first.header("Nats-Expected-Last-Subject-Sequence").parse().unwrap_or(0),
-            first: id,
-            last: last_id,
-            count,
-        };
-        debug_assert!(first.guarded(), "the first write of a subject carries its guard");
+        debug_assert!(first.expect().is_some(), "the first write of a subject carries its guard");
+        let (subject, count) = (first.subject().clone(), writes.len() as u64);
+        let sent = Sent { guard: first.expect().unwrap_or(0), first: first.id(), last: last.id(), count };
         match self.committers[&subject.context()].append(writes).await {
             Answer::Stored { last, duplicate: false } => {
                 Ok(Appended { first: last + 1 - count, duplicate: false })
@@ -164,7 +151,10 @@ impl EventStore {
             Answer::Stored { last, duplicate: true } => Ok(Appended { first: last, duplicate: true }),
             Answer::Failed(error) => Err(error),
             // An append that stands already fails at its own guard.
-            Answer::Conflict | Answer::Repeated | Answer::Silence => self.read_back(&subject, &sent).await,
+            // In a box, as it is rare and would make the future of every append several times as large.
+            Answer::Conflict | Answer::Repeated | Answer::Silence => {
+                Box::pin(self.read_back(&subject, &sent)).await
+            }
         }
     }
 
@@ -179,12 +169,12 @@ impl EventStore {
         let stream = stream.map_err(|_| AppendError::Unknown)?;
         let first = stream.raw_message_builder().sequence(sent.guard + 1).next_by_subject(subject.as_str());
         let first = self.asked(first.send()).await?;
-        let Some(first) = first.filter(|found| has_id(found, &sent.first)) else {
+        let Some(first) = first.filter(|found| has_id(found, sent.first)) else {
             return Err(AppendError::Conflict);
         };
         if sent.count > 1 {
             let last = stream.raw_message_builder().sequence(first.sequence + sent.count - 1);
-            if !self.asked(last.send()).await?.is_some_and(|found| has_id(&found, &sent.last)) {
+            if !self.asked(last.send()).await?.is_some_and(|found| has_id(&found, sent.last)) {
                 return Err(AppendError::Conflict);
             }
         }

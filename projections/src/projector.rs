@@ -6,6 +6,7 @@
 //! checkpoints.
 
 mod source;
+mod trace;
 
 use crate::{
     Changes, Progress, View,
@@ -118,8 +119,9 @@ impl Projector {
                 let events: usize = batch.iter().map(|chunk| chunk.events.len()).sum();
                 #[expect(clippy::cast_precision_loss, reason = "a batch holds thousands of events")]
                 self.metrics.batch_events.get_or_create(&projection).observe(events as f64);
-                let seconds = started.elapsed().as_secs_f64();
-                self.metrics.commit_seconds.get_or_create(&projection).observe(seconds);
+                let took = started.elapsed();
+                self.metrics.commit_seconds.get_or_create(&projection).observe(took.as_secs_f64());
+                trace::committed(self.view, &batch, took);
                 self.committed(&batch);
                 return Ok(());
             }

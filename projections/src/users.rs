@@ -202,8 +202,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_leaves_what_it_does_not_name() {
-        let update =
-            UserProfileUpdated { user_id: ADA, name: Some(sealed("Ada King")), email: None, email_hash: None, addresses: None };
+        let update = UserProfileUpdated {
+            user_id: ADA,
+            name: Some(sealed("Ada King")),
+            email: None,
+            email_hash: None,
+            addresses: None,
+        };
         let preferences = Preferences { language: "de".to_owned(), ..Preferences::default() };
         let log = record([
             update.into(),

@@ -4,6 +4,7 @@ use crate::{
     Correlation, TraceParent,
     breaker::{Breaker, Permit},
     http::{CORRELATION_ID, TRACEPARENT},
+    telemetry::{Cause, KeyValue, PROCESS, Scope, Span, SpanKind, semconv},
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use bytes::Bytes;
@@ -123,7 +124,19 @@ impl Client {
     }
 
     /// Makes a call, once. An answer of 5xx and none in time count as failures for the breaker; 4xx do not.
-    pub async fn send(&self, call: Call) -> Result<Answer, CallError> {
+    pub async fn send(&self, mut call: Call) -> Result<Answer, CallError> {
+        let span = call.start_span(&self.upstream);
+        let result = self.send_once(call).await;
+        match &result {
+            Ok(answer) => {
+                span.describe(|| [KeyValue::new(semconv::HTTP_STATUS, i64::from(answer.status.as_u16()))]);
+            }
+            Err(error) => span.fail(|| error.to_string()),
+        }
+        result
+    }
+
+    async fn send_once(&self, call: Call) -> Result<Answer, CallError> {
         let upstream = || Arc::clone(&self.upstream);
         let base = (self.locate)().ok_or_else(|| CallError::NoInstance { upstream: upstream() })?;
         let permit = self
@@ -190,6 +203,25 @@ impl Call {
     #[must_use]
     pub fn within(self, correlation: &Correlation, trace: &TraceParent) -> Self {
         self.header(CORRELATION_ID, &correlation.0).header(TRACEPARENT, &trace.0)
+    }
+
+    /// The span of the call: its trace context is the one that is sent.
+    fn start_span(&mut self, upstream: &Arc<str>) -> Span {
+        let service = Scope::current().map_or(PROCESS, |scope| scope.service);
+        let caller = self.headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+        let span = Span::start(service, SpanKind::Client, Cause::Parent(caller), || {
+            format!("{} {upstream}", self.method)
+        });
+        span.describe(|| {
+            [
+                KeyValue::new(semconv::HTTP_METHOD, self.method.to_string()),
+                KeyValue::new(semconv::PEER, upstream.to_string()),
+            ]
+        });
+        if let Some(trace) = span.traceparent().and_then(|trace| HeaderValue::from_str(&trace).ok()) {
+            self.headers.insert(TRACEPARENT, trace);
+        }
+        span
     }
 
     /// Speaks for whoever holds this access token.

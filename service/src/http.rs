@@ -1,6 +1,10 @@
 //! The layers around every route, and serving with a drain.
 
-use crate::{Clock, Problem, extract::MAX_BODY};
+use crate::{
+    Clock, Problem,
+    extract::MAX_BODY,
+    telemetry::{Cause, KeyValue, Scope, Span, SpanKind, is_traceparent, semconv},
+};
 use axum::{
     Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
@@ -18,7 +22,8 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Correlation(pub Arc<str>);
 
-/// The W3C trace context of the request. In the extensions of every request.
+/// The W3C trace context to pass on: of the request's span, or the caller's where nothing is exported. In the extensions
+/// of every request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceParent(pub Arc<str>);
 
@@ -27,8 +32,8 @@ pub const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id
 /// The header that carries [`TraceParent`] in.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Puts what every request needs around `router`. Call it last: routes added later stay outside.
-pub fn layers(router: Router, clock: Clock) -> Router {
+/// Puts what every request needs around the routes of a service. Call it last: routes added later stay outside.
+pub fn layers(service: &'static str, router: Router, clock: Clock) -> Router {
     router
         // A path that no route matches, and a method that its route does not know.
         .fallback(async || Problem::not_found("no-such-route", "There is nothing at this path."))
@@ -37,42 +42,103 @@ pub fn layers(router: Router, clock: Clock) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
         })
         // Everything else in one step, which costs one allocation where a stack of layers costs one each.
-        .layer(middleware::from_fn_with_state(clock, around))
+        .layer(middleware::from_fn_with_state((service, clock), around))
 }
 
 /// What happens around every request, outermost first.
-async fn around(State(clock): State<Clock>, mut request: Request, next: Next) -> Response {
+async fn around(
+    State((service, clock)): State<(&'static str, Clock)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
 
     // 1. Correlation id: the caller's or a new one. It comes first, so that every later answer carries it.
     let (correlation, header, accepted) = correlate(&clock, request.headers());
-    // 2. Trace context: the caller's, or this request starts a trace.
-    let trace = TraceParent(trace_parent(request.headers()));
+    // 2. Trace context: the caller's trace goes on, or this request starts one. What comes of the request is in the span.
+    let template = route.as_ref().map_or("", MatchedPath::as_str);
+    let named = (!is_probe(template)).then_some(|| named(&method, template));
+    let (span, trace) = start_span(service, request.headers(), &correlation, named);
+    describe(&span, &method, template);
+    let scope = Scope {
+        service,
+        correlation: correlation.0.clone(),
+        traceparent: Some(trace.clone()),
+        span: span.clone(),
+    };
     let extensions = request.extensions_mut();
     extensions.insert(correlation.clone());
-    extensions.insert(trace);
+    extensions.insert(TraceParent(trace));
     // 3. The limit for handlers that take the body other than by `extract::Body`, which has the same one.
     DefaultBodyLimit::max(MAX_BODY).apply(&mut request);
 
-    // 4. The route; a panic there ends this request and nothing else. The panic hook has logged it.
-    let mut response = match accepted {
-        Ok(()) => AssertUnwindSafe(next.run(request))
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|_| Problem::internal().into_response()),
-        Err(problem) => problem.into_response(),
-    };
+    let inside = async move {
+        // 4. The route; a panic there ends this request and nothing else. The panic hook has logged it.
+        let mut response = match accepted {
+            Ok(()) => AssertUnwindSafe(next.run(request))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Problem::internal().into_response()),
+            Err(problem) => problem.into_response(),
+        };
 
-    // 5. Problems name the request.
-    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        *response.body_mut() = problem.with_correlation_id(correlation.0.clone()).body();
-    }
-    response.headers_mut().insert(CORRELATION_ID, header);
-    // 6. One line per request.
-    log(&method, route.as_ref(), response.status(), started, &correlation);
-    response
+        // 5. Problems name the request.
+        if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+            if response.status().is_server_error() {
+                span.fail(|| problem.detail().to_owned());
+            }
+            *response.body_mut() = problem.with_correlation_id(correlation.0.clone()).body();
+        }
+        response.headers_mut().insert(CORRELATION_ID, header);
+        // 6. One line per request, and the end of its span.
+        log(&method, route.as_ref(), response.status(), started, &correlation);
+        span.describe(|| [KeyValue::new(semconv::HTTP_STATUS, i64::from(response.status().as_u16()))]);
+        span.end();
+        response
+    };
+    scope.run(inside).await
+}
+
+/// Begins the span of a request, which goes on with the caller's trace, and says which trace context is passed on. Without
+/// a name, as for probes, which come every few seconds, there is no span.
+pub fn start_span(
+    service: &'static str,
+    headers: &HeaderMap,
+    correlation: &Correlation,
+    named: Option<impl FnOnce() -> String>,
+) -> (Span, Arc<str>) {
+    let caller = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    // What is not valid is as good as missing, as W3C asks.
+    let caller = caller.filter(|sent| is_traceparent(sent));
+    let span = named.map_or_else(Span::default, |name| {
+        Span::start(service, SpanKind::Server, Cause::Parent(caller), name)
+    });
+    span.describe(|| [KeyValue::new(semconv::CORRELATION, correlation.0.to_string())]);
+    let new = || format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..)).into();
+    let trace = span.traceparent().or_else(|| caller.map(Into::into)).unwrap_or_else(new);
+    (span, trace)
+}
+
+/// What the span of a request is called: by the route and never the path, for a path may hold anything.
+pub fn named(method: &Method, route: &str) -> String {
+    format!("{method} {route}").trim_end().to_owned()
+}
+
+/// Says in the span of a request what was asked.
+pub fn describe(span: &Span, method: &Method, route: &str) {
+    span.describe(|| {
+        [
+            KeyValue::new(semconv::HTTP_METHOD, method.to_string()),
+            KeyValue::new(semconv::HTTP_ROUTE, route.to_owned()),
+        ]
+    });
+}
+
+/// Whether it is a path that is asked every few seconds, and whose answers say something only when they fail.
+pub fn is_probe(route: &str) -> bool {
+    matches!(route, "/health" | "/ready" | "/metrics")
 }
 
 /// The correlation id, the header that returns it, and whether the caller's was acceptable.
@@ -98,23 +164,14 @@ pub fn correlate(clock: &Clock, headers: &HeaderMap) -> (Correlation, HeaderValu
     (Correlation(minted.into()), header, accepted)
 }
 
-/// The caller's `traceparent`; a new and sampled one where it is missing or, as W3C asks, not valid.
-pub fn trace_parent(headers: &HeaderMap) -> Arc<str> {
-    match headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()) {
-        Some(sent) if is_trace_parent(sent) => sent.into(),
-        _ => format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..)).into(),
-    }
+/// The caller's `traceparent`, if it is there and, as W3C asks, valid.
+pub fn trace_parent(headers: &HeaderMap) -> Option<&str> {
+    headers.get(TRACEPARENT)?.to_str().ok().filter(|sent| is_traceparent(sent))
 }
 
-/// `00-<32 hex>-<16 hex>-<2 hex>` in lower case, with neither id all zeros.
-fn is_trace_parent(text: &str) -> bool {
-    let hex = |part: &str, length| {
-        part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let id = |part: &str, length| hex(part, length) && part.bytes().any(|b| b != b'0');
-    let mut parts = text.split('-');
-    let mut next = || parts.next().unwrap_or_default();
-    next() == "00" && id(next(), 32) && id(next(), 16) && hex(next(), 2) && parts.next().is_none()
+/// A new and sampled trace.
+pub fn new_trace_parent() -> Arc<str> {
+    format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..)).into()
 }
 
 fn log(
@@ -128,7 +185,7 @@ fn log(
     let ms = started.elapsed().as_secs_f64() * 1000.0;
     let (status, id) = (status.as_u16(), &*correlation.0);
     // Probes come every few seconds and say something only when they fail.
-    if status < 400 && matches!(route, "/health" | "/ready" | "/metrics") {
+    if status < 400 && is_probe(route) {
         tracing::debug!(target: "http", %method, route, status, ms, correlationId = id, "probe");
     } else if status >= 500 {
         tracing::warn!(target: "http", %method, route, status, ms, correlationId = id, "request failed");
@@ -200,7 +257,7 @@ mod tests {
             .route("/panic", get(panics))
             .route("/json", post(async |Body(_): Body<Value>| "ok"))
             .route("/bytes", post(async |bytes: bytes::Bytes| bytes.len().to_string()));
-        layers(routes, Clock::system())
+        layers("test", routes, Clock::system())
     }
 
     async fn send(request: Request) -> (Response, String) {
@@ -233,7 +290,7 @@ mod tests {
         let (id, trace) = body.split_once(' ').unwrap();
         assert_eq!(response.headers()[CORRELATION_ID], id);
         assert_eq!(Uuid::parse_str(id).unwrap().get_version_num(), 7);
-        assert!(is_trace_parent(trace), "{trace}");
+        assert!(is_traceparent(trace), "{trace}");
     }
 
     #[tokio::test]
@@ -248,9 +305,9 @@ mod tests {
             &zero,
             &TRACE.replacen("00", "ff", 1),
         ] {
-            assert!(!is_trace_parent(bad), "{bad}");
+            assert!(!is_traceparent(bad), "{bad}");
             let (_, body) = ask("/echo/1", &[("traceparent", bad.as_bytes())]).await;
-            assert!(is_trace_parent(body.split_once(' ').unwrap().1), "{bad}: {body}");
+            assert!(is_traceparent(body.split_once(' ').unwrap().1), "{bad}: {body}");
         }
     }
 
@@ -336,7 +393,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let shutdown = CancellationToken::new();
-            let app = layers(Router::new().route("/slow", slow), Clock::system());
+            let app = layers("test", Router::new().route("/slow", slow), Clock::system());
             let server = tokio::spawn(serve(listener, app, shutdown.clone(), drain));
 
             let mut client = TcpStream::connect(address).await.unwrap();

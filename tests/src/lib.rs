@@ -1,8 +1,9 @@
 //! # The harness of the end-to-end tests
 //!
 //! - [`World`]: a nats-server and services in this process, started with the function that `waybill` uses
-//! - [`Process`]: the real `waybill dev`, to be killed
+//! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes
+//! - [`Collector`]: receives what is exported over OTLP
 //! - [`eventually`]: waiting for a condition, with a deadline; [`settled`]: waiting until all that must hold does
 //!
 //! Everything runs in temporary folders on ports that the system gives, and ends with the test.
@@ -11,12 +12,16 @@
 //! because the crate `waybill` has an integration test, for which cargo builds its executables. Whoever runs these tests
 //! alone builds it first: `cargo build -p waybill && cargo test -p waybill-tests`.
 
+mod collector;
 mod process;
+mod serve;
 mod subscriber;
 mod wait;
 mod world;
 
+pub use collector::{CollectedLog, CollectedSpan, Collector};
 pub use process::Process;
+pub use serve::Serve;
 pub use subscriber::{Received, Subscriber, request};
 pub use wait::eventually;
 pub use world::{World, settled};

@@ -50,7 +50,15 @@ impl Process {
     /// # Panics
     /// When it does not become ready in time, or ends; its log is shown.
     pub async fn dev(dir: &Path, flags: &[&str]) -> io::Result<Self> {
-        let child = Self::spawn(dir, flags)?;
+        Self::dev_with(dir, flags, &[]).await
+    }
+
+    /// The same, with more in its environment.
+    ///
+    /// # Panics
+    /// When it does not become ready in time, or ends; its log is shown.
+    pub async fn dev_with(dir: &Path, flags: &[&str], env: &[(&str, &str)]) -> io::Result<Self> {
+        let child = Self::command(dir, flags)?.envs(env.iter().copied()).spawn()?;
         // From here on whatever is started ends with this.
         let api = Api::at(BTreeMap::new());
         let mut process = Self { child, dir: dir.to_owned(), api, nats_url: String::new() };
@@ -90,9 +98,15 @@ impl Process {
 
     /// Runs `waybill dev` on a data folder without waiting for anything. It is killed when dropped.
     pub fn spawn(dir: &Path, flags: &[&str]) -> io::Result<Child> {
+        Self::command(dir, flags)?.spawn()
+    }
+
+    /// Its standard error is the log, and nothing else is in it.
+    fn command(dir: &Path, flags: &[&str]) -> io::Result<Command> {
         fs::create_dir_all(dir)?;
         let log = File::options().create(true).append(true).open(log_file(dir))?;
-        Command::new(Self::executable())
+        let mut command = Command::new(Self::executable());
+        command
             .args([
                 "dev",
                 "--ports",
@@ -102,10 +116,16 @@ impl Process {
             .arg(dir)
             .args(flags)
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
+            // What it says to whoever starts it is no log: it holds a token.
+            .stdout(Stdio::null())
             .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Where its log is.
+    pub fn log_file(&self) -> PathBuf {
+        log_file(&self.dir)
     }
 
     /// Runs `waybill serve` for one service of a system on a free port, without waiting for anything. It is killed when

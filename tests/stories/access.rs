@@ -232,3 +232,22 @@ async fn a_key_is_of_whoever_sends_it_and_events_name_him_by_id() {
     assert!(actors.iter().all(|actor| !actor.contains("client")), "{actors:?}");
     assert!(shop.world.stop().await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_can_be_read_from_where_they_are_published() {
+    let mut world = World::start().await.unwrap();
+    let published = world.api.url(Service::Users, "/.well-known/jwks.json");
+    let nowhere = "http://127.0.0.1:1/jwks.json".to_owned();
+    for (views, url, status) in [("views-2", published, 404), ("views-3", nowhere, 503)] {
+        world.config.jwks_url = Some(url);
+        let (other, api) = world.another(views, &[Service::Inventory]).await.unwrap();
+        let answer = api.get(Service::Inventory, "/inventory/NOTHING").await.unwrap();
+        assert_eq!(answer.status, status, "{answer:?}");
+        if status == 503 {
+            assert_eq!(answer.body["type"], "/problems/keys-unavailable");
+            assert!(answer.headers.contains_key("retry-after"));
+        }
+        assert!(other.stop().await);
+    }
+    assert!(world.stop().await);
+}

@@ -59,7 +59,7 @@ async fn orders_are_accepted_with_a_stale_snapshot_while_the_users_service_is_de
     let stale = world.api.place("stale", &ada, &after).await.unwrap().expect(202, "an order").unwrap();
     assert!(is_stale(&stale), "{stale:?}");
     assert!(asked.elapsed() < Duration::from_secs(4), "it waits for nobody for long");
-    let unknown = world.api.place("nobody again", &nobody, &after).await.unwrap();
+    let unknown = world.api.place("nobody-again", &nobody, &after).await.unwrap();
     assert_eq!(unknown.status, 422, "the own copy is read from the log: {unknown:?}");
     assert_eq!(world.settled().await.unwrap().ends(), [("completed", 2)].into());
     for (order, expected) in [(fresh, false), (stale, true)] {

@@ -1,6 +1,7 @@
 //! What a user can rely on, told on real processes.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
+#![expect(clippy::large_futures, reason = "tests have room for their futures")]
 
 mod access;
 mod again;
@@ -8,10 +9,13 @@ mod contention;
 mod crash;
 mod customers;
 mod dev;
+mod discovery;
 mod edge;
 mod order;
 mod outage;
 mod personal;
 mod refusals;
 mod schemathesis;
+mod trace;
 mod undo;
+mod users;

@@ -91,20 +91,20 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     for durability in profiles {
         let wants = |what| args.what == What::All || args.what == what;
         if wants(What::Commands) {
-            commands::measure(durability, scale, &mut report).await?;
+            Box::pin(commands::measure(durability, scale, &mut report)).await?;
         }
         if wants(What::Hot) {
-            hot::measure(durability, scale, &mut report).await?;
+            Box::pin(hot::measure(durability, scale, &mut report)).await?;
         }
         if wants(What::Flow) {
-            flow::measure(durability, scale, &mut report).await?;
+            Box::pin(flow::measure(durability, scale, &mut report)).await?;
         }
         // What a proxy adds does not depend on when the server syncs.
         if wants(What::Gateway) && (durability == Durability::Interval || args.durability.is_some()) {
-            gateway::measure(durability, scale, &mut report).await?;
+            Box::pin(gateway::measure(durability, scale, &mut report)).await?;
         }
         if wants(What::Projection) {
-            projection::measure(durability, scale, &mut report).await?;
+            Box::pin(projection::measure(durability, scale, &mut report)).await?;
         }
     }
     report.print(args.json)

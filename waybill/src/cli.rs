@@ -3,8 +3,8 @@
 use crate::{bench, demo, dev, failure::Failure, replay, serve, token};
 use clap::{Parser, Subcommand};
 use service::{
-    config::EXIT_USAGE,
-    telemetry::{self, LogFormat},
+    config::{EXIT_USAGE, Settings},
+    telemetry::{self, LogFormat, TelemetryError},
 };
 use std::process::ExitCode;
 
@@ -79,8 +79,12 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         let Some(command) = self.command else { return Ok(()) };
         let filter = self.log.as_deref().unwrap_or_else(|| command.default_log());
-        telemetry::init(self.log_format, filter).map_err(crate::settings::fault("--log"))?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let telemetry = telemetry::init(self.log_format, filter, Settings::environment(), runtime.handle());
+        let telemetry = telemetry.map_err(|error| match error {
+            TelemetryError::Settings(faults) => faults.into(),
+            error => crate::settings::fault("--log")(error),
+        })?;
         let result = runtime.block_on(async {
             match command {
                 Command::Dev(args) => Box::pin(dev::run(args)).await,
@@ -91,6 +95,7 @@ impl Cli {
                 Command::Bench(args) => Box::pin(bench::run(args)).await,
             }
         });
+        telemetry.stop();
         // Whoever stopped it does not wait for a download that was under way.
         runtime.shutdown_background();
         result

@@ -142,7 +142,7 @@ impl Local {
             master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))
         };
-        let system = System::start(&config, listeners(&plan).await?).await?;
+        let system = Box::pin(System::start(&config, listeners(&plan).await?)).await?;
         let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
         let edge = EdgeConfig {
             nats_url: nats.url(),

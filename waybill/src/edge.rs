@@ -1,7 +1,7 @@
 //! The gateway of a process: what it needs of NATS, and how it starts and stops.
 
 use crate::failure::{Failure, because};
-use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, UpstreamPolicy, Upstreams};
+use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Upstreams};
 use nats::{Connection, Registry, RegistryOptions};
 use serde_json::Map;
 use service::{Clock, Metrics};
@@ -40,6 +40,7 @@ impl Edge {
     pub async fn start(edge: &EdgeConfig, listener: TcpListener) -> Result<Self, Failure> {
         let config = read(edge)?;
         let (metrics, clock) = (Metrics::new(), edge.clock.clone());
+        service::telemetry::export_metrics(GATEWAY, &metrics);
         let connection = Connection::connect(&edge.nats_url, "waybill gateway").await?;
         let options = RegistryOptions { replicas: edge.replicas, ..RegistryOptions::default() };
         let registry = Registry::watch(&connection, options).await?;
@@ -47,7 +48,7 @@ impl Edge {
         limits.register(&metrics);
         let settings = LimitSettings { replicas: edge.replicas, ..LimitSettings::default() };
         let limiter = Limiter::start(&connection, clock.clone(), settings, limits).await?;
-        let upstreams = Upstreams::start(registry, UpstreamPolicy::default(), clock.clone(), &metrics);
+        let upstreams = Upstreams::start(registry, config.upstreams, clock.clone(), &metrics);
         let details = [("service", GATEWAY), ("version", env!("CARGO_PKG_VERSION"))];
         let details = details.map(|(name, value)| (name.to_owned(), value.into()));
         let gateway = Gateway::new(Parts {

@@ -49,6 +49,9 @@ pub(crate) struct Args {
     /// where this machine reaches NATS from]
     #[arg(long, value_name = "URL", env = "WAYBILL_ADVERTISE_URL")]
     advertise: Option<String>,
+    /// Where the keys of access tokens are published [default: the keys themselves, as NATS keeps them]
+    #[arg(long, value_name = "URL", env = "WAYBILL_JWKS_URL")]
+    jwks_url: Option<String>,
     /// How long orders rely on what the users service said of a customer [default: 30s]
     #[arg(long, value_name = "TIME", env = "WAYBILL_USERS_FRESH_FOR")]
     users_fresh_for: Option<String>,
@@ -81,7 +84,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let mut system = None;
     if !listeners.is_empty() {
-        system = Some(System::start(&config, listeners).await?);
+        system = Some(Box::pin(System::start(&config, listeners)).await?);
     }
     let mut edge = None;
     if let Some((gateway, port)) = gateway {
@@ -123,6 +126,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
         ("--advertise", args.advertise.clone()),
+        ("--jwks-url", args.jwks_url.clone()),
         ("--users-fresh-for", args.users_fresh_for.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
@@ -153,6 +157,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         flags.faults().add("--advertise", "several services have several ports: leave the port out");
     }
     let outside = Outside::read(flags);
+    let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
     let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
     // A gateway alone opens nothing that is locked with the master key.
     let alone = named.services.is_empty();
@@ -160,7 +165,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let usual = Config::new(nats_url?, &args.data);
     let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
     let (durability, replicas) = durability.zip(replicas)?;
-    Some(Config { durability, replicas, outside, master_key, advertise, users_fresh_for, ..usual })
+    Some(Config { durability, replicas, outside, master_key, jwks_url, users_fresh_for, advertise, ..usual })
 }
 
 /// What was named on the command line.
@@ -172,19 +177,19 @@ struct Named {
 
 impl Named {
     /// The services named, each once.
-    fn read(names: &[String], faults: &mut Faults) -> Self {
+    fn read(words: &[String], faults: &mut Faults) -> Self {
         let mut named = Self::default();
-        for name in names {
-            match name.as_str().parse() {
-                _ if name == "all" => named = Self { services: Service::ALL.to_vec(), gateway: true },
-                _ if name == GATEWAY => named.gateway = true,
+        for word in words {
+            match word.as_str().parse() {
+                _ if word == "all" => named = Self { services: Service::ALL.to_vec(), gateway: true },
+                _ if word == GATEWAY => named.gateway = true,
                 Ok(service) => named.services.push(service),
                 Err(why) => faults.add("SERVICE", format!("{why}, {GATEWAY}, all")),
             }
         }
-        named.services.sort_unstable();
-        named.services.dedup();
-        named
+        found.services.sort_unstable();
+        found.services.dedup();
+        found
     }
 }
 

@@ -106,6 +106,8 @@ pub struct Config {
     pub clock: Clock,
     /// Wraps the keys of personal data. The same in every process.
     pub master_key: MasterKey,
+    /// Where the keys of access tokens are published; those kept beside the log are taken, unless it is said.
+    pub jwks_url: Option<String>,
     /// How long orders rely on what the users service said of a customer, unless they hear otherwise.
     pub users_fresh_for: Duration,
     /// How services stay known to others.
@@ -127,6 +129,7 @@ impl Config {
             outside: Outside::default(),
             clock: Clock::system(),
             master_key: MasterKey::generate(),
+            jwks_url: None,
             users_fresh_for: Duration::from_secs(30),
             registry: RegistryOptions::default(),
             advertise: None,

@@ -7,7 +7,7 @@ use crate::{
 };
 use commands::users::tokens::{ACCESS, Issuer, Keys, MAX_LIFETIME};
 use jiff::SignedDuration;
-use nats::{Connection, MasterKey};
+use nats::{Connection, KeyRing, MasterKey};
 use service::{Clock, auth::Role};
 use std::{path::PathBuf, time::Duration};
 use uuid::Uuid;
@@ -60,11 +60,13 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let clock = Clock::system();
     let url = find_nats(args.nats_url, &args.data)?;
     let connection = Connection::connect(&url, "waybill token").await?;
+    // Refuses another master key than that of the services, which could not read what is signed with it.
+    KeyRing::open(&connection, &wanted.master_key, wanted.replicas).await?;
     let keys = Keys::open(&connection, &wanted.master_key, wanted.replicas, &clock).await;
     let issuer = Issuer::new(keys.map_err(because("cannot open the signing keys"))?, clock.clone());
     let user = wanted.user.unwrap_or_else(|| clock.uuid());
-    let issued = issuer.issue(user, vec![wanted.role], clock.uuid(), wanted.lifetime).await;
-    println!("{}", issued.map_err(because("cannot issue a token"))?.token);
+    let token = issuer.issue(user, vec![wanted.role], clock.uuid(), wanted.lifetime).await;
+    println!("{}", token.map_err(because("cannot issue a token"))?.token);
     Ok(())
 }
 

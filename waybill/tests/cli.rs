@@ -37,11 +37,11 @@ fn wrong_usage_exits_with_64() {
 
 #[test]
 fn wrong_settings_are_named_all_at_once() {
-    let output = waybill(&["serve", "users", "--durability", "maybe", "--carrier", "rude", "--ports", "x"]);
+    let output = waybill(&["serve", "carts", "--durability", "maybe", "--carrier", "rude", "--ports", "x"]);
     assert_eq!(output.status.code(), Some(64));
     let said = said(&output);
     for fault in [
-        "SERVICE: there is no service users",
+        "SERVICE: there is no service carts",
         "--nats-url: is missing",
         "--durability",
         "--carrier",

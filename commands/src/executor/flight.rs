@@ -5,6 +5,7 @@ use super::{
     entry::Entry,
     lanes::Lanes,
     plan::{Outcome, Plan},
+    trace,
 };
 use crate::{AnyKey, Decision, Stop, decision::Slot};
 use events::{Envelope, Position, Subject};
@@ -60,13 +61,15 @@ impl Flight {
         while !self.jobs.is_empty() {
             let mut plan = self.decide();
             if !plan.read.is_empty() {
-                self.read(std::mem::take(&mut plan.read)).await?;
+                // In a box, here and below: it is rare, and would make the future of every command several times as large.
+                Box::pin(self.read(std::mem::take(&mut plan.read))).await?;
                 continue;
             }
             if plan.decided.is_empty() {
                 self.answer(&plan, 0);
                 break;
             }
+            trace::appending(self.inner.context, &mut self.jobs, &plan);
             let sent = Instant::now();
             match self.inner.store.append(self.writes(&mut plan)).await {
                 Ok(Appended { first, duplicate: false }) => {
@@ -78,7 +81,8 @@ impl Flight {
                     conflicts += 1;
                     self.inner.metrics.conflict();
                     tokio::time::sleep(pause(conflicts)).await;
-                    self.read(self.jobs.iter().flat_map(|job| job.keys.clone()).collect()).await?;
+                    let keys = self.jobs.iter().flat_map(|job| job.keys.clone()).collect();
+                    Box::pin(self.read(keys)).await?;
                 }
                 Err(AppendError::Conflict) => return Err(ExecuteError::Contended),
                 Err(error) => return Err(error.into()),
@@ -113,7 +117,10 @@ impl Flight {
     fn decide(&mut self) -> Plan {
         let mut decision = Decision::default();
         let mut plan = Plan { time: self.inner.clock.now(), ..Plan::default() };
-        let mut jobs = std::mem::take(&mut self.jobs).into_iter();
+        let jobs = std::mem::take(&mut self.jobs);
+        self.jobs.reserve_exact(jobs.len());
+        plan.outcomes.reserve_exact(jobs.len());
+        let mut jobs = jobs.into_iter();
         while let Some(mut job) = jobs.next() {
             if decision.decided.len() >= EVENTS {
                 self.inner.lock().put_back(std::iter::once(job).chain(jobs).collect());
@@ -254,17 +261,15 @@ impl Flight {
     fn record(&self, plan: &Plan, first: u64, sent: Instant) {
         let mut freeze = Vec::new();
         let mut lanes = self.inner.lock();
-        for slot in &plan.slots {
-            if let Some(entry) = lanes.cache.get_mut(&slot.subject) {
-                entry.state = slot.state.clone();
-                entry.version = slot.version;
-            }
-        }
         for (job, outcome) in self.jobs.iter().zip(&plan.outcomes) {
             let Outcome::Decided(range) = outcome else { continue };
             for at in range.clone() {
-                let subject = &plan.slots[plan.decided[at].slot].subject;
-                let Some(entry) = lanes.cache.get_mut(subject) else { continue };
+                let slot = &plan.slots[plan.decided[at].slot];
+                // Its seat made it the most recently used one; to say so again would touch its neighbours' memory.
+                let Some(entry) = lanes.cache.peek_mut(&slot.subject) else { continue };
+                // Of an aggregate with several events the state after all of them, as often.
+                entry.state = slot.state.clone();
+                entry.version = slot.version;
                 entry.sequence = first + at as u64;
                 entry.tail.push(entry.sequence);
                 entry.remember(job.metadata.command, first + range.end as u64 - 1);
@@ -272,7 +277,7 @@ impl Flight {
                 entry.verified = Some(sent);
                 if entry.tail.since.len() >= SNAPSHOT_EVERY && !entry.freezing {
                     entry.freezing = true;
-                    freeze.push(subject.clone());
+                    freeze.push(slot.subject.clone());
                 }
             }
         }
@@ -348,10 +353,12 @@ fn seat(key: &AnyKey, lanes: &mut Lanes, decision: &mut Decision) -> bool {
     if decision.has(&key.subject) {
         return true;
     }
-    if key.likely_new && !lanes.cache.contains(&key.subject) {
-        lanes.cache.put(key.subject.clone(), Entry::absent(key.codec, None));
-    }
-    let Some(entry) = lanes.cache.get(&key.subject) else { return false };
+    let entry = if key.likely_new {
+        lanes.cache.get_or_insert(key.subject.clone(), || Entry::absent(key.codec, None))
+    } else {
+        let Some(entry) = lanes.cache.get(&key.subject) else { return false };
+        entry
+    };
     decision.seat(Slot {
         subject: key.subject.clone(),
         state: entry.state.clone(),

@@ -7,18 +7,22 @@
 
 use super::{Job, entry::Entry};
 use events::Subject;
+use foldhash::fast::RandomState;
 use lru::LruCache;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     num::NonZeroUsize,
 };
 
+/// Every command looks its aggregates up several times: the hash of the standard library costs several times as much.
+type Subjects = HashSet<Subject, RandomState>;
+
 pub(super) struct Lanes {
     pub(super) cache: LruCache<Subject, Entry>,
-    held: HashSet<Subject>,
+    held: Subjects,
     waiting: VecDeque<Job>,
     /// How many waiting jobs want an aggregate.
-    wanted: HashMap<Subject, usize>,
+    wanted: HashMap<Subject, usize, RandomState>,
 }
 
 pub(super) enum Admission {
@@ -32,9 +36,9 @@ impl Lanes {
     pub(super) fn new(capacity: NonZeroUsize) -> Self {
         Self {
             cache: LruCache::new(capacity),
-            held: HashSet::new(),
+            held: Subjects::default(),
             waiting: VecDeque::new(),
-            wanted: HashMap::new(),
+            wanted: HashMap::default(),
         }
     }
 
@@ -77,7 +81,10 @@ impl Lanes {
         for subject in held {
             self.held.remove(subject);
         }
-        let mut blocked: HashSet<Subject> = HashSet::new();
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
+        let mut blocked = Subjects::default();
         let mut flights: Vec<Vec<Job>> = Vec::new();
         let mut flight_of: HashMap<Subject, usize> = HashMap::new();
         for job in std::mem::take(&mut self.waiting) {

@@ -50,7 +50,7 @@ impl<P: Into<Option<Principal>>> Call<P> {
                     Some(principal) => format!("{} {scope}", principal.user),
                     None => scope.to_string(),
                 };
-                (CommandId::from_key(&scope, &key), Some(digest(&scope, body)))
+                (CommandId::from_key(&scope, &key), Some(digest(&scope, &key, body)))
             }
         };
         let causation = command.uuid();
@@ -69,10 +69,11 @@ fn actor(principal: Principal) -> Actor {
     Actor::known(kind, principal.user)
 }
 
-fn digest(scope: &str, body: &impl Serialize) -> String {
+/// The key is kept nowhere, so that nobody can guess at a body, which may be personal, and see whether it fits.
+fn digest(scope: &str, key: &str, body: &impl Serialize) -> String {
     // Requests were read from JSON and always serialize.
     let body = serde_json::to_vec(body).unwrap_or_default();
-    let digest = Sha256::new().chain_update(scope).chain_update("\n").chain_update(body).finalize();
+    let digest = Sha256::new().chain_update(format!("{scope}\n{key}\n")).chain_update(body).finalize();
     digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
@@ -130,7 +131,7 @@ impl Api {
             return Ok(carry_out(attempt).await?.into_response());
         };
         // In a task of its own: a client that goes away and asks again finds the answer, not an abandoned claim.
-        let task = tokio::spawn(Arc::clone(self).answer_once(metadata, request, carry_out));
+        let task = service::telemetry::spawn(Arc::clone(self).answer_once(metadata, request, carry_out));
         // A task that panicked was logged by the panic hook.
         task.await.unwrap_or_else(|_| Err(Problem::internal()))
     }

@@ -27,6 +27,7 @@ use service::{
     FieldError, Problem,
     auth::{Denied, Principal},
     extract::{Body, Path},
+    telemetry::{KeyValue, current_span, semconv},
 };
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -147,7 +148,24 @@ async fn place_order(
     call: Call,
     Body(body): Body<PlaceOrder>,
 ) -> Result<Response, Problem> {
-    let Orders { api, copies, users, keys } = &*orders;
+    let span = current_span();
+    span.describe(|| {
+        [
+            KeyValue::new(semconv::ORDER_USER, body.user_id.to_string()),
+            KeyValue::new(semconv::ORDER_ITEMS, i64::try_from(body.items.len()).unwrap_or(i64::MAX)),
+        ]
+    });
+    let placed = place(&orders, call, body).await;
+    match &placed {
+        Ok(answer) if answer.status().is_success() => span.succeed(),
+        Ok(answer) => span.fail(|| format!("answered before with {}", answer.status())),
+        Err(problem) => span.fail(|| problem.detail().to_owned()),
+    }
+    placed
+}
+
+async fn place(orders: &Orders, call: Call, body: PlaceOrder) -> Result<Response, Problem> {
+    let Orders { api, copies, users, keys } = orders;
     call.principal.require_for(body.user_id.uuid())?;
     let (user_snapshot, items, account) = try_join3(
         users.check(body.user_id, || call.query(format!("/users/{}", body.user_id))),

@@ -1,16 +1,20 @@
 //! Carries out what payments do about the facts of others. Fraud is asked first, and its verdict recorded, before
-//! money moves.
+//! money moves. The log tells each charge from its beginning to its end; the payment's id is that of its order.
 
 use super::{Effect, charge, react, refund};
 use crate::{
-    Executor, Key,
+    Decision, Executor, Key,
+    decision::Decided,
     fraud::{Assessment, Clearance, Fraud, Request},
     reactor,
 };
-use events::{Metadata, inventory::InventoryReserved};
+use events::{Context, Metadata, Money, inventory::InventoryReserved};
 use nats::{Handler, Recorded, Retry};
-use service::Clock;
-use std::sync::Arc;
+use service::{
+    Clock,
+    telemetry::{Cause, KeyValue, Span, SpanKind, semconv},
+};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the reactions of payments share.
 pub(super) struct Payments {
@@ -35,29 +39,68 @@ impl Payments {
             None => Ok("ignored"),
             Some(Effect::Charge(order)) => {
                 let assessing = reactor::answering(&recorded, "service:fraud");
-                let clearance = self.clearance(&order, assessing).await?;
-                let charging = move |decision: &mut crate::Decision| charge(decision, &order, &clearance);
-                reactor::settle(self.executor.execute(vec![], metadata, charging).await)
+                self.charge(order, metadata, assessing).await
             }
             Some(Effect::Refund(wanted)) => {
-                let refunding = move |decision: &mut crate::Decision| refund(decision, &wanted);
+                let refunding = move |decision: &mut Decision| refund(decision, &wanted);
                 reactor::settle(self.executor.execute(vec![], metadata, refunding).await)
             }
         }
     }
 
+    /// Charges an order, and says so.
+    async fn charge(
+        &self,
+        order: Box<InventoryReserved>,
+        metadata: Metadata,
+        assessing: Metadata,
+    ) -> Result<&'static str, Retry> {
+        let InventoryReserved { order_id, user_id, total_amount, .. } = *order;
+        let Money { amount, currency } = total_amount;
+        tracing::info!(target: "payment", transactionId = %order_id, userId = %user_id, amount, %currency, "Processing payment");
+        let clearance = self.clearance(&order, assessing).await?;
+        // What the last run decided: the one that is recorded.
+        let refused = Arc::new(Mutex::new(None));
+        let noted = Arc::clone(&refused);
+        let charging = move |decision: &mut Decision| {
+            let mark = decision.decided.len();
+            charge(decision, &order, &clearance)?;
+            let failure = decision.decided[mark..].iter().find_map(Decided::failure);
+            *noted.lock().unwrap_or_else(PoisonError::into_inner) = failure;
+            Ok(())
+        };
+        let result = self.executor.execute(vec![], metadata, charging).await;
+        if result.as_ref().is_ok_and(|receipt| receipt.events > 0) {
+            let refused = refused.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match refused {
+                None => {
+                    tracing::info!(target: "payment", transactionId = %order_id, userId = %user_id, amount, %currency, "Payment processed successfully");
+                }
+                Some(error) => {
+                    tracing::error!(target: "payment", transactionId = %order_id, userId = %user_id, amount, %currency, error, "Payment processing failed");
+                }
+            }
+        }
+        reactor::settle(result)
+    }
+
     /// Asks the fraud rules. The first recorded verdict stands, also when the question comes again.
-    async fn clearance(&self, order: &InventoryReserved, metadata: Metadata) -> Result<Clearance, Retry> {
+    async fn clearance(&self, order: &InventoryReserved, mut metadata: Metadata) -> Result<Clearance, Retry> {
+        let (fraud, cause) = (Context::Fraud.token(), Cause::Parent(metadata.traceparent.as_deref()));
+        let span = Span::start(fraud, SpanKind::Internal, cause, || "assess payment".to_owned());
+        metadata.traceparent = span.traceparent().or(metadata.traceparent);
         let InventoryReserved { order_id, user_id, total_amount, .. } = *order;
         let now = self.clock.now();
         let request = Request { order_id, user_id, amount: total_amount };
         let Some(assessed) = self.fraud.assess(&request, now).await else {
+            span.fail(|| "the fraud rules did not answer in time".to_owned());
             return Ok(self.fraud.without_verdict(total_amount));
         };
+        span.describe(|| [KeyValue::new(semconv::OUTCOME, format!("{:?}", assessed.verdict).to_lowercase())]);
         let key = Key::<Assessment>::new(order_id);
         let (keys, asking, verdict) =
             (vec![key.likely_new()], Key::<Assessment>::new(order_id), assessed.clone());
-        let assessing = move |decision: &mut crate::Decision| decision.apply(&asking, verdict.clone());
+        let assessing = move |decision: &mut Decision| decision.apply(&asking, verdict.clone());
         let retry = |error: crate::ExecuteError| Retry(error.to_string());
         let receipt = self.assessments.execute(keys, metadata, assessing).await.map_err(retry)?;
         let standing =

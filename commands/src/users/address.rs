@@ -64,7 +64,7 @@ impl Digester {
     }
 
     fn digest(&self, bytes: &[u8]) -> String {
-        hmac::sign(&self.0, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(hmac::sign(&self.0, bytes).as_ref())
     }
 
     #[expect(clippy::expect_used, reason = "64 hexadecimal digits are what a digest is")]
@@ -73,17 +73,34 @@ impl Digester {
     }
 }
 
+/// Bytes in lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn addresses_are_told_from_what_is_none() {
-        for good in ["ada@example.com", " Ada.Lovelace+tea@Example.co.uk ", "o'hara@example.org", "ä@exämple.de"] {
+        for good in
+            ["ada@example.com", " Ada.Lovelace+tea@Example.co.uk ", "o'hara@example.org", "ä@exämple.de"]
+        {
             assert!(Address::parse(good).is_some(), "{good}");
         }
         let long = format!("{}@example.com", "x".repeat(250));
-        for bad in ["", "ada", "ada@", "@example.com", "ada@localhost", "ada@[127.0.0.1]", "Ada <ada@example.com>", "a b@example.com", &long] {
+        for bad in [
+            "",
+            "ada",
+            "ada@",
+            "@example.com",
+            "ada@localhost",
+            "ada@[127.0.0.1]",
+            "Ada <ada@example.com>",
+            "a b@example.com",
+            &long,
+        ] {
             assert!(Address::parse(bad).is_none(), "{bad}");
         }
     }

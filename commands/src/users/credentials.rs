@@ -168,9 +168,8 @@ impl Credentials {
         let key = user.map_or_else(uuid::Uuid::nil, UserId::uuid).to_string();
         let kept = self.bucket.get::<Credential>(&key).await?;
         let known = kept.as_ref().filter(|_| user.is_some()).map(|kept| Verified(kept.revision));
-        let matches = hashing(place, move || {
-            password.matches(kept.as_ref().map_or(&NOBODY, |kept| &kept.value.hash))
-        });
+        let matches =
+            hashing(place, move || password.matches(kept.as_ref().map_or(&NOBODY, |kept| &kept.value.hash)));
         let matches = matches.await?;
         Ok(known.filter(|_| matches))
     }
@@ -215,7 +214,12 @@ mod tests {
 
     #[test]
     fn what_is_no_password_is_not_repeated() {
-        for (text, fits) in [("x".repeat(11), false), ("ä".repeat(12), true), ("x".repeat(128), true), ("x".repeat(129), false)] {
+        for (text, fits) in [
+            ("x".repeat(11), false),
+            ("ä".repeat(12), true),
+            ("x".repeat(128), true),
+            ("x".repeat(129), false),
+        ] {
             assert_eq!(password(&text).check("password").is_ok(), fits, "{text}");
         }
         let error = serde_json::from_str::<Password>("12345678901234").unwrap_err().to_string();

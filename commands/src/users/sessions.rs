@@ -39,7 +39,6 @@ pub(super) struct Session {
     refreshed: u32,
 }
 
-
 /// What is kept of a user: the sessions by id.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Open(BTreeMap<Uuid, Entry>);

@@ -1,12 +1,13 @@
 //! How often somebody may try to log in: counted per account and per client address, for all processes together.
 
+use super::address::hex;
+use axum::http::StatusCode;
+use events::users::EmailHash;
 use jiff::{SignedDuration, Timestamp};
 use nats::{Bucket, BucketConfig, BucketError, Connection, Kept, TopologyError};
 use serde::{Deserialize, Serialize};
 use service::{Clock, Problem};
-use axum::http::StatusCode;
 use std::{net::IpAddr, time::Duration};
-use events::users::EmailHash;
 
 /// How long attempts are remembered, from the first one.
 pub(super) const WINDOW: Duration = Duration::from_mins(15);
@@ -28,7 +29,6 @@ pub(super) enum Source {
 
 impl Source {
     fn key(&self) -> String {
-        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         match self {
             Self::Account(hash) => format!("account.{hash}"),
             Self::Client(IpAddr::V4(address)) => format!("client.{}", hex(&address.octets())),

@@ -237,7 +237,7 @@ impl Registered {
             UserEvent::Unsubscribed(unsubscribed) => {
                 self.topics.remove(&unsubscribed.topic);
             }
-            UserEvent::RolesChanged(changed) => self.roles = changed.roles.clone(),
+            UserEvent::RolesChanged(changed) => self.roles.clone_from(&changed.roles),
             UserEvent::ProfileUpdated(_) | UserEvent::Created(_) | UserEvent::Erased(_) => {}
         }
     }
@@ -325,9 +325,8 @@ mod tests {
         let other = UserProfileUpdated { email, email_hash: Some(email_hash(2)), ..updated() };
         given::<User>([registered(1).into()]).when(change(1)).then([same.into()]);
         given::<User>([registered(1).into()]).when(change(2)).then([other.clone().into()]);
-        let UserState::Registered(user) = [registered(1).into(), other.into()]
-            .iter()
-            .fold(UserState::default(), User::evolve)
+        let UserState::Registered(user) =
+            [registered(1).into(), other.into()].iter().fold(UserState::default(), User::evolve)
         else {
             panic!("a user")
         };

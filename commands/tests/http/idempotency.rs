@@ -27,7 +27,7 @@ async fn a_request_sent_again_has_one_effect_and_the_same_answer() {
     a_fault_takes_no_key(&shop).await;
     the_key_counts_where_it_was_sent(&shop).await;
     the_key_is_of_whoever_sends_it(&shop).await;
-    after_a_restart(&nats, &shop).await;
+    Box::pin(after_a_restart(&nats, &shop)).await;
     nats.server.stop().await;
 }
 
@@ -158,7 +158,7 @@ async fn after_a_restart(nats: &Nats, shop: &Shop) {
 /// the documentation: what was claimed before an update must be recognised behind it.
 async fn claim(shop: &Shop, context: Context, (scope, key): (&str, &str), body: &str, ago: i64) -> CommandId {
     let scope = &*format!("{OPERATOR} {scope}");
-    let digest = Sha256::new().chain_update(scope).chain_update("\n").chain_update(body).finalize();
+    let digest = Sha256::new().chain_update(format!("{scope}\n{key}\n")).chain_update(body).finalize();
     let digest: Vec<_> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let (command, then) =
         (CommandId::from_key(scope, key), shop.clock.now() - SignedDuration::from_secs(ago));

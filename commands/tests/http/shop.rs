@@ -133,7 +133,7 @@ impl Shop {
             [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping, Context::Users];
         let mut sides = Vec::new();
         for context in contexts {
-            let side = WriteSide::build(context, &environment, &metrics).await.unwrap();
+            let side = Box::pin(WriteSide::build(context, &environment, &metrics)).await.unwrap();
             executors.insert(context, side.executor.clone());
             all = all.merge(side.http.clone());
             sides.push(side);
@@ -143,7 +143,7 @@ impl Shop {
         let issuer = Issuer::new(signing, clock.clone());
         let token = issuer.issue(OPERATOR, vec![Role::Operator], clock.uuid(), ACCESS).await.unwrap().token;
         let router = auth::layer(router, verifier(&issuer, &clock));
-        let router = service::http::layers(router, clock.clone());
+        let router = service::http::layers("shop", router, clock.clone());
         Self { connection, clock, keys, issuer, token, executors, documentation, router, users: sides.pop() }
     }
 

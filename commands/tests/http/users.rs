@@ -100,7 +100,7 @@ impl Shop {
         let mut text = String::new();
         while let Ok(Some(change)) = tokio::time::timeout(Duration::from_millis(200), watch.next()).await {
             if let Change::Put { key, value } = change.unwrap() {
-                text += &format!("{key} {value}\n");
+                text.extend([&key, " ", &value.to_string(), "\n"]);
             }
         }
         text
@@ -168,8 +168,18 @@ async fn what_cannot_be_accepted(shop: &Shop) {
         ("password", json!(12_345_678_901_234_u64), "invalid-body", "password"),
         ("name", json!("  "), "name-invalid", "name"),
         ("name", json!("x".repeat(201)), "name-invalid", "name"),
-        ("preferences", json!({ "language": "x", "channels": [] }), "language-invalid", "preferences.language"),
-        ("preferences", json!({ "language": "en", "channels": ["dove"] }), "invalid-body", "preferences.channels[0]"),
+        (
+            "preferences",
+            json!({ "language": "x", "channels": [] }),
+            "language-invalid",
+            "preferences.language",
+        ),
+        (
+            "preferences",
+            json!({ "language": "en", "channels": ["dove"] }),
+            "invalid-body",
+            "preferences.channels[0]",
+        ),
         ("roles", json!(["admin"]), "invalid-body", "roles"),
     ] {
         let mut body = somebody("new@example.com");
@@ -185,9 +195,11 @@ async fn what_cannot_be_accepted(shop: &Shop) {
 async fn nothing_is_revealed(shop: &Shop) {
     let mut text = String::new();
     for event in shop.events().await {
-        text += &format!("{} {}\n", event.subject, String::from_utf8_lossy(event.body()));
+        text.extend([event.subject.as_str(), " ", &String::from_utf8_lossy(event.body()), "\n"]);
     }
-    for bucket in ["CREDENTIALS", "SESSIONS", "LOGIN_ATTEMPTS", "SIGNING_KEYS", "PERSONAL_KEYS", "LEDGER_USERS"] {
+    for bucket in
+        ["CREDENTIALS", "SESSIONS", "LOGIN_ATTEMPTS", "SIGNING_KEYS", "PERSONAL_KEYS", "LEDGER_USERS"]
+    {
         let kept = shop.kept(bucket).await;
         assert!(!kept.is_empty(), "{bucket}");
         text += &kept;
@@ -214,10 +226,21 @@ async fn a_session_is_refreshed_and_ends() {
 async fn logging_in(shop: &Shop, user: Uuid) {
     let answer = shop.log_in("ada@example.com", PASSWORD).await.expect(201);
     assert_eq!(answer.header("cache-control"), Some("no-store"));
-    assert_eq!((answer.body["tokenType"].as_str(), answer.body["expiresIn"].as_u64()), (Some("Bearer"), Some(900)));
+    assert_eq!(
+        (answer.body["tokenType"].as_str(), answer.body["expiresIn"].as_u64()),
+        (Some("Bearer"), Some(900))
+    );
     let token = answer.body["accessToken"].as_str().unwrap();
     let principal = verifier(&shop.issuer, &shop.clock).verify(token).await.unwrap();
     assert_eq!((principal.user, principal.role), (user, Role::Customer));
+    // Tokens are kept nowhere, so no key can ask for them again.
+    let key = [("Idempotency-Key", "login")];
+    let body = json!({ "email": "ada@example.com", "password": PASSWORD });
+    let one = shop.ask(Method::POST, "/sessions", &key, &body).await.expect(201);
+    let two = shop.ask(Method::POST, "/sessions", &key, &body).await.expect(201);
+    assert!(!two.is_replayed() && one.body["refreshToken"] != two.body["refreshToken"]);
+    assert!(shop.kept("LEDGER_USERS").await.is_empty());
+
     // An unknown address is told nothing else than a wrong password.
     let wrong = shop.log_in("ada@example.com", "a wrong password").await;
     let unknown = shop.log_in("bob@example.com", PASSWORD).await;
@@ -305,7 +328,8 @@ async fn another_password(shop: &Shop, user: Uuid, clock: &Clock) {
 async fn attempts_are_counted_for_all_processes_together() {
     let nats = Nats::start().await;
     let clock = manual_clock();
-    let (shop, other) = (Shop::open_at(&nats, clock.clone()).await, Shop::open_at(&nats, clock.clone()).await);
+    let (shop, other) =
+        (Shop::open_at(&nats, clock.clone()).await, Shop::open_at(&nats, clock.clone()).await);
     shop.register(&ada()).await;
     for (n, shop) in [&shop, &other].into_iter().cycle().take(9).enumerate() {
         // However the address is written.
@@ -401,13 +425,17 @@ async fn a_profile_changes(shop: &Shop, ada: Uuid) {
     let UserState::Registered(before) = shop.state(ada).await else { panic!("a user") };
     let tag = format!("\"{}\"", before.version);
     let headers = [("authorization", &*bearer), ("if-match", &*tag)];
-    let address = json!({ "name": "Ada", "line1": "1", "city": "London", "postalCode": "1", "country": "GB" });
+    let address =
+        json!({ "name": "Ada", "line1": "1", "city": "London", "postalCode": "1", "country": "GB" });
     let change = json!({ "name": " Ada King ", "email": "ada.king@example.com", "addresses": [address] });
     shop.ask(Method::PATCH, &path, &headers, &change).await.expect(202);
     // A second one who has read the same.
     shop.ask(Method::PATCH, &path, &headers, &change).await.problem(412, "user-changed");
     let bad = [("authorization", &*bearer), ("if-match", "3")];
-    assert_eq!(shop.ask(Method::PATCH, &path, &bad, &change).await.problem(400, "invalid-if-match"), Some("If-Match"));
+    assert_eq!(
+        shop.ask(Method::PATCH, &path, &bad, &change).await.problem(400, "invalid-if-match"),
+        Some("If-Match")
+    );
 
     shop.log_in("ada@example.com", PASSWORD).await.problem(401, "wrong-credentials");
     shop.log_in("ada.king@example.com", PASSWORD).await.expect(201);
@@ -438,10 +466,14 @@ async fn preferences_and_topics(shop: &Shop, ada: Uuid) {
     shop.ask_as(&bearer, Method::DELETE, &path, &json!({})).await.expect(202);
     let wrong = format!("/users/{ada}/subscriptions/Order%20Updates");
     shop.ask_as(&bearer, Method::PUT, &wrong, &json!({})).await.problem(400, "invalid-path");
-    let (path, body) = (format!("/users/{ada}/preferences"), json!({ "language": "de", "channels": [], "currency": "EUR" }));
+    let (path, body) =
+        (format!("/users/{ada}/preferences"), json!({ "language": "de", "channels": [], "currency": "EUR" }));
     shop.ask_as(&bearer, Method::PUT, &path, &body).await.expect(202);
     let body = json!({ "language": "german", "channels": [] });
-    assert_eq!(shop.ask_as(&bearer, Method::PUT, &path, &body).await.problem(422, "language-invalid"), Some("language"));
+    assert_eq!(
+        shop.ask_as(&bearer, Method::PUT, &path, &body).await.problem(422, "language-invalid"),
+        Some("language")
+    );
     let kinds = shop.kinds().await.split_off(before);
     assert_eq!(kinds, ["user.subscribed", "user.unsubscribed", "user.preferences.updated"]);
 }

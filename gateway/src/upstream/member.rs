@@ -20,7 +20,7 @@ pub struct EjectionPolicy {
     /// For how long, at first; each time that follows soon adds as much, up to ten times.
     pub base: Duration,
     /// At most so many of a service's instances are ejected like this, in percent. The only one never is.
-    pub percent: usize,
+    pub percent: u32,
     /// How long an instance is left alone that refused a connection, however many do.
     pub refused: Duration,
 }

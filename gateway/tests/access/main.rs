@@ -159,7 +159,7 @@ async fn every_request_has_one_line_that_says_what_became_of_it() {
                 until("it is in flight", async || {
                     rig.metric("waybill_gateway_connections ").await == Some(2.0)
                 })
-                .await
+                .await;
             }
         }
         drop(client);

@@ -240,3 +240,31 @@ async fn answers_keep_their_length_and_connections_are_used_again() {
     let answer = read_until(&mut client, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
 }
+
+#[tokio::test]
+async fn pages_of_other_origins_are_let_in_only_where_that_is_configured() {
+    let orders = Echo::start().await;
+    let page = [("origin", "https://shop.example"), ("access-control-request-method", "POST")];
+    let closed = Rig::start(OPEN, &[("orders", orders.address)]).await;
+    assert_eq!(closed.ask("OPTIONS", "/api/orders", &page, "").await.status, 405);
+    let answer = closed.ask("GET", "/api/orders", &page[..1], "").await;
+    assert!(!answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
+
+    let config = format!("{OPEN}\n[cors]\norigins = [\"https://shop.example\"]");
+    let rig = Rig::start(&config, &[("orders", orders.address)]).await;
+    let answer = rig.ask("OPTIONS", "/api/orders", &page, "").await;
+    assert_eq!(
+        (answer.status, &*answer.headers["access-control-allow-origin"]),
+        (200, "https://shop.example")
+    );
+    assert!(answer.headers["access-control-allow-methods"].contains("POST"), "{answer:?}");
+    let answer = rig.ask("GET", "/api/orders", &page[..1], "").await;
+    assert_eq!(
+        (answer.status, &*answer.headers["access-control-allow-origin"]),
+        (200, "https://shop.example")
+    );
+    assert!(answer.headers["access-control-expose-headers"].contains("x-correlation-id"), "{answer:?}");
+    let answer = rig.ask("GET", "/api/orders", &[("origin", "https://evil.example")], "").await;
+    assert!(!answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
+    assert!(orders.seen().iter().all(|seen| seen.method != "OPTIONS"));
+}

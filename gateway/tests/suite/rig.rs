@@ -129,11 +129,10 @@ impl Rig {
     /// Sends a request and takes the whole answer.
     pub(crate) async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\n");
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        if !body.is_empty() {
-            head += &format!("content-length: {}\r\n", body.len());
+        let length = body.len().to_string();
+        let length = [("content-length", &*length)].into_iter().filter(|_| !body.is_empty());
+        for (name, value) in headers.iter().copied().chain(length) {
+            head.extend([name, ": ", value, "\r\n"]);
         }
         Answer::read(&self.send(format!("{head}\r\n{body}").as_bytes()).await)
     }

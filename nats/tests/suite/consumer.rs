@@ -17,6 +17,7 @@ const DURABLE: &str = "test-inventory";
 fn consumer(rig: &Rig, metrics: &ConsumerMetrics) -> Consumer {
     Consumer {
         connection: rig.connection.clone(),
+        service: "test",
         context: Context::Inventory,
         durable: DURABLE.to_owned(),
         interests: &["stock.received"],

@@ -83,9 +83,9 @@ async fn a_destroyed_key_is_gone_everywhere_and_never_made_again() {
 #[tokio::test]
 async fn a_destroyed_key_is_overwritten_on_disk() {
     let rig = Rig::bare().await;
-    let (ring, ada, bob) = (ring(&rig, &MasterKey::generate()).await, user(), user());
+    let (keys, ada, bob) = (ring(&rig, &MasterKey::generate()).await, user(), user());
     for user in [ada, bob] {
-        ring.key_or_create(user).await.unwrap();
+        keys.key_or_create(user).await.unwrap();
     }
     let (adas, bobs) = (wrapped(&rig, ada).await, wrapped(&rig, bob).await);
     let on_disk = |key: &str| holding(rig.folder.path(), key.as_bytes());
@@ -96,7 +96,7 @@ async fn a_destroyed_key_is_overwritten_on_disk() {
     let bucket = Bucket::ensure(&rig.connection, &config).await.unwrap();
     bucket.put(&ada.to_string(), &"erased", None).await.unwrap();
     assert!(on_disk(&adas) > 0, "a mark alone destroys nothing");
-    ring.destroy(ada).await.unwrap();
+    keys.destroy(ada).await.unwrap();
     assert_eq!(on_disk(&adas), 0);
 
     rig.server.kill().await;

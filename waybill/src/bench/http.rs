@@ -8,7 +8,12 @@ use super::{
     stage::{Stage, address, ask, metadata, placement},
 };
 use crate::{failure::Failure, system};
-use axum::{Router, body::Bytes, http::StatusCode, routing::post};
+use axum::{
+    Router,
+    body::Bytes,
+    http::StatusCode,
+    routing::{get, post},
+};
 use commands::{
     Decision, Environment, Key, WriteSide,
     fraud::Fraud,
@@ -51,7 +56,9 @@ pub(super) async fn measure(
     let Load { account, user, body } = prepare(&stage).await?;
     let token = stage.token(user).await?;
     let floor = serve(floor(&stage).await?, &shutdown).await?;
-    let orders = serve(orders(&stage).await?, &shutdown).await?;
+    // Whoever is asked for is a user.
+    let users = serve(Router::new().route("/users/{id}", get(async || "{}")), &shutdown).await?;
+    let orders = serve(orders(&stage, users).await?, &shutdown).await?;
     let operations = scale.of(if durability == Durability::Always { 4_000 } else { 30_000 });
     tracing::debug!(%account, "paying account");
     for callers in CALLERS {
@@ -149,7 +156,7 @@ async fn floor(stage: &Stage) -> Result<Router, Failure> {
 }
 
 /// The write side of orders as it runs everywhere: layers, access tokens, validation, copies, executor.
-async fn orders(stage: &Stage) -> Result<Router, Failure> {
+async fn orders(stage: &Stage, users: String) -> Result<Router, Failure> {
     let env = Environment {
         connection: stage.connection.clone(),
         reactions: stage.connection.clone(),
@@ -157,26 +164,26 @@ async fn orders(stage: &Stage) -> Result<Router, Failure> {
         clock: stage.clock.clone(),
         master_key: stage.master_key.clone(),
         keys: KeyRing::open(&stage.connection, &stage.master_key, 1).await?,
-        users: nobody_to_ask()?,
+        users: users_service(users)?,
         carrier: Arc::new(SimulatedCarrier::default()),
         fraud: Arc::new(Fraud::default()),
     };
-    let side = WriteSide::build(Context::Orders, &env, &Metrics::new()).await?;
+    let side = Box::pin(WriteSide::build(Context::Orders, &env, &Metrics::new())).await?;
     let (router, _) = side.http.split_for_parts();
     let router = auth::layer(router, system::verifier(&stage.config(), &stage.connection).await?);
-    Ok(service::http::layers(router, stage.clock.clone()))
+    Ok(service::http::layers("orders", router, stage.clock.clone()))
 }
 
-/// No users service runs beside this one: every order relies on the own copy.
-fn nobody_to_ask() -> Result<UsersService, Failure> {
+/// The users service at `url`; its answer is good as long as it is everywhere.
+fn users_service(url: String) -> Result<UsersService, Failure> {
     let breaker = Breakers::new(Policy::default(), &Metrics::new()).of("users");
-    let client = Client::new("users", Arc::new(|| None), breaker)?;
-    Ok(UsersService { client, fresh_for: Duration::ZERO })
+    let client = Client::new("users", Arc::new(move || Some(url.clone())), breaker)?;
+    Ok(UsersService { client, fresh_for: Duration::from_secs(30) })
 }
 
 async fn serve(router: Router, shutdown: &Shutdown) -> Result<String, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}/orders", listener.local_addr()?);
+    let url = format!("http://{}", listener.local_addr()?);
     shutdown.spawn(service::http::serve(listener, router, shutdown.token(), Duration::from_secs(5)));
     Ok(url)
 }
@@ -190,7 +197,7 @@ async fn post_all(
 ) -> Result<Sample, Failure> {
     let client = reqwest::Client::builder().pool_max_idle_per_host(callers).build()?;
     let failures = Arc::new(AtomicU64::new(0));
-    let (url, body, failed) = (url.to_owned(), body.clone(), Arc::clone(&failures));
+    let (url, body, failed) = (format!("{url}/orders"), body.clone(), Arc::clone(&failures));
     let bearer = format!("Bearer {token}");
     let sample = load::run(callers, operations, move |_| {
         let request = client.post(&url).header("content-type", "application/json");

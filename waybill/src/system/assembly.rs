@@ -24,6 +24,7 @@ pub(super) async fn assemble(
     shutdown: &Shutdown,
 ) -> Result<(Router, Check), Failure> {
     let metrics = Metrics::new();
+    service::telemetry::export_metrics(service.name(), &metrics);
     // A connection for each kind of traffic: a read model that catches up must not make commands wait.
     let writing = connect(config, service, "commands").await?;
     let reading = connect(config, service, "projections").await?;
@@ -39,7 +40,8 @@ pub(super) async fn assemble(
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
     };
-    let mut write_side = WriteSide::build(service.context(), &environment, &metrics).await?;
+    let build = WriteSide::build(service.context(), &environment, &metrics);
+    let mut write_side = Box::pin(build).await?;
     write_side.react(shutdown);
     let view = View::of(service.name()).ok_or_else(|| format!("{service} has no read model"))?;
     let file = config.data.join(format!("{service}.sqlite"));
@@ -58,7 +60,7 @@ pub(super) async fn assemble(
     let ready = probes.ready();
     let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
     let router = auth::layer(router, verifier(config, &writing).await?);
-    Ok((service::http::layers(router, config.clock.clone()), ready))
+    Ok((service::http::layers(service.name(), router, config.clock.clone()), ready))
 }
 
 /// How orders ask for their customers: whichever instance of the users service is known, through a breaker.
@@ -74,15 +76,31 @@ async fn users(config: &Config, connection: &Connection, metrics: &Metrics) -> R
     Ok(UsersService { client, fresh_for: config.users_fresh_for })
 }
 
-/// Checks access tokens with the keys as they are kept, so that it takes no users service to check one.
+/// Checks access tokens: with the keys published at a URL where one is given, else with those that are kept beside the
+/// log, so that it takes no users service to check a token.
 pub(crate) async fn verifier(config: &Config, connection: &Connection) -> Result<Verifier, Failure> {
+    let jwks = match &config.jwks_url {
+        Some(url) => published(url)?,
+        None => kept(config, connection).await?,
+    };
+    Ok(Verifier::new(jwks, config.clock.clone()))
+}
+
+fn published(url: &str) -> Result<Jwks, Failure> {
+    let (client, url) = (reqwest::Client::builder().no_proxy().build()?, url.to_owned());
+    Ok(Jwks::start(move || {
+        let request = client.get(&url);
+        async move { Ok(request.send().await?.error_for_status()?.text().await?) }
+    }))
+}
+
+async fn kept(config: &Config, connection: &Connection) -> Result<Jwks, Failure> {
     let keys = Keys::open(connection, &config.master_key, config.replicas, &config.clock).await?;
     let clock = config.clock.clone();
-    let jwks = Jwks::start(move || {
+    Ok(Jwks::start(move || {
         let (keys, now) = (keys.clone(), clock.now());
         async move { Ok(keys.jwks(now).await?) }
-    });
-    Ok(Verifier::new(jwks, config.clock.clone()))
+    }))
 }
 
 async fn connect(config: &Config, service: Service, part: &str) -> Result<Connection, Failure> {

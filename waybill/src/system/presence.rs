@@ -66,15 +66,14 @@ impl Presence {
         ready: Check,
         shutdown: &Shutdown,
     ) -> Result<Self, Failure> {
-        let url = match &config.advertise {
-            Some(Advertise { host, port }) => url(host, port.unwrap_or(address.port())),
-            None => {
-                let mut reached = address;
-                if address.ip().is_unspecified() {
-                    reached.set_ip(towards(&config.nats_url).await?);
-                }
-                format!("http://{reached}")
+        let url = if let Some(Advertise { host, port }) = &config.advertise {
+            url(host, port.unwrap_or(address.port()))
+        } else {
+            let mut reached = address;
+            if address.ip().is_unspecified() {
+                reached.set_ip(towards(&config.nats_url).await?);
             }
+            format!("http://{reached}")
         };
         let instance = Instance {
             service: service.name().to_owned(),
@@ -90,7 +89,7 @@ impl Presence {
     /// Makes the service known once it is ready, until the process is about to stop.
     pub(super) async fn keep(self) {
         let leaving = self.shutdown.leaving();
-        let Some(registration) = leaving.run_until_cancelled(self.register()).await else { return };
+        let Some(registration) = leaving.run_until_cancelled(Box::pin(self.register())).await else { return };
         leaving.cancelled().await;
         registration.stop().await;
     }

@@ -306,11 +306,23 @@ impl Users {
     }
 }
 
-/// The address of the client, as the gateway in front of the service says. Without one nobody is known.
+/// The address of the client, as the gateway in front of the service says; without one nobody is known. Each proxy adds
+/// to the end whom it has heard, so the last one of the outside world is true, and those before it may be invented.
 fn client(headers: &HeaderMap) -> Option<IpAddr> {
-    let forwarded = headers.get_all("x-forwarded-for").iter().next_back()?;
-    // Whoever stands nearest has added the last one; those before it may be invented.
-    forwarded.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
+    let lines = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
+    let heard: Vec<IpAddr> =
+        lines.flat_map(|line| line.split(',')).filter_map(|one| one.trim().parse().ok()).collect();
+    heard.iter().rfind(|address| !is_inside(address)).or_else(|| heard.last()).copied()
+}
+
+/// Whether the address is one of the own network, as that of a load balancer.
+fn is_inside(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_private() || address.is_loopback() || address.is_link_local(),
+        IpAddr::V6(address) => {
+            address.is_unique_local() || address.is_loopback() || address.is_unicast_link_local()
+        }
+    }
 }
 
 fn wrong() -> Problem {
@@ -338,4 +350,27 @@ fn unsigned(error: &TokenError) -> Problem {
     }
     tracing::error!(error = chain(error), "no token can be signed");
     Problem::internal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_the_last_address_of_the_outside_world() {
+        for (lines, expected) in [
+            (&[][..], None),
+            (&["nonsense"], None),
+            (&["198.51.100.1, 192.0.2.7"], Some("192.0.2.7")),
+            (&["198.51.100.1, 192.0.2.7", "10.0.0.3"], Some("192.0.2.7")),
+            (&["2001:db8::1, fd00::1"], Some("2001:db8::1")),
+            (&["10.0.0.1, 10.0.0.2"], Some("10.0.0.2")),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", HeaderValue::from_static(line));
+            }
+            assert_eq!(client(&headers), expected.map(|text| text.parse().unwrap()), "{lines:?}");
+        }
+    }
 }

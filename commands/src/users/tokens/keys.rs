@@ -110,9 +110,7 @@ impl Keys {
     /// The public keys as a JSON Web Key Set (RFC 7517).
     pub async fn jwks(&self, now: Timestamp) -> Result<String, TokenError> {
         let ring = self.ring().await?;
-        let key = |key: &RingKey| {
-            json!({ "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": key.kid, "x": key.public })
-        };
+        let key = |key: &RingKey| json!({ "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": key.kid, "x": key.public });
         Ok(json!({ "keys": ring.published(now).iter().map(key).collect::<Vec<_>>() }).to_string())
     }
 

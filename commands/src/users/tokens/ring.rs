@@ -16,7 +16,8 @@ pub(super) const ROTATION: SignedDuration = SignedDuration::from_hours(30 * 24);
 pub(super) const LEAD: SignedDuration = SignedDuration::from_hours(1);
 /// How long a key is published after it has signed for the last time: until the last token has expired, and an hour for
 /// clocks that disagree.
-pub(super) const RETIRE: SignedDuration = SignedDuration::from_secs(MAX_LIFETIME.as_secs().cast_signed() + 3600);
+pub(super) const RETIRE: SignedDuration =
+    SignedDuration::from_secs(MAX_LIFETIME.as_secs().cast_signed() + 3600);
 
 /// The keys that are published, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +42,7 @@ impl Ring {
     /// The key that signs.
     pub(super) fn signing(&self, now: Timestamp) -> Option<&RingKey> {
         // Where the clock of whoever made the first key is ahead, that key has to do.
-        self.keys.iter().rfind(|key| key.from <= now).or(self.keys.first())
+        self.keys.iter().rfind(|key| key.from <= now).or_else(|| self.keys.first())
     }
 
     /// The keys that tokens are checked with.

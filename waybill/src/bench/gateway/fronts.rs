@@ -175,7 +175,7 @@ http {{
 async fn start(mut command: Command, port: u16, log: &Path) -> Result<Front, Failure> {
     let file = File::create(log)?;
     command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-    let shown = command.as_std().get_program().to_string_lossy().into_owned();
+    let shown = command.as_std().get_program().display().to_string();
     let process = command.spawn().map_err(because(format!("cannot start {shown}")))?;
     let mut front = Front { base: Base(format!("http://127.0.0.1:{port}/api")), process };
     let listening = async {
