@@ -115,5 +115,10 @@ pub(super) async fn ask(
     let key = Key::<Order>::new(id);
     let keys = vec![if new { key.likely_new() } else { key.load() }];
     let run = move |decision: &mut commands::Decision| decision.apply(&key, command.clone());
-    executor.execute(keys, metadata(clock), run).await.is_ok()
+    let result = executor.execute(keys, metadata(clock), run).await;
+    if let Err(error) = &result {
+        // Counted by whoever asks; the first ones tell why.
+        tracing::warn!(%error, "an operation failed");
+    }
+    result.is_ok()
 }
