@@ -187,9 +187,9 @@ impl Named {
                 Err(why) => faults.add("SERVICE", format!("{why}, {GATEWAY}, all")),
             }
         }
-        found.services.sort_unstable();
-        found.services.dedup();
-        found
+        named.services.sort_unstable();
+        named.services.dedup();
+        named
     }
 }
 
