@@ -15,6 +15,7 @@ mod order;
 mod outage;
 mod personal;
 mod refusals;
+mod schemathesis;
 mod trace;
 mod undo;
 mod users;
