@@ -9,7 +9,7 @@ use crate::{
     access::{Line, SERVICE},
     guard::Peer,
     metrics::Counters,
-    table::Route,
+    table::{PREFIX, Route},
     upstream::{Failure, NoUpstream, Pick, Upstreams},
 };
 use axum::{
@@ -193,6 +193,9 @@ impl Proxy {
         }
         let (mut parts, body) = response.into_parts();
         headers::strip(&mut parts.headers);
+        if call.route.rewrite {
+            headers::relocate(&mut parts.headers, PREFIX);
+        }
         parts.version = Version::HTTP_11;
         let events = parts
             .headers

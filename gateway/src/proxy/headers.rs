@@ -55,6 +55,16 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Gives a path that the service names as `Location` the prefix that its requests have lost on their way.
+pub(super) fn relocate(headers: &mut HeaderMap, prefix: &str) {
+    let path = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+    // `//host/path` is another place, and so is a whole URL.
+    let path = path.filter(|path| path.starts_with('/') && !path.starts_with("//"));
+    if let Some(whole) = path.and_then(|path| HeaderValue::try_from(format!("{prefix}{path}")).ok()) {
+        headers.insert(header::LOCATION, whole);
+    }
+}
+
 /// Says where the request came from. What it says itself of that is believed only where the peer is one of our proxies.
 pub(super) fn forwarded(headers: &mut HeaderMap, peer: SocketAddr, trusted: bool) {
     let host = headers.remove(header::HOST);
@@ -98,6 +108,19 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    #[test]
+    fn a_location_is_where_the_client_finds_it() {
+        for (named, found) in [
+            ("/orders/1", "/api/orders/1"),
+            ("//elsewhere/1", "//elsewhere/1"),
+            ("https://elsewhere/1", "https://elsewhere/1"),
+        ] {
+            let mut answer = headers(&[("location", named)]);
+            relocate(&mut answer, "/api");
+            assert_eq!(answer["location"], found);
+        }
     }
 
     #[test]
