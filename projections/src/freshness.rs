@@ -9,7 +9,7 @@ use axum::{
 };
 use events::Position;
 use serde::Deserialize;
-use service::{Problem, extract::Query};
+use service::{Problem, auth::Principal, extract::Query};
 use std::time::Duration;
 use utoipa::IntoParams;
 
@@ -32,10 +32,12 @@ pub(crate) struct Freshness {
     wait: Option<String>,
 }
 
-/// Lets a request through when the read model has what it names; 503 when that takes too long.
+/// Lets a request through when the read model has what it names; 503 when that takes too long. Nobody waits without
+/// saying who he is: else anybody could hold as many connections as he likes.
 pub(crate) async fn layer(
     State(projections): State<Projections>,
     Query(wanted): Query<Freshness>,
+    principal: Result<Principal, Problem>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
@@ -47,6 +49,9 @@ pub(crate) async fn layer(
         return Err(Problem::invalid("position-not-projected", "after", detail));
     }
     let caught_up = |progress: &Progress| positions.iter().all(|one| progress.has(*one) == Some(true));
+    if !caught_up(&progress.borrow()) {
+        principal?;
+    }
     // What is committed now is what the query will see, or a little more.
     let contained = match tokio::time::timeout(wait, progress.wait_for(caught_up)).await {
         Ok(Ok(progress)) => Some(progress.to_string()),

@@ -61,7 +61,12 @@ struct ListProducts {
 #[utoipa::path(
     get, path = "/products", tag = "inventory",
     params(ListProducts, Freshness),
-    responses((status = 200, body = Page<Product>), Refused)
+    responses(
+        (status = 200, body = Page<Product>),
+        (status = 401, description = "The position named is not there yet, and nobody waits without a token",
+            body = Problem, content_type = "application/problem+json"),
+        Refused
+    )
 )]
 async fn products(
     State(projections): State<Projections>,
