@@ -1,7 +1,7 @@
 //! The gateway of a process: what it needs of NATS, and how it starts and stops.
 
 use crate::failure::{Failure, because};
-use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Upstreams};
+use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
 use nats::{Connection, Registry, RegistryOptions};
 use serde_json::Map;
 use service::{Clock, Metrics};
@@ -38,6 +38,8 @@ pub struct Edge {
 impl Edge {
     /// Starts it on a listener.
     pub async fn start(edge: &EdgeConfig, listener: TcpListener) -> Result<Self, Failure> {
+        // Before all that takes time: a hangup must not end a gateway that is still starting.
+        let reload = Reload::new(edge.file.clone())?;
         let config = read(edge)?;
         let (metrics, clock) = (Metrics::new(), edge.clock.clone());
         service::telemetry::export_metrics(GATEWAY, &metrics);
@@ -53,7 +55,7 @@ impl Edge {
         let details = details.map(|(name, value)| (name.to_owned(), value.into()));
         let gateway = Gateway::new(Parts {
             config,
-            file: edge.file.clone(),
+            reload,
             upstreams,
             limiter,
             clock,

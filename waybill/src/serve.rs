@@ -3,13 +3,13 @@
 use crate::{
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
-    outside::{Outside, OutsideArgs, Span},
+    outside::{Outside, OutsideArgs},
     settings::{self, MasterKeyArgs},
     system::{Advertise, Config, Service, System},
 };
 use futures::future::OptionFuture;
 use nats::{Durability, MasterKey};
-use service::config::{Faults, Settings};
+use service::config::{Faults, Settings, Span};
 use std::path::PathBuf;
 use tokio::net::TcpListener;
 
@@ -52,6 +52,9 @@ pub(crate) struct Args {
     /// Where the keys of access tokens are published [default: the keys themselves, as NATS keeps them]
     #[arg(long, value_name = "URL", env = "WAYBILL_JWKS_URL")]
     jwks_url: Option<String>,
+    /// Networks of gateways, who alone are believed from which address a client comes [default: 127.0.0.0/8,::1/128]
+    #[arg(long, value_name = "NETWORK,..", env = "WAYBILL_TRUSTED_PROXIES")]
+    trusted_proxies: Option<String>,
     /// How long orders rely on what the users service said of a customer [default: 30s]
     #[arg(long, value_name = "TIME", env = "WAYBILL_USERS_FRESH_FOR")]
     users_fresh_for: Option<String>,
@@ -127,6 +130,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--ports", args.ports.clone()),
         ("--advertise", args.advertise.clone()),
         ("--jwks-url", args.jwks_url.clone()),
+        ("--trusted-proxies", args.trusted_proxies.clone()),
         ("--users-fresh-for", args.users_fresh_for.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
@@ -158,14 +162,24 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     }
     let outside = Outside::read(flags);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
+    let trusted_proxies = flags.optional("--trusted-proxies");
     let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
     // A gateway alone opens nothing that is locked with the master key.
     let alone = named.services.is_empty();
     let master_key = if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
     let usual = Config::new(nats_url?, &args.data);
-    let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
     let (durability, replicas) = durability.zip(replicas)?;
-    Some(Config { durability, replicas, outside, master_key, jwks_url, users_fresh_for, advertise, ..usual })
+    Some(Config {
+        durability,
+        replicas,
+        outside,
+        master_key,
+        jwks_url,
+        trusted_proxies: trusted_proxies.unwrap_or(usual.trusted_proxies),
+        users_fresh_for: users_fresh_for.unwrap_or(usual.users_fresh_for),
+        advertise,
+        ..usual
+    })
 }
 
 /// What was named on the command line.
@@ -243,10 +257,11 @@ mod tests {
     #[test]
     fn every_fault_is_named_at_once() {
         let faults = read(
-            "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x",
+            "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x \
+             --trusted-proxies gateway",
         );
         let faults = faults.unwrap_err();
-        for flag in ["SERVICE", "--ports", "--durability", "--replicas", "--carrier"] {
+        for flag in ["SERVICE", "--ports", "--durability", "--replicas", "--carrier", "--trusted-proxies"] {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
         assert!(read("all --nats-url nats://x --port 80").unwrap_err().contains("--port"));

@@ -15,7 +15,7 @@ use events::Context;
 use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology};
 pub use presence::Advertise;
 use presence::Presence;
-use service::{Clock, Shutdown};
+use service::{Clock, Shutdown, origin::TrustedProxies};
 use std::{
     collections::BTreeMap,
     fmt, io,
@@ -108,6 +108,8 @@ pub struct Config {
     pub master_key: MasterKey,
     /// Where the keys of access tokens are published; those kept beside the log are taken, unless it is said.
     pub jwks_url: Option<String>,
+    /// Who is believed on whose behalf a request comes: gateways. This machine, unless it is said.
+    pub trusted_proxies: TrustedProxies,
     /// How long orders rely on what the users service said of a customer, unless they hear otherwise.
     pub users_fresh_for: Duration,
     /// How services stay known to others.
@@ -130,6 +132,7 @@ impl Config {
             clock: Clock::system(),
             master_key: MasterKey::generate(),
             jwks_url: None,
+            trusted_proxies: TrustedProxies::loopback(),
             users_fresh_for: Duration::from_secs(30),
             registry: RegistryOptions::default(),
             advertise: None,

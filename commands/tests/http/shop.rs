@@ -29,6 +29,7 @@ use service::{
     auth::{self, Jwks, Role, Verifier},
     breaker::{Breakers, Policy},
     client::Client,
+    origin::TrustedProxies,
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -124,6 +125,7 @@ impl Shop {
             master_key: nats.master_key.clone(),
             keys: KeyRing::open(&connection, &nats.master_key, 1).await.unwrap(),
             users: nobody_to_ask(&metrics),
+            proxies: TrustedProxies::loopback(),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
         };
