@@ -66,10 +66,11 @@ pub(crate) fn read(mut section: Section<'_>) -> CorsLayer {
 
 /// Tells the browser what it may do; gives the whole answer where that is all it asked for (a preflight).
 pub(crate) async fn answer<B>(
-    layer: &CorsLayer,
+    layer: Option<&CorsLayer>,
     request: &Request<B>,
     told: &mut HeaderMap,
 ) -> Option<Response<Body>> {
+    let layer = layer?;
     let asks = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let preflight = request.method() == Method::OPTIONS && asks;
     let mut head = Request::new(());

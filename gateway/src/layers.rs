@@ -44,10 +44,7 @@ pub(crate) async fn around(
     let answered = AssertUnwindSafe(async {
         accepted?;
         // 3. Requests that two readers could understand differently end here.
-        if request.uri() == REFUSED {
-            return Err(peer.refusal().into());
-        }
-        path::check(request.uri().path())?;
+        grammar(&request, &peer)?;
         // 4. The route: what the gateway answers itself, else what the table says.
         let (method, path) = (request.method(), request.uri().path());
         if let Some(own) = Gateway::own(path) {
@@ -56,9 +53,8 @@ pub(crate) async fn around(
         }
         let found = config.routes.find(method, path);
         // 5. CORS: a preflight is answered for every path that has a route; it comes without credentials.
-        if let Some(layer) = config.cors.as_ref().filter(|_| !matches!(found, Match::Nothing))
-            && let Some(preflight) = cors::answer(layer, &request, &mut told).await
-        {
+        let cors = config.cors.as_ref().filter(|_| !matches!(found, Match::Nothing));
+        if let Some(preflight) = cors::answer(cors, &request, &mut told).await {
             return Ok(preflight);
         }
         let route = one(found, &mut told)?;
@@ -67,17 +63,12 @@ pub(crate) async fn around(
         let arrival = Arrival { gateway: &gateway, config: &config, client, headers: request.headers() };
         // 6. Authentication: who asks. Wrong tokens are counted.
         let principal = arrival.authenticate(&route, &mut line, &mut told).await?;
-        line.principal = principal.as_ref().map(|principal| principal.user);
         // 7. Roles: whether that is enough.
-        if let Some((principal, role)) = principal.as_ref().zip(route.role) {
-            principal.require(role)?;
-        }
+        principal.zip(route.role).map_or(Ok(()), |(principal, role)| principal.require(role))?;
         // 8. The rate limit: whether he has not asked too often.
         arrival.limit(&route, principal, &mut line, &mut told).await?;
         // 9. The body limit: what says that it is too large is not even read; the rest is counted as it comes.
-        if request.size_hint().lower() > route.body {
-            return Err(too_large(route.body));
-        }
+        fits(&request, &route)?;
         if &*route.service == ITSELF {
             let path = route.rewritten(request.uri().path()).to_owned();
             return Ok(gateway.answer_itself(&path, request).await);
@@ -117,6 +108,17 @@ fn finish(
         return response.map(|body| Counted::new(body, None, peer));
     }
     response.map(|body| Counted::new(body, Some(line), peer))
+}
+
+fn grammar(request: &Request<Incoming>, peer: &Peer) -> Result<(), Problem> {
+    if request.uri() == REFUSED {
+        return Err(peer.refusal().into());
+    }
+    path::check(request.uri().path())
+}
+
+fn fits(request: &Request<Incoming>, route: &Route) -> Result<(), Problem> {
+    if request.size_hint().lower() > route.body { Err(too_large(route.body)) } else { Ok(()) }
 }
 
 fn one(found: Match, told: &mut HeaderMap) -> Result<Arc<Route>, Problem> {

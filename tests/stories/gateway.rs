@@ -106,7 +106,7 @@ async fn without_a_file_a_hangup_ends_nothing() {
 
 #[tokio::test]
 async fn a_gateway_that_is_asked_to_stop_finishes_what_has_begun_and_takes_nothing_new() {
-    let world = World::of(&[Service::Inventory], |_| ()).await.unwrap();
+    let world = World::of(&[Service::Users, Service::Inventory], |_| ()).await.unwrap();
     let file = world.config.data.with_file_name("gateway.toml");
     // Time enough, however slow the machine is.
     let routes = ROUTES.replace("timeout = \"3s\"", "timeout = \"20s\"");
@@ -116,6 +116,12 @@ async fn a_gateway_that_is_asked_to_stop_finishes_what_has_begun_and_takes_nothi
     assert_eq!(gateway.get("/ready").await.unwrap().0, 200);
     // A request that has begun and whose end is still to be sent.
     let token = world.api.tokens().unwrap().operator().await.unwrap();
+    eventually("it has the keys of tokens", SOON, async || {
+        let asked =
+            gateway.client.get(format!("http://{}/api/inventory/NONE", gateway.address)).bearer_auth(&token);
+        (asked.send().await.unwrap().status() == 404).then_some(())
+    })
+    .await;
     let product =
         json!({ "sku": "TEA", "name": "Tea", "price": { "amount": 450, "currency": "EUR" } }).to_string();
     let (first, rest) = product.split_at(10);

@@ -35,6 +35,17 @@ impl Arrival<'_> {
         line: &mut Line,
         told: &mut HeaderMap,
     ) -> Result<Option<Principal>, Problem> {
+        let principal = self.principal(route, line, told).await?;
+        line.principal = principal.map(|principal| principal.user);
+        Ok(principal)
+    }
+
+    async fn principal(
+        &self,
+        route: &Route,
+        line: &mut Line,
+        told: &mut HeaderMap,
+    ) -> Result<Option<Principal>, Problem> {
         let Self { gateway, config, headers, .. } = self;
         if let Some(principal) = gateway.verifier.known(headers) {
             return Ok(Some(principal));

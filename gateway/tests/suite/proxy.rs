@@ -367,7 +367,8 @@ async fn an_instance_is_busy_until_its_answer_has_ended() {
 async fn an_open_breaker_is_seen_by_clients_and_operators_and_closes_again() {
     let healthy = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let state = Arc::clone(&healthy);
-    let answer = get(async move || if state.load(Ordering::Relaxed) {
+    let answer = get(async move || {
+        if state.load(Ordering::Relaxed) {
             axum::http::StatusCode::OK
         } else {
             axum::http::StatusCode::INTERNAL_SERVER_ERROR
