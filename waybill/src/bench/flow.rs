@@ -61,7 +61,7 @@ pub(super) async fn measure(
     let mut raw = Vec::new();
     let (mut placed, mut events) = (vec![], vec![]);
     for _ in 0..scale.rounds {
-        raw.push(super::commands::raw_publishes(&apart, 64, scale.of(20_000)).await?);
+        raw.push(super::commands::raw_creates(&apart, 64, scale.of(20_000)).await?.0);
         let before = cpu_seconds(stage.server.pid());
         let flow = shop.place(scale.of(5000), CALLERS, None).await?;
         if let (Some(before), Some(after)) = (before, cpu_seconds(stage.server.pid())) {
