@@ -1,6 +1,9 @@
 //! A connection to NATS with the settings Waybill relies on.
 
-use async_nats::{Client, ConnectOptions, Event, connection::State, jetstream};
+use async_nats::{
+    Client, ConnectOptions, Event, Message, Request, RequestError, RequestErrorKind, connection::State,
+    jetstream, subject::ToSubject,
+};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -85,6 +88,19 @@ impl Connection {
         }
         let jetstream = jetstream::new(client.clone());
         Ok(Self { client, jetstream, connected })
+    }
+
+    /// Asks, and waits no longer than `timeout`, whatever happens. The client's own time-out begins when the request has a
+    /// place in its queue, which is full while a server hangs.
+    pub(crate) async fn ask(
+        &self,
+        subject: impl ToSubject,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Message, RequestError> {
+        let answer = self.client.send_request(subject, request.timeout(None));
+        let answer = tokio::time::timeout(timeout, answer).await;
+        answer.unwrap_or_else(|_| Err(RequestError::new(RequestErrorKind::TimedOut)))
     }
 
     /// Whether the server can be reached at this moment.

@@ -9,7 +9,7 @@ use waybill::api::{Api, Cart};
 use waybill_tests::{World, eventually, request};
 
 /// How long an order may take to be accepted: the other two agree on new leaders meanwhile.
-const ACCEPTED: Duration = Duration::from_secs(60);
+const ACCEPTED: Duration = Duration::from_mins(1);
 
 /// Places an order as a client does that knows of bad days: again under the same key, until it is accepted.
 async fn place(api: &Api, key: &str, cart: &Cart) -> Uuid {

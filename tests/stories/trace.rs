@@ -320,7 +320,7 @@ async fn nothing_that_a_customer_sends_through_the_gateway_is_in_any_log_line() 
     let file: Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("dev.json")).unwrap()).unwrap();
     let gateway = format!("{}/api", file["gateway"].as_str().unwrap());
-    let stocked = process.api.stock_product("p", ("POT", "Pot", 500), 10).await.unwrap();
+    let stocked = process.api.stock_product("p", ("POT-9", "Pot", 500), 10).await.unwrap();
     let mut visit = Visit { api: &process.api, gateway, secrets: Vec::new() };
 
     let (email, password) = ("Wilhelmine.Zwirnsdorf@Tuttlingen.example", "sesam oeffne dich");
@@ -346,7 +346,7 @@ async fn nothing_that_a_customer_sends_through_the_gateway_is_in_any_log_line() 
     let account = json!({ "userId": id, "currency": "EUR" });
     let account = visit.post(201, &access, "/accounts", &account).await["id"].as_str().unwrap().to_owned();
     let mut order = json!({
-        "userId": id, "accountId": account, "items": [{ "sku": "POT", "quantity": 2 }], "shippingAddress": address,
+        "userId": id, "accountId": account, "items": [{ "sku": "POT-9", "quantity": 2 }], "shippingAddress": address,
     });
     let place = process.api.http().post(format!("{}/orders", visit.gateway)).json(&order);
     let after = stocked.position().unwrap();

@@ -115,12 +115,12 @@ mod tests {
     fn the_usual_numbers_and_every_other() {
         let usual = UsersCalls {
             fresh_for: Duration::from_secs(30),
-            timeout: Duration::from_millis(3000),
+            timeout: Duration::from_secs(3),
             breaker: Policy {
                 window: Duration::from_secs(10),
                 minimum: 10,
                 error_percent: 50,
-                open_for: Duration::from_millis(30_000),
+                open_for: Duration::from_secs(30),
             },
         };
         assert_eq!(read(""), Ok(usual));
@@ -128,7 +128,7 @@ mod tests {
             fresh_for: Duration::ZERO,
             timeout: Duration::from_millis(500),
             breaker: Policy {
-                window: Duration::from_secs(60),
+                window: Duration::from_mins(1),
                 minimum: 1,
                 error_percent: 100,
                 open_for: Duration::from_secs(2),

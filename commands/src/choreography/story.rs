@@ -287,6 +287,58 @@ proptest! {
     }
 }
 
+/// Two processes had one `payment.charged`. One booked the parcel late, as it knew nothing of the cancellation, and died;
+/// the other had called it off and acknowledged the fact.
+#[test]
+fn a_late_booking_of_a_process_that_dies_belongs_to_nobody() {
+    let plan = |quantities, cancel_after| Plan {
+        account: 1,
+        quantities,
+        workflow: Workflow::Choreography,
+        cancel_after,
+        eager: false,
+    };
+    let charged = Some(Stage::Charged);
+    let orders = vec![
+        plan([1, 1, 1], charged),
+        plan([0, 0, 1], charged),
+        plan([0, 0, 1], None),
+        plan([0, 0, 1], None),
+    ];
+    let steps = vec![
+        Step::Place(4),
+        Step::Place(2),
+        Step::Place(2),
+        Step::Begin(14_809, 1, 0),
+        Step::Finish(0),
+        Step::Begin(884, 0, 0),
+        Step::Finish(0),
+        Step::Credit(0, 732),
+        Step::Begin(0, 0, 0),
+        Step::Finish(0),
+        Step::Begin(0, 0, 8),
+        Step::Begin(0, 0, 0),
+        Step::Finish(0),
+        Step::Begin(10_708, 0, 0),
+        Step::Begin(28_499, 0, 0),
+        Step::Finish(22_996),
+        Step::Begin(30_748, 0, 128),
+        Step::Begin(23_123, 0, 0),
+        Step::DieAfter(26_198),
+        Step::Finish(32_689),
+        Step::Finish(14_017),
+        Step::Begin(11_645, 2, 0),
+        Step::DieBefore(41_023),
+        Step::Place(0),
+        Step::Finish(0),
+        Step::Cancel(0, 1),
+        Step::Finish(61_939),
+        Step::Begin(63_053, 1, 114),
+        Step::Finish(20_646),
+    ];
+    Story { orders, stock: [1, 1, 1], balances: [2268, 0], steps, seed: 14_167_087_109_289_187_728 }.tell();
+}
+
 /// The stories are worth telling: all the ways in which an order can end come up.
 #[test]
 fn every_end_comes_up() {

@@ -220,7 +220,7 @@ async fn a_session_is_refreshed_and_ends() {
     refreshing(&shop, user, &clock).await;
     logging_out(&shop, user).await;
     another_password(&shop, user, &clock).await;
-    a_refresh_without_an_answer(&nats, &shop).await;
+    Box::pin(a_refresh_without_an_answer(&nats, &shop)).await;
     nats.server.stop().await;
 }
 
