@@ -20,6 +20,7 @@ mod history;
 mod inventory;
 mod metrics;
 mod orders;
+mod page;
 mod payments;
 mod personal;
 mod progress;

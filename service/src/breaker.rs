@@ -123,7 +123,7 @@ impl Breakers {
         locked(&self.upstreams).values().map(Breaker::status).collect()
     }
 
-    /// `GET /ops/breakers`, for operators.
+    /// `GET /ops/breakers`, for operators: whoever mounts it sees to that.
     pub fn routes(&self) -> Router {
         let this = self.clone();
         Router::new().route("/ops/breakers", get(async move || Json(this.list())))

@@ -1,6 +1,7 @@
 //! # The harness of the end-to-end tests
 //!
 //! - [`World`]: a nats-server and services in this process, started with the function that `waybill` uses
+//! - [`Front`]: the gateway in front of a world
 //! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes
 //! - [`Collector`]: receives what is exported over OTLP
@@ -13,6 +14,7 @@
 //! alone builds it first: `cargo build -p waybill && cargo test -p waybill-tests`.
 
 mod collector;
+mod front;
 mod process;
 mod serve;
 mod subscriber;
@@ -20,6 +22,7 @@ mod wait;
 mod world;
 
 pub use collector::{CollectedLog, CollectedSpan, Collector};
+pub use front::Front;
 pub use process::Process;
 pub use serve::Serve;
 pub use subscriber::{Received, Subscriber, request};

@@ -5,6 +5,7 @@
 
 mod access;
 mod again;
+mod cluster;
 mod contention;
 mod crash;
 mod customers;

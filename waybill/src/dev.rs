@@ -8,6 +8,7 @@ mod state;
 
 use crate::{
     api::{Api, Tokens},
+    calls::{CallArgs, UsersCalls},
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
     outside::{Outside, OutsideArgs},
@@ -54,6 +55,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
     ports: Option<String>,
     #[command(flatten)]
+    calls: CallArgs,
+    #[command(flatten)]
     outside: OutsideArgs,
 }
 
@@ -64,6 +67,7 @@ pub(crate) struct Plan {
     pub(crate) durability: Durability,
     pub(crate) host: IpAddr,
     pub(crate) ports: Ports,
+    pub(crate) users_calls: UsersCalls,
     pub(crate) outside: Outside,
     pub(crate) gateway_config: Option<PathBuf>,
 }
@@ -110,7 +114,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {
-    let mut flags = settings::flags(args.outside.flags().into_iter().chain([
+    let mut flags = settings::flags(args.outside.flags().into_iter().chain(args.calls.flags()).chain([
         ("--durability", Some(args.durability.clone())),
         ("--host", Some(args.host.clone())),
         ("--ports", args.ports.clone()),
@@ -118,10 +122,18 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let durability = flags.optional::<Durability>("--durability");
     let host = flags.optional::<IpAddr>("--host");
     let ports = flags.optional("--ports").unwrap_or_default();
-    let outside = Outside::read(&mut flags);
+    let (outside, users_calls) = (Outside::read(&mut flags), UsersCalls::read(&mut flags));
     let (data, gateway_config) = (args.data.clone(), args.gateway_config.clone());
     let plan = durability.zip(host);
-    let plan = plan.map(|(durability, host)| Plan { data, durability, host, ports, outside, gateway_config });
+    let plan = plan.map(|(durability, host)| Plan {
+        data,
+        durability,
+        host,
+        ports,
+        users_calls,
+        outside,
+        gateway_config,
+    });
     Ok(flags.finish(plan)?)
 }
 
@@ -138,6 +150,7 @@ impl Local {
         let nats = nats.await?;
         let config = Config {
             durability: plan.durability,
+            users_calls: plan.users_calls,
             outside: plan.outside.clone(),
             master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))
@@ -153,6 +166,8 @@ impl Local {
         let edge = Edge::start(&edge, listener(&plan, GATEWAY, edge::PORT).await?).await?;
         let local = Self { plan, edge, system, nats, tokens, _lock: lock };
         local.api().wait_ready(READY_WITHIN).await?;
+        // Ready services are made known a moment later.
+        local.edge.wait_for(Service::ALL.map(Service::name), READY_WITHIN).await?;
         Ok(local)
     }
 

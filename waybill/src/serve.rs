@@ -1,6 +1,7 @@
 //! `waybill serve`: services against an existing NATS.
 
 use crate::{
+    calls::{CallArgs, UsersCalls},
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
     outside::{Outside, OutsideArgs},
@@ -9,7 +10,7 @@ use crate::{
 };
 use futures::future::OptionFuture;
 use nats::{Durability, MasterKey};
-use service::config::{Faults, Settings, Span};
+use service::config::{Faults, Settings};
 use std::path::PathBuf;
 use tokio::net::TcpListener;
 
@@ -27,8 +28,8 @@ pub(crate) struct Args {
     /// users, orders, payments, inventory, shipping, gateway, or all
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
-    /// Where NATS is
-    #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
+    /// Where NATS is; several nodes of a cluster with commas between them
+    #[arg(long, value_name = "URL,..", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
     /// Folder of the read models
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
@@ -55,9 +56,6 @@ pub(crate) struct Args {
     /// Networks of gateways, who alone are believed from which address a client comes [default: 127.0.0.0/8,::1/128]
     #[arg(long, value_name = "NETWORK,..", env = "WAYBILL_TRUSTED_PROXIES")]
     trusted_proxies: Option<String>,
-    /// How long orders rely on what the users service said of a customer [default: 30s]
-    #[arg(long, value_name = "TIME", env = "WAYBILL_USERS_FRESH_FOR")]
-    users_fresh_for: Option<String>,
     /// What NATS is configured to do before it acknowledges: always writes to disk, interval does so every two minutes
     #[arg(long, value_name = "PROFILE", env = "WAYBILL_DURABILITY", default_value = "always")]
     durability: String,
@@ -66,6 +64,8 @@ pub(crate) struct Args {
     replicas: String,
     #[command(flatten)]
     master_key: MasterKeyArgs,
+    #[command(flatten)]
+    calls: CallArgs,
     #[command(flatten)]
     outside: OutsideArgs,
 }
@@ -124,14 +124,13 @@ async fn bind(name: &str, host: &str, port: u16) -> Result<TcpListener, Failure>
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {
-    let mut flags = settings::flags(args.outside.flags().into_iter().chain([
+    let mut flags = settings::flags(args.outside.flags().into_iter().chain(args.calls.flags()).chain([
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
         ("--advertise", args.advertise.clone()),
         ("--jwks-url", args.jwks_url.clone()),
         ("--trusted-proxies", args.trusted_proxies.clone()),
-        ("--users-fresh-for", args.users_fresh_for.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
@@ -163,20 +162,21 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let outside = Outside::read(flags);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
     let trusted_proxies = flags.optional("--trusted-proxies");
-    let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
+    let users_calls = UsersCalls::read(flags);
     // A gateway alone opens nothing that is locked with the master key.
     let alone = named.services.is_empty();
     let master_key = if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
     let usual = Config::new(nats_url?, &args.data);
     let (durability, replicas) = durability.zip(replicas)?;
+    let trusted_proxies = trusted_proxies.unwrap_or(usual.trusted_proxies);
     Some(Config {
         durability,
         replicas,
         outside,
         master_key,
         jwks_url,
-        trusted_proxies: trusted_proxies.unwrap_or(usual.trusted_proxies),
-        users_fresh_for: users_fresh_for.unwrap_or(usual.users_fresh_for),
+        trusted_proxies,
+        users_calls,
         advertise,
         ..usual
     })
@@ -258,10 +258,11 @@ mod tests {
     fn every_fault_is_named_at_once() {
         let faults = read(
             "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x \
-             --trusted-proxies gateway",
+             --breaker-errors 0 --trusted-proxies gateway",
         );
         let faults = faults.unwrap_err();
-        for flag in ["SERVICE", "--ports", "--durability", "--replicas", "--carrier", "--trusted-proxies"] {
+        let flags = ["SERVICE", "--ports", "--durability", "--replicas", "--carrier", "--breaker-errors"];
+        for flag in flags.into_iter().chain(["--trusted-proxies"]) {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
         assert!(read("all --nats-url nats://x --port 80").unwrap_err().contains("--port"));

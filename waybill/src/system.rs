@@ -8,6 +8,7 @@ mod presence;
 pub(crate) use assembly::verifier;
 
 use crate::{
+    calls::UsersCalls,
     failure::{Failure, because},
     outside::Outside,
 };
@@ -92,7 +93,7 @@ impl FromStr for Service {
 /// What services need to run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where NATS is.
+    /// Where NATS is; addresses of several nodes with commas between them.
     pub nats_url: String,
     /// Folder of the read models.
     pub data: PathBuf,
@@ -110,8 +111,8 @@ pub struct Config {
     pub jwks_url: Option<String>,
     /// Who is believed on whose behalf a request comes: gateways. This machine, unless it is said.
     pub trusted_proxies: TrustedProxies,
-    /// How long orders rely on what the users service said of a customer, unless they hear otherwise.
-    pub users_fresh_for: Duration,
+    /// How orders call the users service.
+    pub users_calls: UsersCalls,
     /// How services stay known to others.
     pub registry: RegistryOptions,
     /// Where others reach the services; where they listen, unless it is said.
@@ -133,7 +134,7 @@ impl Config {
             master_key: MasterKey::generate(),
             jwks_url: None,
             trusted_proxies: TrustedProxies::loopback(),
-            users_fresh_for: Duration::from_secs(30),
+            users_calls: UsersCalls::default(),
             registry: RegistryOptions::default(),
             advertise: None,
             linger: Duration::from_millis(300),

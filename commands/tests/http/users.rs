@@ -10,10 +10,10 @@ use commands::{
     Key,
     users::{INTERESTS, User, UserState},
 };
-use events::{Aggregate, Context, Fact, UserId, users::UserEvent};
+use events::{Aggregate, Context, EventId, Fact, UserId, users::UserEvent};
 use futures::{StreamExt, future::join_all};
 use jiff::Timestamp;
-use nats::{Bucket, BucketConfig, Change, Filter, From, Message, Reader, Until};
+use nats::{Bucket, BucketConfig, Change, Filter, From, Message, Reader, Until, Write};
 use serde_json::{Value, json};
 use service::{
     Clock, Shutdown,
@@ -225,6 +225,7 @@ async fn a_session_is_refreshed_and_ends() {
     refreshing(&shop, user, &clock).await;
     logging_out(&shop, user).await;
     another_password(&shop, user, &clock).await;
+    Box::pin(a_refresh_without_an_answer(&nats, &shop)).await;
     nats.server.stop().await;
 }
 
@@ -285,6 +286,24 @@ async fn refreshing(shop: &Shop, user: Uuid, clock: &Clock) {
     let login = shop.log_in("ada@example.com", PASSWORD).await.expect(201);
     clock.advance(Duration::from_hours(30 * 24));
     shop.refresh(&login).await.problem(401, "session-over");
+}
+
+/// Nobody can say what the user may do. The token is not used up: when it comes again, it is nobody's who stole it.
+async fn a_refresh_without_an_answer(nats: &Nats, shop: &Shop) {
+    let user = shop.register(&somebody("eve@example.com")).await;
+    let login = shop.log_in("eve@example.com", PASSWORD).await.expect(201);
+    let subject = Aggregate::User.subject(user);
+    let store = shop.executors[&Context::Users].store();
+    let last = store.last(&subject).await.unwrap().unwrap();
+    let (mut envelope, sequence) = (last.envelope().unwrap(), last.position.sequence);
+    envelope.id = EventId::new(shop.clock.uuid());
+    let unreadable = Write::new(&subject, Some(sequence), &envelope, None, b"?".to_vec());
+    store.append(vec![unreadable]).await.unwrap();
+
+    let elsewhere = Shop::open_at(nats, shop.clock.clone()).await;
+    let before = shop.kept("SESSIONS").await;
+    assert_eq!(elsewhere.refresh(&login).await.status, 500);
+    assert_eq!(shop.kept("SESSIONS").await, before, "the token is as good as it was");
 }
 
 async fn logging_out(shop: &Shop, user: Uuid) {

@@ -182,6 +182,13 @@ async fn log_in(
     responses((status = 200, body = Tokens), NotLoggedIn, Refused)
 )]
 async fn refresh(State(users): State<Arc<Users>>, Body(body): Body<Refresh>) -> Result<Response, Problem> {
+    // What may fail is asked before: a token that is used up without an answer ends its session when it comes again.
+    let Some(user) = users.sessions.user(&body.refresh_token) else { return Err(over()) };
+    // Every time: roles change, and users are erased.
+    let Some(roles) = users.roles(user).await? else {
+        users.sessions.end_all(user).await.map_err(|error| away(&error))?;
+        return Err(over());
+    };
     let refreshed = users.sessions.refresh(&body.refresh_token).await.map_err(|error| away(&error))?;
     let session = match refreshed {
         Refreshed::Continued(session) => session,
@@ -190,11 +197,6 @@ async fn refresh(State(users): State<Arc<Users>>, Body(body): Body<Refresh>) -> 
             return Err(over());
         }
         Refreshed::Unknown => return Err(over()),
-    };
-    // Asked every time: roles change, and users are erased.
-    let Some(roles) = users.roles(session.user).await? else {
-        users.sessions.end_all(session.user).await.map_err(|error| away(&error))?;
-        return Err(over());
     };
     users.tokens(StatusCode::OK, session, roles).await
 }
