@@ -53,7 +53,7 @@ pub(crate) struct Args {
     /// Where the keys of access tokens are published [default: the keys themselves, as NATS keeps them]
     #[arg(long, value_name = "URL", env = "WAYBILL_JWKS_URL")]
     jwks_url: Option<String>,
-    /// Networks of gateways, who alone are believed from which address a client comes [default: 127.0.0.0/8,::1/128]
+    /// Networks of gateways, who alone are believed from which address a client comes [default: this machine]
     #[arg(long, value_name = "NETWORK,..", env = "WAYBILL_TRUSTED_PROXIES")]
     trusted_proxies: Option<String>,
     /// What NATS is configured to do before it acknowledges: always writes to disk, interval does so every two minutes
