@@ -36,7 +36,9 @@ pub struct NotificationId {
 
 /// Why a text names no notification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a notification is the id of an event, _ and a channel, such as 018f3f5e-0000-7000-8000-000000000001_email")]
+#[error(
+    "a notification is the id of an event, _ and a channel, such as 018f3f5e-0000-7000-8000-000000000001_email"
+)]
 pub struct NotificationIdError;
 
 impl fmt::Display for NotificationId {
@@ -146,9 +148,16 @@ mod tests {
         let text = "018f3f5e-0000-7000-8000-000000000001_webhook-erp";
         let id: NotificationId = text.parse().unwrap();
         assert_eq!((id.channel.as_str(), id.to_string().as_str()), ("webhook-erp", text));
-        for bad in ["", "_email", "x_email", "018f3f5e-0000-7000-8000-000000000001", "018F3F5E-0000-7000-8000-000000000001_email",
-            "018f3f5e-0000-7000-8000-000000000001_", "018f3f5e-0000-7000-8000-000000000001_a.b", "018f3f5e-0000-7000-8000-000000000001_*"]
-        {
+        for bad in [
+            "",
+            "_email",
+            "x_email",
+            "018f3f5e-0000-7000-8000-000000000001",
+            "018F3F5E-0000-7000-8000-000000000001_email",
+            "018f3f5e-0000-7000-8000-000000000001_",
+            "018f3f5e-0000-7000-8000-000000000001_a.b",
+            "018f3f5e-0000-7000-8000-000000000001_*",
+        ] {
             assert_eq!(bad.parse::<NotificationId>(), Err(NotificationIdError), "{bad}");
         }
     }

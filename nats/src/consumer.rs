@@ -83,7 +83,10 @@ pub struct Consumer {
 impl Consumer {
     /// Makes the consumer on the server where there is none. Otherwise it is made by [`Self::run`], some time later.
     pub async fn ensure(&self) -> Result<(), ConsumerError> {
-        self.open().await.map(|_| ()).map_err(|source| ConsumerError { durable: self.durable.clone(), source })
+        self.open()
+            .await
+            .map(|_| ())
+            .map_err(|source| ConsumerError { durable: self.durable.clone(), source })
     }
 
     async fn open(&self) -> Result<jetstream::consumer::PullConsumer, Failure> {

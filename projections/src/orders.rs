@@ -119,6 +119,7 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         | Fact::Account(_)
         | Fact::Assessment(_)
         | Fact::User(_)
+        | Fact::Notification(_)
         | Fact::Email(_) => return,
     };
     happened(recorded, order, changes);

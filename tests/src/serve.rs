@@ -14,6 +14,11 @@ pub struct Serve {
 impl Serve {
     /// Serves one service on a free port, with read models in a folder of its own beside those of the world.
     pub fn start(world: &World, service: &str, name: &str) -> io::Result<Self> {
+        Self::with(world, service, name, &[])
+    }
+
+    /// The same, with more flags.
+    pub fn with(world: &World, service: &str, name: &str, flags: &[String]) -> io::Result<Self> {
         let dir = world.config.data.with_file_name(name);
         fs::create_dir_all(&dir)?;
         let key = dir.join("master.key");
@@ -24,6 +29,7 @@ impl Serve {
             .arg(&dir)
             .arg("--master-key-file")
             .arg(key)
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -11,6 +11,7 @@ mod customers;
 mod dev;
 mod discovery;
 mod edge;
+mod notifications;
 mod order;
 mod outage;
 mod personal;

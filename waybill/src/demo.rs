@@ -11,6 +11,7 @@ use crate::{
     outside::Outside,
     settings::Ports,
 };
+use commands::notifications::Channels;
 use nats::{Connection, Durability, From};
 use service::Clock;
 use std::{
@@ -63,6 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         ports: Ports::free(),
         outside: Outside::default(),
+        channels: Channels::outbox(dir.path().join("outbox")),
         gateway_config: None,
     };
     let local = Box::pin(until_stopped(Local::start(plan))).await?;

@@ -8,6 +8,7 @@ use axum::{
 use commands::{
     Decision, Environment, Executor, Key, Stop, WriteSide,
     fraud::Fraud,
+    notifications::Channels,
     orders::UsersService,
     shipping::SimulatedCarrier,
     users::{
@@ -126,11 +127,18 @@ impl Shop {
             users: nobody_to_ask(&metrics),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
+            channels: Channels::outbox(nats._folder.path().join("outbox")),
         };
         let keys = environment.keys.clone();
         let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
-        let contexts =
-            [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping, Context::Users];
+        let contexts = [
+            Context::Orders,
+            Context::Inventory,
+            Context::Payments,
+            Context::Shipping,
+            Context::Notifications,
+            Context::Users,
+        ];
         let mut sides = Vec::new();
         for context in contexts {
             let side = Box::pin(WriteSide::build(context, &environment, &metrics)).await.unwrap();

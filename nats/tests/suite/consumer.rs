@@ -316,8 +316,10 @@ async fn who_tells_begins_now_and_what_fails_comes_again_later_without_holding_u
     let of = item();
     fill(&rig, std::slice::from_ref(&of), 1, 2).await;
     let metrics = ConsumerMetrics::default();
-    let manner =
-        Manner::Tell { first: std::time::Duration::from_millis(200), last: std::time::Duration::from_secs(1) };
+    let manner = Manner::Tell {
+        first: std::time::Duration::from_millis(200),
+        last: std::time::Duration::from_secs(1),
+    };
     let telling = Consumer { manner, ..consumer(&rig, &metrics) };
     telling.ensure().await.unwrap();
     fill(&rig, std::slice::from_ref(&of), 3, 4).await;

@@ -39,6 +39,7 @@ pub(super) async fn assemble(
         users: users(config, &writing, &metrics).await?,
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
+        channels: config.channels.clone(),
     };
     let build = WriteSide::build(service.context(), &environment, &metrics);
     let mut write_side = Box::pin(build).await?;
