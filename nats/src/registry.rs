@@ -264,20 +264,28 @@ impl Directory {
     }
 
     fn put(&mut self, key: String, instance: Instance, now: Instant) {
+        self.doubt_after_silence(now);
         self.heard = now;
         self.known.insert(key, Known { instance, doubtful: false });
         self.settle(now);
     }
 
     fn gone(&mut self, key: &str, now: Instant) {
-        // A server that stood still lets everything expire at once when it goes on.
-        if now.saturating_duration_since(self.heard) > self.lifetime * 2 {
-            self.interrupted = now;
-        }
+        self.doubt_after_silence(now);
         if let Some(known) = self.known.get_mut(key) {
             known.doubtful = true;
         }
         self.settle(now);
+    }
+
+    /// A server that stood still lets everything expire at once when it goes on, before or after it takes the heartbeats
+    /// that have waited: what it says first after a long silence, whatever it is, begins a new lifetime for all.
+    fn doubt_after_silence(&mut self, now: Instant) {
+        let silent = now.saturating_duration_since(self.heard) > self.lifetime * 2;
+        // Of an interruption that is known the lifetime runs already.
+        if silent && self.interrupted <= self.heard {
+            self.interrupted = now;
+        }
     }
 
     /// Removes those in doubt, if absence means anything: others were heard of, and there was time for all.
@@ -378,6 +386,12 @@ mod tests {
         let mut scene = Scene::of_two();
         scene.gone(30, 1);
         scene.gone(30, 2);
+        assert_eq!(scene.known(), [1, 2]);
+        // Or it takes the heartbeats of one that have waited, and then says so.
+        let mut scene = Scene::of_two();
+        scene.put(30, 1);
+        scene.gone(30, 2);
+        scene.gone(30, 1);
         assert_eq!(scene.known(), [1, 2]);
     }
 

@@ -1,4 +1,4 @@
-//! Commands: (a) raw publishes, (b) the executor creating, appending to cached and to cold aggregates.
+//! Commands: (a) raw publishes of the same bytes with the same expectations, (b) the executor creating, appending to cached and to cold aggregates.
 
 use super::{
     Scale, http,
@@ -37,57 +37,91 @@ pub(super) async fn measure(
     let operations = scale.of(if durability == Durability::Always { 8_000 } else { 60_000 });
     for callers in CALLERS {
         let case = Case { bench: "commands", durability, callers };
-        let (mut raw, mut create, mut append, mut cold) = (vec![], vec![], vec![], vec![]);
+        let (mut raw, mut second) = (vec![], vec![]);
+        let (mut create, mut append, mut cold) = (vec![], vec![], vec![]);
         for _ in 0..scale.rounds {
-            raw.push(raw_publishes(&stage, callers, operations).await?);
+            let (sample, written) = raw_creates(&stage, callers, operations).await?;
+            raw.push(sample);
             let ids: Arc<Vec<Uuid>> = Arc::new((0..operations).map(|_| stage.clock.uuid()).collect());
             let executor = stage.executor(Context::Orders);
             create.push(ask_all(&stage, &executor, callers, &ids, Ask::Create).await?);
+            second.push(raw_appends(&stage, callers, written).await?);
             append.push(ask_all(&stage, &executor, callers, &ids, Ask::Append).await?);
             let ids: Arc<Vec<Uuid>> = Arc::new((0..operations).map(|_| stage.clock.uuid()).collect());
             ask_all(&stage, &executor, callers, &ids, Ask::Create).await?;
             executor.forget();
             cold.push(ask_all(&stage, &executor, callers, &ids, Ask::Append).await?);
         }
-        let to = "(a)";
-        report.add(case, "(a) raw publish, expecting", &raw, None);
-        report.add(case, "(b) create", &create, Some(ratio(&create, &raw, to, aim(durability, callers))));
-        report.add(
-            case,
-            "(b) append, cached",
-            &append,
-            Some(ratio(&append, &raw, to, aim(durability, callers))),
-        );
-        report.add(case, "(b) append, cold", &cold, Some(ratio(&cold, &raw, to, None)));
+        let aim = aim(durability, callers);
+        report.add(case, "(a) raw publish, creating", &raw, None);
+        report.add(case, "(b) create", &create, Some(ratio(&create, &raw, "(a)", aim)));
+        report.add(case, "(a) raw publish, appending", &second, None);
+        report.add(case, "(b) append, cached", &append, Some(ratio(&append, &second, "(a)", aim)));
+        report.add(case, "(b) append, cold", &cold, Some(ratio(&cold, &second, "(a)", None)));
     }
     super::cold::measure(&stage, scale, report).await?;
     stage.close().await;
     http::measure(durability, scale, report).await
 }
 
-/// Plain async-nats: the bytes of an order, an expectation, a message id; awaited one by one.
-pub(super) async fn raw_publishes(stage: &Stage, callers: usize, operations: u64) -> Result<Sample, Failure> {
-    let executor = stage.executor(Context::Orders);
-    let id = stage.clock.uuid();
+/// Orders that raw publishes wrote: where the last message of each stands.
+type Written = Arc<Vec<(Uuid, AtomicU64)>>;
+
+/// Plain async-nats: the bytes of new orders, each expected to be the first of its subject; a message id; awaited one
+/// by one.
+pub(super) async fn raw_creates(
+    stage: &Stage,
+    callers: usize,
+    operations: u64,
+) -> Result<(Sample, Written), Failure> {
+    let written = (0..operations).map(|_| (stage.clock.uuid(), AtomicU64::new(0))).collect();
+    let template = template(stage, false).await?;
+    raw(stage, callers, template, Arc::new(written)).await
+}
+
+/// The same with the bytes of an order's second event, each expected to follow the first.
+async fn raw_appends(stage: &Stage, callers: usize, written: Written) -> Result<Sample, Failure> {
+    let template = template(stage, true).await?;
+    Ok(raw(stage, callers, template, written).await?.0)
+}
+
+/// The last event of an order that is complete, or only placed.
+async fn template(stage: &Stage, complete: bool) -> Result<Arc<Template>, Failure> {
+    let (executor, id) = (stage.executor(Context::Orders), stage.clock.uuid());
     ask(&executor, &stage.clock, id, true, OrderCommand::Place(Box::new(placement(id)))).await;
-    let template = Arc::new(Template::of(&stage.connection, &Aggregate::Order.subject(id)).await?);
-    let (connection, clock) = (stage.connection.clone(), stage.clock.clone());
+    if complete {
+        ask(&executor, &stage.clock, id, false, OrderCommand::Complete).await;
+    }
+    Ok(Arc::new(Template::of(&stage.connection, &Aggregate::Order.subject(id)).await?))
+}
+
+async fn raw(
+    stage: &Stage,
+    callers: usize,
+    template: Arc<Template>,
+    written: Written,
+) -> Result<(Sample, Written), Failure> {
+    let (connection, clock, orders) = (stage.connection.clone(), stage.clock.clone(), Arc::clone(&written));
     let failures = Arc::new(AtomicU64::new(0));
     let failed = Arc::clone(&failures);
-    let sample = load::run(callers, operations, move |_| {
+    let sample = load::run(callers, written.len() as u64, move |number| {
         let (template, connection, clock) = (Arc::clone(&template), connection.clone(), clock.clone());
-        let failed = Arc::clone(&failed);
+        let (failed, orders) = (Arc::clone(&failed), Arc::clone(&orders));
         async move {
-            let id = clock.uuid();
-            let (subject, id) = (format!("evt.orders.order.{id}"), id.to_string());
-            if template.publish(&connection, &subject, &id, 0).await.is_err() {
-                failed.fetch_add(1, Ordering::Relaxed);
+            let Some((id, last)) = usize::try_from(number).ok().and_then(|number| orders.get(number)) else {
+                return;
+            };
+            let (subject, event) = (format!("evt.orders.order.{id}"), clock.uuid().to_string());
+            let expect = last.load(Ordering::Relaxed);
+            match template.publish(&connection, &subject, &event, expect).await {
+                Ok(sequence) => last.store(sequence, Ordering::Relaxed),
+                Err(_) => _ = failed.fetch_add(1, Ordering::Relaxed),
             }
         }
     })
     .await;
     none_failed(&failures)?;
-    Ok(sample)
+    Ok((sample, written))
 }
 
 #[derive(Clone, Copy, Debug)]

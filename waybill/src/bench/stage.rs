@@ -11,6 +11,7 @@ use events::{
 };
 use nats::{Connection, Durability, EventStore, MasterKey, StoreOptions, server, topology};
 use service::Clock;
+use std::sync::LazyLock;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -78,10 +79,10 @@ pub(super) fn placement(id: Uuid) -> Placement {
     let line = Line { sku: Sku::new("TEA-1").expect("valid"), quantity: 2, unit_price };
     Placement {
         order_id: OrderId::new(id),
-        user_id: UserId::new(id),
+        user_id: UserId::new(CUSTOMER),
         account_id: AccountId::new(id),
         items: vec![line],
-        shipping_address: sealed(id, &address()),
+        shipping_address: SEALED.clone(),
         workflow: events::orders::Workflow::Choreography,
         user_snapshot: events::orders::UserSnapshot::default(),
     }
@@ -99,10 +100,12 @@ pub(super) fn address() -> Address {
     }
 }
 
-/// As handlers seal it, except that key and nonce are always the same.
-fn sealed(user: Uuid, address: &Address) -> Personal<Address> {
-    Personal::seal(address, UserId::new(user), &DataKey::new([1; 32]), [2; NONCE])
-}
+/// Whose orders these are.
+const CUSTOMER: Uuid = Uuid::from_u128(1);
+
+/// The address as a handler seals it, once: sealing is no part of what the executor does.
+static SEALED: LazyLock<Personal<Address>> =
+    LazyLock::new(|| Personal::seal(&address(), UserId::new(CUSTOMER), &DataKey::new([1; 32]), [2; NONCE]));
 
 /// Asks one order something; whether it was recorded.
 pub(super) async fn ask(
