@@ -54,11 +54,9 @@ pub struct Channels {
 
 impl Channels {
     /// Mail goes into a folder, and nobody else is told.
-    #[expect(clippy::expect_used, reason = "an address of the program's own")]
     pub fn outbox(folder: impl Into<PathBuf>) -> Self {
-        let from = "Waybill <waybill@localhost>".parse().expect("a mail address");
         Self {
-            mail: Mail { from, post: Post::Outbox(folder.into()) },
+            mail: Mail { from: Sender::of_this_machine(), post: Post::Outbox(folder.into()) },
             templates: Templates::built_in(),
             webhooks: Vec::new(),
             give_up_after: Duration::from_hours(72),

@@ -6,6 +6,7 @@ name begins with "busy" is to be tried later.
 """
 
 import asyncio
+import logging
 import pathlib
 import ssl
 import sys
@@ -36,6 +37,10 @@ class Handler:
         draft.write_bytes(b"X-Rcpt: " + ",".join(envelope.rcpt_tos).encode() + b"\r\n" + envelope.content)
         draft.rename(draft.with_suffix(".eml"))
         return "250 2.0.0 accepted"
+
+
+# Warnings of aiosmtpd about itself say nothing about the tests.
+logging.getLogger("mail.log").setLevel(logging.ERROR)
 
 
 def authenticate(server, session, envelope, mechanism, data):

@@ -96,6 +96,9 @@ impl MailServer {
     }
 
     /// How mail is sent to it.
+    ///
+    /// # Panics
+    /// Never: the sender's address is one.
     pub fn mail(&self) -> Mail {
         let smtp = Smtp {
             host: "localhost".to_owned(),

@@ -13,7 +13,7 @@ use tokio::process::Command;
 /// # Panics
 /// Where it cannot be installed; the message says what is missing.
 pub async fn installed(package: &str) -> PathBuf {
-    let target = Process::executable().ancestors().nth(2).unwrap_or(Path::new(".")).to_owned();
+    let target = Process::executable().ancestors().nth(2).unwrap_or_else(|| Path::new(".")).to_owned();
     let place = target.join(package.replace("==", "-"));
     if !place.exists() {
         // At once or not at all: an installation that was broken off is not taken for one.

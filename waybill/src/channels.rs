@@ -170,7 +170,7 @@ fn webhooks(file: &Path) -> Result<Vec<Webhook>, Failure> {
     let text = fs::read_to_string(file)?;
     // Its own words would show the line at fault, which may hold what was meant to be a secret.
     let tables: WebhookFile = toml::from_str(&text).map_err(|error| error.message().to_owned())?;
-    let folder = file.parent().unwrap_or(Path::new("."));
+    let folder = file.parent().unwrap_or_else(|| Path::new("."));
     let mut names = HashSet::new();
     let mut webhooks = Vec::new();
     for table in tables.webhook {

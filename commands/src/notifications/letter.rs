@@ -88,19 +88,14 @@ pub struct TemplateFaults(Vec<String>);
 
 impl Templates {
     /// Those that come with the program.
-    #[expect(clippy::expect_used, reason = "a test renders every one of them")]
     pub fn built_in() -> Self {
-        let mut environment = empty();
-        for (name, source) in BUILT_IN {
-            environment.add_template(name, source).expect("templates that come with the program are right");
-        }
-        Self(Arc::new(environment))
+        Self(Arc::new(standard()))
     }
 
     /// The same, with those of a folder in their place. Every one of them is written once, for trial.
     pub fn with(folder: &Path) -> Result<Self, TemplateFaults> {
         let mut faults = Vec::new();
-        let mut environment = Arc::unwrap_or_clone(Self::built_in().0);
+        let mut environment = standard();
         let mut names = Vec::new();
         match fs::read_dir(folder) {
             Ok(entries) => {
@@ -144,16 +139,15 @@ impl Templates {
         let stem = stems.iter().find(there).map_or(kind, String::as_str);
         let letter = Value::from(Serde(letter));
         let render = |ending: &str| self.0.get_template(&format!("{stem}.{ending}"))?.render(letter.clone());
-        let (text, html) = (render("txt")?, render("html")?);
+        let (text, html) = (render("txt")?.replace("\r\n", "\n"), render("html")?);
         let malformed = || {
             let what = format!("the text begins with '{SUBJECT}..' and an empty line");
             Error::new(minijinja::ErrorKind::InvalidOperation, what)
         };
-        let (head, text) = text.split_once('\n').ok_or_else(malformed)?;
-        let subject = head.strip_prefix(SUBJECT).map(one_line).filter(|subject| !subject.is_empty());
-        let body = text.trim_start_matches('\r').strip_prefix('\n').or_else(|| text.strip_prefix("\r\n"));
-        let (subject, text) = subject.zip(body).ok_or_else(malformed)?;
-        Ok(Written { subject, text: text.to_owned(), html })
+        let (head, body) = text.split_once("\n\n").ok_or_else(malformed)?;
+        let subject = head.strip_prefix(SUBJECT).filter(|subject| !subject.contains('\n')).map(one_line);
+        let subject = subject.filter(|subject| !subject.is_empty()).ok_or_else(malformed)?;
+        Ok(Written { subject, text: body.to_owned(), html })
     }
 }
 
@@ -163,10 +157,14 @@ impl fmt::Debug for Templates {
     }
 }
 
-/// No templates. A value that does not exist is a mistake of the template, not an empty text.
-fn empty() -> Environment<'static> {
+/// The templates that come with the program. A value that does not exist is a mistake of a template, not an empty text.
+#[expect(clippy::expect_used, reason = "a test renders every one of them")]
+fn standard() -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    for (name, source) in BUILT_IN {
+        environment.add_template(name, source).expect("templates that come with the program are right");
+    }
     environment
 }
 

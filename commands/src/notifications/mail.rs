@@ -91,6 +91,14 @@ impl FromStr for SmtpTls {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sender(Mailbox);
 
+impl Sender {
+    /// Nobody who could be answered.
+    #[expect(clippy::expect_used, reason = "an address of the program's own")]
+    pub(super) fn of_this_machine() -> Self {
+        "Waybill <waybill@localhost>".parse().expect("a mail address")
+    }
+}
+
 impl FromStr for Sender {
     type Err = &'static str;
 
@@ -158,10 +166,9 @@ impl Mailer {
         let Ok(address) = draft.address.parse::<Address>() else {
             return Outcome::GivenUp(Fault::Recipient, None);
         };
-        let message = match self.compose(draft, address) {
-            Ok(message) => message,
-            // No words of the error: they may hold what is personal.
-            Err(_) => return Outcome::GivenUp(Fault::Recipient, None),
+        // No words of the error: they may hold what is personal.
+        let Ok(message) = self.compose(draft, address) else {
+            return Outcome::GivenUp(Fault::Recipient, None);
         };
         match &self.way {
             Way::Outbox(folder) => put(folder.clone(), draft.id.to_owned(), message.formatted()).await,

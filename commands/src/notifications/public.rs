@@ -58,8 +58,9 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     };
     match parts {
         // Addresses of IPv4 in other clothes: mapped, compatible, NAT64, 6to4.
-        [0, 0, 0, 0, 0, 0xffff | 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => inside(high, low),
-        [0x2002, high, low, ..] => inside(high, low),
+        [0, 0, 0, 0, 0, 0xffff | 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
+        | [0x2002, high, low, ..] => inside(high, low),
         // Teredo, benchmarks, ORCHID, documentation.
         [0x2001, second, ..] if second < 0x0200 || second == 0x0db8 => false,
         [0x3fff, second, ..] if second < 0x1000 => false,

@@ -53,7 +53,7 @@ pub(super) struct Poster {
     client: Client,
 }
 
-/// What is posted: a CloudEvent in structured mode.
+/// What is posted: a `CloudEvent` in structured mode.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 struct CloudEvent<'a> {

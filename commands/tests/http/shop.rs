@@ -49,7 +49,7 @@ pub(crate) struct Nats {
     pub(crate) server: Server,
     pub(crate) config: Config,
     pub(crate) master_key: MasterKey,
-    pub(crate) _folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
 impl Nats {
@@ -63,7 +63,7 @@ impl Nats {
         let server = Server::start(config.clone()).await.unwrap();
         let port = server.url().rsplit_once(':').unwrap().1.parse().unwrap();
         let master_key = MasterKey::generate();
-        Self { server, config: Config { port: Some(port), ..config }, master_key, _folder: folder }
+        Self { server, config: Config { port: Some(port), ..config }, master_key, folder }
     }
 }
 
@@ -127,7 +127,7 @@ impl Shop {
             users: nobody_to_ask(&metrics),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
-            channels: Channels::outbox(nats._folder.path().join("outbox")),
+            channels: Channels::outbox(nats.folder.path().join("outbox")),
         };
         let keys = environment.keys.clone();
         let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
