@@ -21,6 +21,12 @@ pub struct Key<A> {
     kind: PhantomData<fn() -> A>,
 }
 
+impl<A> Clone for Key<A> {
+    fn clone(&self) -> Self {
+        Self { subject: self.subject.clone(), kind: PhantomData }
+    }
+}
+
 impl<A: Aggregate> Key<A> {
     /// The aggregate with this id: a UUID or a SKU.
     pub fn new(id: impl fmt::Display) -> Self {

@@ -5,6 +5,7 @@ use crate::{
     fraud::Fraud,
     http::Api,
     inventory,
+    notifications::{self, ChannelError, Channels},
     orders::{self, UsersService},
     payments,
     shipping::{self, CarrierGateway},
@@ -13,8 +14,8 @@ use crate::{
 use events::Context;
 use futures::future::BoxFuture;
 use nats::{
-    Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, MasterKey,
-    ReplayError, StoreOptions, TopologyError,
+    Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, Manner,
+    MasterKey, ReplayError, StoreOptions, TopologyError,
 };
 use service::{Clock, Metrics, Shutdown, origin::TrustedProxies};
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub struct Environment {
     pub carrier: Arc<dyn CarrierGateway>,
     /// The fraud rules.
     pub fraud: Arc<Fraud>,
+    /// How notifications are sent.
+    pub channels: Channels,
 }
 
 /// One service's write side: its HTTP API and its reactions.
@@ -68,6 +71,9 @@ pub enum BuildError {
     /// A bucket beside the log is not as it has to be.
     #[error("a bucket of the service cannot be opened")]
     Bucket(#[from] TopologyError),
+    /// Notifications cannot be sent as they are configured.
+    #[error("notifications cannot be sent")]
+    Channels(#[from] ChannelError),
     /// The keys of access tokens cannot be opened.
     #[error("the keys of access tokens cannot be opened")]
     Keys(#[from] users::tokens::OpenError),
@@ -84,6 +90,7 @@ impl WriteSide {
             // Payments ask the fraud rules and record what they say.
             Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,
             Context::Shipping => Ok(shipping::write_side(build, &env.carrier)),
+            Context::Notifications => notifications::write_side(build, &env.channels).await,
             Context::Users => Box::pin(users::write_side(build)).await,
         }
     }
@@ -155,16 +162,34 @@ impl Build {
         interests: &'static [(Context, &'static [&'static str])],
         handler: &Handler,
     ) -> WriteSide {
-        let consumer = |(stream, kinds): &(Context, &'static [&'static str])| Consumer {
-            connection: self.reactions.clone(),
-            service: self.context.token(),
-            context: *stream,
-            durable: format!("{}-{stream}", self.context),
-            interests: kinds,
-            metrics: self.metrics.clone(),
+        let consumer = |(stream, kinds): &(Context, &'static [&'static str])| {
+            self.consumer(*stream, kinds, format!("{}-{stream}", self.context))
         };
         let consumers = interests.iter().map(|interest| (consumer(interest), Arc::clone(handler))).collect();
+        self.finish_with(http, consumers)
+    }
+
+    /// The same, with consumers that were made one by one.
+    pub(crate) fn finish_with(self, http: OpenApiRouter, consumers: Vec<(Consumer, Handler)>) -> WriteSide {
         WriteSide { http, executor: self.executor, consumers, followers: Vec::new() }
+    }
+
+    /// A durable consumer of a stream.
+    pub(crate) fn consumer(
+        &self,
+        stream: Context,
+        kinds: &'static [&'static str],
+        durable: String,
+    ) -> Consumer {
+        Consumer {
+            connection: self.reactions.clone(),
+            service: self.context.token(),
+            context: stream,
+            durable,
+            interests: kinds,
+            manner: Manner::React,
+            metrics: self.metrics.clone(),
+        }
     }
 }
 

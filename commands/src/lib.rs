@@ -4,7 +4,7 @@
 //!
 //! - [`Aggregate`]: pure decide and evolve; [`Decision`]: one decision over several aggregates; [`Refusal`]: why not
 //! - [`Executor`]: the only write path: lanes, cache, append, again on conflict
-//! - one folder per context: [`orders`], [`inventory`], [`payments`], [`shipping`], [`users`], each with a file per aggregate,
+//! - one folder per context: [`orders`], [`inventory`], [`payments`], [`shipping`], [`notifications`], [`users`], each with a file per aggregate,
 //!   `react` (fact to effect, pure), `reactor` (carries effects out) and `http` (its endpoints); and [`fraud`]
 //! - `http`: what the endpoints share, with idempotency keys; `reactor`: what the reactors share
 //! - [`WriteSide`], [`Environment`]: the front door: one service's endpoints and reactions, put together
@@ -22,6 +22,7 @@ mod fixtures;
 pub mod fraud;
 mod http;
 pub mod inventory;
+pub mod notifications;
 pub mod orders;
 pub mod payments;
 mod reactor;

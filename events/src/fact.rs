@@ -4,6 +4,7 @@ use crate::{
     Aggregate,
     fraud::AssessmentEvent,
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
+    notifications::NotificationEvent,
     orders::OrderEvent,
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
@@ -41,6 +42,7 @@ impl FactType {
             Aggregate::Payment => PaymentEvent::TYPES,
             Aggregate::Assessment => AssessmentEvent::TYPES,
             Aggregate::Shipment => ShipmentEvent::TYPES,
+            Aggregate::Notification => NotificationEvent::TYPES,
             Aggregate::User => UserEvent::TYPES,
             Aggregate::Email => EmailEvent::TYPES,
         }
@@ -184,6 +186,8 @@ pub enum Fact {
     Assessment(AssessmentEvent),
     /// Of a shipment.
     Shipment(ShipmentEvent),
+    /// Of a notification.
+    Notification(NotificationEvent),
     /// Of a user.
     User(UserEvent),
     /// Of an e-mail address.
@@ -207,6 +211,7 @@ impl Fact {
             Aggregate::Payment => Self::Payment(PaymentEvent::from_json(kind, version, body)?),
             Aggregate::Assessment => Self::Assessment(AssessmentEvent::from_json(kind, version, body)?),
             Aggregate::Shipment => Self::Shipment(ShipmentEvent::from_json(kind, version, body)?),
+            Aggregate::Notification => Self::Notification(NotificationEvent::from_json(kind, version, body)?),
             Aggregate::User => Self::User(UserEvent::from_json(kind, version, body)?),
             Aggregate::Email => Self::Email(EmailEvent::from_json(kind, version, body)?),
         })

@@ -7,7 +7,7 @@
 //! - [`envelope`]: CloudEvents 1.0 attributes carried in message headers
 //! - [`fact`]: the catalogue of every fact, encoding, decoding; [`upcast`]: old versions made new
 //! - one file of facts per context: [`orders`], [`inventory`], [`payments`], [`fraud`], [`shipping`],
-//!   [`users`]
+//!   [`notifications`], [`users`]
 
 pub mod envelope;
 pub mod fact;
@@ -15,6 +15,7 @@ pub mod fraud;
 pub mod ids;
 pub mod inventory;
 pub mod money;
+pub mod notifications;
 pub mod orders;
 pub mod payments;
 pub mod personal;

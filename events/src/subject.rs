@@ -1,5 +1,6 @@
 //! Contexts, streams, subjects and positions: every name on the wire is spelled here and nowhere else.
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
@@ -16,14 +17,23 @@ pub enum Context {
     Fraud,
     /// Shipments.
     Shipping,
+    /// Notifications and what became of them.
+    Notifications,
     /// Users and the e-mail addresses they are known by.
     Users,
 }
 
 impl Context {
     /// Every context.
-    pub const ALL: [Self; 6] =
-        [Self::Orders, Self::Inventory, Self::Payments, Self::Fraud, Self::Shipping, Self::Users];
+    pub const ALL: [Self; 7] = [
+        Self::Orders,
+        Self::Inventory,
+        Self::Payments,
+        Self::Fraud,
+        Self::Shipping,
+        Self::Notifications,
+        Self::Users,
+    ];
 
     /// The token in subjects: `evt.<context>.…`.
     pub const fn token(self) -> &'static str {
@@ -33,6 +43,7 @@ impl Context {
             Self::Payments => "payments",
             Self::Fraud => "fraud",
             Self::Shipping => "shipping",
+            Self::Notifications => "notifications",
             Self::Users => "users",
         }
     }
@@ -45,6 +56,7 @@ impl Context {
             Self::Payments => "PAYMENTS",
             Self::Fraud => "FRAUD",
             Self::Shipping => "SHIPPING",
+            Self::Notifications => "NOTIFICATIONS",
             Self::Users => "USERS",
         }
     }
@@ -85,6 +97,8 @@ pub enum Aggregate {
     Assessment,
     /// The shipment of one order.
     Shipment,
+    /// What somebody is told of one event on one channel.
+    Notification,
     /// A user.
     User,
     /// An e-mail address: whose it is.
@@ -93,7 +107,7 @@ pub enum Aggregate {
 
 impl Aggregate {
     /// Every kind of aggregate.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Order,
         Self::Product,
         Self::Item,
@@ -102,6 +116,7 @@ impl Aggregate {
         Self::Payment,
         Self::Assessment,
         Self::Shipment,
+        Self::Notification,
         Self::User,
         Self::Email,
     ];
@@ -114,13 +129,17 @@ impl Aggregate {
             Self::Account | Self::Payment => Context::Payments,
             Self::Assessment => Context::Fraud,
             Self::Shipment => Context::Shipping,
+            Self::Notification => Context::Notifications,
             Self::User | Self::Email => Context::Users,
         }
     }
 
     /// Whether there is one of its kind per order, named by the order's id.
     pub const fn is_of_an_order(self) -> bool {
-        !matches!(self, Self::Product | Self::Item | Self::Account | Self::User | Self::Email)
+        !matches!(
+            self,
+            Self::Product | Self::Item | Self::Account | Self::Notification | Self::User | Self::Email
+        )
     }
 
     /// The token in subjects: `evt.<context>.<aggregate>.<id>`.
@@ -134,6 +153,7 @@ impl Aggregate {
             Self::Payment => "payment",
             Self::Assessment => "assessment",
             Self::Shipment => "shipment",
+            Self::Notification => "notification",
             Self::User => "user",
             Self::Email => "email",
         }
@@ -144,8 +164,8 @@ impl Aggregate {
         format!("evt.{}.{}.*", self.context().token(), self.token())
     }
 
-    /// The one literal subject of an aggregate. `id` is a UUID, a [`crate::Sku`] or an
-    /// [`EmailHash`](crate::users::EmailHash): one token.
+    /// The one literal subject of an aggregate. `id` is a UUID, a [`crate::Sku`], an
+    /// [`EmailHash`](crate::users::EmailHash) or a [`NotificationId`](crate::notifications::NotificationId): one token.
     pub fn subject(self, id: impl fmt::Display) -> Subject {
         let (context, aggregate) = (self.context().token(), self.token());
         Subject { aggregate: self, text: format!("evt.{context}.{aggregate}.{id}").into() }
@@ -257,12 +277,24 @@ impl FromStr for Position {
     }
 }
 
-/// The shape of a position in JSON: `{"stream": "ORDERS", "sequence": 42}`.
-#[derive(Serialize, Deserialize)]
+/// A place in the log.
+#[derive(Serialize, Deserialize, JsonSchema)]
 struct PositionBody<'a> {
+    /// The stream.
     #[serde(borrow)]
     stream: Cow<'a, str>,
+    /// The sequence in the stream.
     sequence: u64,
+}
+
+impl JsonSchema for Position {
+    fn schema_name() -> Cow<'static, str> {
+        "Position".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        PositionBody::json_schema(generator)
+    }
 }
 
 impl Serialize for Position {

@@ -253,6 +253,8 @@ macro_rules! texts {
     )+};
 }
 
+pub(crate) use texts;
+
 texts! {
     /// A topic that users subscribe to: 1 to 64 of `a-z 0-9 _ -`. Cheap to clone.
     Topic, TopicError = "a topic is 1 to 64 of a-z 0-9 _ -", "^[a-z0-9_-]{1,64}$", |text| {

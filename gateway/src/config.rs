@@ -431,6 +431,8 @@ mod tests {
             (Method::POST, "/api/accounts", "payments", Some(Role::Customer)),
             (Method::GET, "/api/accounts/1/entries", "payments", Some(Role::Customer)),
             (Method::POST, "/api/shipments/1/dispatch", "shipping", Some(Role::Operator)),
+            (Method::GET, "/api/notifications", "notifications", Some(Role::Customer)),
+            (Method::POST, "/api/notifications/1_email/redeliver", "notifications", Some(Role::Operator)),
             (Method::POST, "/api/users", "users", None),
             (Method::DELETE, "/api/users/1", "users", Some(Role::Customer)),
             (Method::GET, "/.well-known/jwks.json", "users", None),

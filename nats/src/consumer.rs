@@ -3,7 +3,8 @@
 //! - Messages of one aggregate are handled in order, in a lane of their own; lanes run side by side.
 //! - A message is acknowledged only after its handler is done; what was not acknowledged comes again, so handlers must
 //!   not mind repetitions. Several processes share the work of one durable consumer.
-//! - A handler that fails is tried again with exponential backoff and jitter. Its lane waits, all others go on.
+//! - A handler that fails is tried again with exponential backoff and jitter. Its lane waits, all others go on; or, where
+//!   the world outside is told, the message goes back to the server, which delivers it again later ([`Manner`]).
 //! - Lost connections, missed heartbeats and deleted consumers are repaired for as long as it takes.
 
 mod lanes;
@@ -12,7 +13,7 @@ mod trace;
 
 use crate::{Connection, Message, Recorded};
 use async_nats::jetstream::{
-    AckKind, Message as Delivered,
+    self, AckKind, Message as Delivered,
     consumer::{AckPolicy, DeliverPolicy, pull},
 };
 use events::Context;
@@ -25,8 +26,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Messages handled at the same time, over all processes. More wait in the stream.
 const IN_FLIGHT: i64 = 1024;
+/// The same for what the world outside is told: what waits for its next attempt counts, perhaps for days.
+const IN_DELIVERY: i64 = 4096;
 /// How long the server waits for an acknowledgement before it delivers again, perhaps to another process.
 const ACK_WAIT: Duration = Duration::from_secs(30);
+/// How often the server hears of a handler that is still at work, so that it does not deliver again meanwhile.
+const PROGRESS: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Longest pause between two tries; well under `ACK_WAIT`, so that progress is reported in time.
@@ -39,6 +44,22 @@ pub struct Retry(pub String);
 
 /// What handles a message: the outcome in a word for the log, or why it has to be tried again.
 pub type Handler = Arc<dyn Fn(Recorded) -> BoxFuture<'static, Result<&'static str, Retry>> + Send + Sync>;
+
+/// What a consumer does with messages that fail, and where it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// With the first event of the stream. What fails is tried again in its lane, and what comes behind it waits.
+    React,
+    /// With what comes after the consumer was first made ([`Consumer::ensure`]): nobody is told of what is long past.
+    /// What fails goes back to the server, which delivers it again after a while, also when this process is gone; what
+    /// comes behind it does not wait. The while doubles from `first` to `last`.
+    Tell {
+        /// Before the second attempt.
+        first: Duration,
+        /// At most.
+        last: Duration,
+    },
+}
 
 /// A durable consumer of one stream.
 #[derive(Clone)]
@@ -53,11 +74,38 @@ pub struct Consumer {
     pub durable: String,
     /// Types that are handled; others are acknowledged unread.
     pub interests: &'static [&'static str],
+    /// What it does with messages that fail, and where it begins.
+    pub manner: Manner,
     /// Where to count.
     pub metrics: ConsumerMetrics,
 }
 
 impl Consumer {
+    /// Makes the consumer on the server where there is none. Otherwise it is made by [`Self::run`], some time later.
+    pub async fn ensure(&self) -> Result<(), ConsumerError> {
+        self.open()
+            .await
+            .map(|_| ())
+            .map_err(|source| ConsumerError { durable: self.durable.clone(), source })
+    }
+
+    async fn open(&self) -> Result<jetstream::consumer::PullConsumer, Failure> {
+        let stream = self.connection.jetstream.get_stream_no_info(self.context.stream()).await?;
+        let (deliver_policy, max_ack_pending) = match self.manner {
+            Manner::React => (DeliverPolicy::All, IN_FLIGHT),
+            Manner::Tell { .. } => (DeliverPolicy::New, IN_DELIVERY),
+        };
+        let config = pull::Config {
+            durable_name: Some(self.durable.clone()),
+            deliver_policy,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            max_ack_pending,
+            ..pull::Config::default()
+        };
+        Ok(stream.get_or_create_consumer(&self.durable, config).await?)
+    }
+
     /// Handles messages until `stop`; then finishes what is being handled and leaves the rest for later.
     pub async fn run(self, handler: Handler, stop: CancellationToken) {
         let tasks = TaskTracker::new();
@@ -87,6 +135,14 @@ impl Consumer {
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// Why a consumer cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the consumer {durable} cannot be made")]
+pub struct ConsumerError {
+    durable: String,
+    source: Failure,
+}
+
 /// What the tasks of one consumer share.
 struct Worker {
     consumer: Consumer,
@@ -98,17 +154,7 @@ struct Worker {
 impl Worker {
     /// Takes messages until the consumer is lost.
     async fn consume(self: &Arc<Self>, tasks: &TaskTracker) -> Result<(), Failure> {
-        let Consumer { connection, context, durable, .. } = &self.consumer;
-        let stream = connection.jetstream.get_stream_no_info(context.stream()).await?;
-        let config = pull::Config {
-            durable_name: Some(durable.clone()),
-            deliver_policy: DeliverPolicy::All,
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            max_ack_pending: IN_FLIGHT,
-            ..pull::Config::default()
-        };
-        let consumer = stream.get_or_create_consumer(durable, config).await?;
+        let consumer = self.consumer.open().await?;
         let mut messages = consumer.stream().heartbeat(HEARTBEAT).messages().await?;
         while let Some(message) = messages.next().await {
             self.receive(message?, tasks).await?;
@@ -150,7 +196,7 @@ impl Worker {
         let mut pause = FIRST_RETRY;
         while !self.stop.is_cancelled() {
             let (result, scope) = match message.record() {
-                Ok(recorded) => self.react(recorded).await,
+                Ok(recorded) => working(&delivered, self.react(recorded)).await,
                 Err(error) => (Err(Retry(error.to_string())), None),
             };
             match result {
@@ -166,6 +212,13 @@ impl Worker {
                         tracing::warn!(durable, ?message, error = %retry, "reaction failed, trying again");
                     });
                     self.consumer.metrics.failed(durable);
+                    if let Manner::Tell { first, last } = self.consumer.manner {
+                        let attempts = delivered.info().map_or(1, |info| info.delivered);
+                        let delay = jittered(backoff(first, last, attempts));
+                        // Where this is lost it comes again after the acknowledgement was waited for.
+                        let _ = delivered.ack_with(AckKind::Nak(Some(delay))).await;
+                        return;
+                    }
                     let _ = delivered.ack_with(AckKind::Progress).await;
                 }
             }
@@ -212,6 +265,39 @@ fn within(scope: Option<Scope>, say: impl FnOnce()) {
     }
 }
 
+/// Does something with a message, and lets the server know now and then that it is still being done.
+async fn working<T>(delivered: &Delivered, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        match tokio::time::timeout(PROGRESS, &mut work).await {
+            Ok(done) => return done,
+            // Where it is lost the message may be delivered again, which handlers do not mind.
+            Err(_) => drop(delivered.ack_with(AckKind::Progress).await),
+        }
+    }
+}
+
+/// How long to wait after so many attempts: twice as long each time.
+fn backoff(first: Duration, last: Duration, attempts: i64) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default().min(31);
+    first.saturating_mul(1 << doublings).min(last)
+}
+
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_waits_twice_as_long_after_each_attempt() {
+        let (first, last) = (Duration::from_secs(5), Duration::from_hours(6));
+        let waits: Vec<_> = (1..=14).map(|attempts| backoff(first, last, attempts).as_secs()).collect();
+        assert_eq!(waits[..4], [5, 10, 20, 40]);
+        assert_eq!(waits[12..], [20_480, 21_600]);
+        assert_eq!(backoff(first, last, i64::MAX), last);
+        assert_eq!(backoff(first, last, 0), first);
+    }
 }

@@ -34,7 +34,7 @@ pub mod topology;
 
 pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};
 pub use connection::{ConnectError, Connection};
-pub use consumer::{Consumer, ConsumerMetrics, Handler, Retry};
+pub use consumer::{Consumer, ConsumerError, ConsumerMetrics, Handler, Manner, Retry};
 pub use keyring::{KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, UnwrapError, nonce};
 pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
 pub use load::{History, LoadError, Tail};

@@ -155,6 +155,12 @@ impl Loader<'_> {
         self.get(Get::Last).await
     }
 
+    /// The aggregate's message at this sequence.
+    pub(crate) async fn at(&self, sequence: u64) -> Result<Option<Message>, LoadError> {
+        let found = self.get(Get::Sequence(sequence)).await?;
+        Ok(found.filter(|message| message.subject == *self.subject))
+    }
+
     async fn snapshot(&self, tail: &Tail, schema: &str) -> Option<Snapshot> {
         if tail.snapshot == 0 && !tail.broken {
             return None;

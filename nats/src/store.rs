@@ -224,6 +224,11 @@ impl EventStore {
         self.loader(subject).last().await
     }
 
+    /// The message of an aggregate at a sequence of its stream; `None` where there is none, or another aggregate's.
+    pub async fn at(&self, subject: &Subject, sequence: u64) -> Result<Option<Message>, LoadError> {
+        self.loader(subject).at(sequence).await
+    }
+
     fn loader<'a>(&'a self, subject: &'a Subject) -> Loader<'a> {
         Loader { connection: &self.connection, subject, timeout: self.options.timeout }
     }

@@ -1,6 +1,7 @@
 //! What several queries answer with: money, refusals, and what nobody may see but its owner.
 
 use crate::sqlite::{DatabaseError, Row};
+use events::UserId;
 use serde::{Deserialize, Serialize};
 use service::{Problem, auth::Principal};
 use utoipa::{IntoResponses, ToSchema};
@@ -35,6 +36,15 @@ pub(crate) fn owned<'a>(
     let owner: Option<Uuid> = row.find("user_id")?;
     let visible = owner.map_or_else(|| principal.is_operator(), |owner| principal.may_act_for(owner));
     if visible { Ok(row) } else { Err(unknown()) }
+}
+
+/// Whose items are listed; `None` for everybody's.
+pub(crate) fn whose(wanted: Option<UserId>, principal: &Principal) -> Result<Option<UserId>, Problem> {
+    match wanted {
+        Some(user) => principal.require_for(user.uuid()).map(|()| wanted),
+        None if principal.is_operator() => Ok(None),
+        None => Ok(Some(UserId::new(principal.user))),
+    }
 }
 
 /// What was asked for does not exist, or is somebody else's.

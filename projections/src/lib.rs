@@ -19,6 +19,7 @@ mod freshness;
 mod history;
 mod inventory;
 mod metrics;
+mod notifications;
 mod orders;
 mod page;
 mod payments;

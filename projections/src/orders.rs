@@ -111,6 +111,7 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         | Fact::Account(_)
         | Fact::Assessment(_)
         | Fact::User(_)
+        | Fact::Notification(_)
         | Fact::Email(_) => return,
     };
     history::happened(recorded, order, &ORDER_EVENTS, changes);

@@ -4,7 +4,8 @@
 //! - [`Front`]: the gateway in front of a world
 //! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes
-//! - [`Collector`]: receives what is exported over OTLP
+//! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
+//! - [`installed`], [`python`]: packages of Python
 //! - [`eventually`]: waiting for a condition, with a deadline; [`settled`]: waiting until all that must hold does
 //!
 //! Everything runs in temporary folders on ports that the system gives, and ends with the test.
@@ -15,7 +16,10 @@
 
 mod collector;
 mod front;
+mod mail;
 mod process;
+mod python;
+mod receiver;
 mod serve;
 mod subscriber;
 mod wait;
@@ -23,7 +27,10 @@ mod world;
 
 pub use collector::{CollectedLog, CollectedSpan, Collector};
 pub use front::Front;
+pub use mail::{MailServer, Received as ReceivedMail};
 pub use process::Process;
+pub use python::{installed, python};
+pub use receiver::{Behaviour as ReceiverBehaviour, Receiver, Request as ReceivedRequest};
 pub use serve::Serve;
 pub use subscriber::{Received, Subscriber, request};
 pub use wait::eventually;

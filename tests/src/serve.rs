@@ -4,6 +4,7 @@ use crate::{Process, World, eventually, process};
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use std::{
+    ffi::OsStr,
     fs, io,
     net::SocketAddr,
     path::PathBuf,
@@ -25,11 +26,11 @@ pub struct Serve {
 impl Serve {
     /// Serves one service on a free port, with read models in a folder of its own beside those of the world.
     pub fn start(world: &World, service: &str, name: &str) -> io::Result<Self> {
-        Self::with(world, service, name, &[])
+        Self::with(world, service, name, &[] as &[&str])
     }
 
     /// The same, with more flags. Its log is JSON.
-    pub fn with(world: &World, service: &str, name: &str, flags: &[&str]) -> io::Result<Self> {
+    pub fn with(world: &World, service: &str, name: &str, flags: &[impl AsRef<OsStr>]) -> io::Result<Self> {
         let dir = world.config.data.with_file_name(name);
         fs::create_dir_all(&dir)?;
         let key = dir.join("master.key");

@@ -1,6 +1,6 @@
 //! A whole system in this process.
 
-use crate::eventually;
+use crate::{eventually, request};
 use events::Context;
 use futures::future::try_join_all;
 use nats::{
@@ -140,6 +140,24 @@ impl World {
             lengths.insert(context, reader.end().unwrap_or_default());
         }
         Ok(lengths)
+    }
+
+    /// Waits until customers, and whoever else is to be, are told of everything on these channels.
+    ///
+    /// # Panics
+    /// When they are not in time.
+    pub async fn told(&self, channels: &[&str]) {
+        for channel in channels {
+            for (context, _) in commands::notifications::INTERESTS {
+                let stream = context.stream();
+                let info = format!("$JS.API.CONSUMER.INFO.{stream}.notifications-{channel}-{context}");
+                eventually(&format!("all of {stream} is told by {channel}"), SETTLED_WITHIN, async || {
+                    let info = request(&self.nats.url(), &info, "").await.ok()?;
+                    (info["num_pending"] == 0 && info["num_ack_pending"] == 0).then_some(())
+                })
+                .await;
+            }
+        }
     }
 
     /// Waits until everything that must hold does: every order has ended once, is done or undone as a whole, stock and

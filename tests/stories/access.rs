@@ -33,6 +33,7 @@ const OPERATORS_ONLY: &[(Service, &str, &str)] = &[
     (Service::Payments, "POST", "/payments/{id}/refunds"),
     (Service::Shipping, "POST", "/shipments/{id}/dispatch"),
     (Service::Shipping, "POST", "/shipments/{id}/deliver"),
+    (Service::Notifications, "POST", "/notifications/00000000-0000-0000-0000-000000000007_email/redeliver"),
 ];
 
 /// The operations of a service: method, path, and what the documentation says of them.
@@ -201,6 +202,7 @@ async fn a_customer_sees_and_orders_for_himself_only() {
     assert_eq!(shop.get(&bob, Service::Orders, &of_ada).await.status, 403);
     assert_eq!(count(shop.world.api.get(Service::Orders, &of_ada).await.unwrap()), Some(1));
 
+    shop.world.told(&["email"]).await;
     let before = shop.world.lengths().await.unwrap();
     let api = &shop.world.api;
     let orders = api.url(Service::Orders, "/orders");

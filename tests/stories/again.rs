@@ -54,6 +54,7 @@ async fn events_that_are_delivered_again_change_nothing() {
         }
     }
     let audit = world.settled().await.unwrap();
+    world.told(&["email"]).await;
     let before = (audit.ends(), world.lengths().await.unwrap());
 
     let url = world.nats.url();

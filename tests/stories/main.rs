@@ -13,6 +13,7 @@ mod dev;
 mod discovery;
 mod edge;
 mod gateway;
+mod notifications;
 mod order;
 mod outage;
 mod personal;

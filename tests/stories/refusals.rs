@@ -110,6 +110,7 @@ async fn bad_input_is_refused_by_name_and_leaves_nothing() {
     let after = [opened.position().unwrap()];
     let good = api.place("good", &cart, &after).await.unwrap().expect(202, "a good order").unwrap();
     world.settled().await.unwrap();
+    world.told(&["email"]).await;
     let before = world.lengths().await.unwrap();
 
     let mut requests: Vec<_> = malformed(api, &cart.body());

@@ -4,13 +4,9 @@
 //! It is a Python package, installed into `target/` when it is first needed.
 
 use serde_json::Value;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Output,
-};
+use std::{fs, path::Path};
 use tokio::process::Command;
-use waybill_tests::Process;
+use waybill_tests::{Process, installed, python};
 
 const PACKAGE: &str = "schemathesis==4.32.5";
 
@@ -24,7 +20,7 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
 
 #[tokio::test]
 async fn answers_are_as_documented_whatever_is_asked() {
-    let packages = installed().await;
+    let packages = installed(PACKAGE).await;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let routes = folder.path().join("gateway.toml");
@@ -48,7 +44,7 @@ async fn answers_are_as_documented_whatever_is_asked() {
 }
 
 async fn run(packages: &Path, gateway: &str, more: &[&str], folder: &Path) {
-    let output = python(packages)
+    let output = python(packages, &[root().join("tests/schemathesis")])
         .arg(packages.join("bin/schemathesis"))
         .args(["run", &format!("{gateway}/openapi.json"), "--url", gateway, "--seed", SEED])
         .args(["--max-examples", EXAMPLES, "--phases", "examples,coverage,fuzzing", "--checks", CHECKS])
@@ -65,32 +61,6 @@ async fn run(packages: &Path, gateway: &str, more: &[&str], folder: &Path) {
     let tested = said.lines().find_map(|line| line.trim().strip_prefix("Tested: "));
     let tested: usize = tested.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{said}"));
     assert!(tested > 30, "only {tested} operations were tested:\n{said}");
-}
-
-fn python(packages: &Path) -> Command {
-    let hooks = root().join("tests/schemathesis");
-    let path = std::env::join_paths([packages.to_owned(), hooks]).unwrap();
-    let mut command = Command::new("python3");
-    command.env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1").kill_on_drop(true);
-    command
-}
-
-/// Where the package is, with all that it needs.
-async fn installed() -> PathBuf {
-    let target = Process::executable().ancestors().nth(2).unwrap().to_owned();
-    let place = target.join(PACKAGE.replace("==", "-"));
-    if !place.exists() {
-        // At once or not at all: an installation that was broken off is not taken for one.
-        let draft = tempfile::tempdir_in(&target).unwrap();
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target"];
-        let installing = Command::new("python3").args(pip).arg(draft.path()).arg(PACKAGE).output().await;
-        let Output { status, stderr, .. } =
-            installing.expect("python3 is missing: install it, with pip (Debian: python3-pip)");
-        let said = String::from_utf8_lossy(&stderr);
-        assert!(status.success(), "pip cannot install {PACKAGE} (Debian: python3-pip):\n{said}");
-        fs::rename(draft.keep(), &place).unwrap();
-    }
-    place
 }
 
 fn root() -> &'static Path {

@@ -89,7 +89,7 @@ fn assert_no_orphans(spans: &[CollectedSpan]) {
 }
 
 /// What one order that succeeds does.
-const COMPLETED: [&str; 29] = [
+const COMPLETED: [&str; 34] = [
     "gateway POST /api/orders",
     "gateway POST orders",
     "orders POST /orders",
@@ -119,6 +119,11 @@ const COMPLETED: [&str; 29] = [
     "orders publish ORDERS order.completed",
     "orders project ORDERS order.completed",
     "orders project SHIPPING shipping.scheduled",
+    "notifications process ORDERS order.created",
+    "notifications process ORDERS order.completed",
+    "notifications execute notification",
+    "notifications publish NOTIFICATIONS notification.sent",
+    "notifications project NOTIFICATIONS notification.sent",
 ];
 
 #[tokio::test]
@@ -173,7 +178,7 @@ async fn one_order_is_one_trace_through_every_service_and_projection() {
     assert_eq!((&*charged.service, &*charged.trace), ("payments", &*root.trace));
     assert_eq!(charged.attributes["correlationId"], correlation(&order));
     let metrics = collector.metrics();
-    for service in ["orders", "inventory", "payments", "shipping"] {
+    for service in ["orders", "inventory", "payments", "shipping", "notifications"] {
         for name in ["waybill_commands", "waybill_command_seconds", "waybill_projection_lag_events"] {
             assert!(
                 metrics.contains(&(service.to_owned(), name.to_owned())),

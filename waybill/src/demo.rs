@@ -12,6 +12,7 @@ use crate::{
     outside::Outside,
     settings::Ports,
 };
+use commands::notifications::Channels;
 use nats::{Connection, Durability, From};
 use service::Clock;
 use std::{
@@ -65,6 +66,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         ports: Ports::free(),
         users_calls: UsersCalls::default(),
         outside: Outside::default(),
+        channels: Channels::outbox(dir.path().join("outbox")),
         gateway_config: None,
     };
     let local = Box::pin(until_stopped(Local::start(plan))).await?;

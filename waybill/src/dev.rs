@@ -9,12 +9,14 @@ mod state;
 use crate::{
     api::{Api, Tokens},
     calls::{CallArgs, UsersCalls},
+    channels::ChannelArgs,
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
     outside::{Outside, OutsideArgs},
     settings::{self, NATS, Ports},
     system::{Config, Service, System, reachable},
 };
+use commands::notifications::Channels;
 use lock::Lock;
 pub(crate) use master_key::{find_master_key, master_key};
 use nats::{
@@ -51,13 +53,15 @@ pub(crate) struct Args {
     /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
-    /// Ports, 0 for a free one [default: gateway=8080,users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,nats=0]
+    /// Ports, 0 for a free one [default: gateway=8080,users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,notifications=3006,nats=0]
     #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
     ports: Option<String>,
     #[command(flatten)]
     calls: CallArgs,
     #[command(flatten)]
     outside: OutsideArgs,
+    #[command(flatten)]
+    channels: ChannelArgs,
 }
 
 /// What a local system is made of.
@@ -69,6 +73,7 @@ pub(crate) struct Plan {
     pub(crate) ports: Ports,
     pub(crate) users_calls: UsersCalls,
     pub(crate) outside: Outside,
+    pub(crate) channels: Channels,
     pub(crate) gateway_config: Option<PathBuf>,
 }
 
@@ -114,7 +119,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {
-    let mut flags = settings::flags(args.outside.flags().into_iter().chain(args.calls.flags()).chain([
+    let given = args.outside.flags().into_iter().chain(args.calls.flags()).chain(args.channels.flags());
+    let mut flags = settings::flags(given.chain([
         ("--durability", Some(args.durability.clone())),
         ("--host", Some(args.host.clone())),
         ("--ports", args.ports.clone()),
@@ -123,6 +129,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let host = flags.optional::<IpAddr>("--host");
     let ports = flags.optional("--ports").unwrap_or_default();
     let (outside, users_calls) = (Outside::read(&mut flags), UsersCalls::read(&mut flags));
+    let channels = args.channels.read(&mut flags, &args.data);
     let (data, gateway_config) = (args.data.clone(), args.gateway_config.clone());
     let plan = durability.zip(host);
     let plan = plan.map(|(durability, host)| Plan {
@@ -132,6 +139,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ports,
         users_calls,
         outside,
+        channels,
         gateway_config,
     });
     Ok(flags.finish(plan)?)
@@ -152,6 +160,7 @@ impl Local {
             durability: plan.durability,
             users_calls: plan.users_calls,
             outside: plan.outside.clone(),
+            channels: plan.channels.clone(),
             master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))
         };
@@ -177,7 +186,7 @@ impl Local {
         let token = self.tokens.customer_for_a_day(account.user_id).await?;
         let file = DevFile::new(self.nats_url(), self.gateway_url(), self.api().urls(), self.plan.durability);
         file.write(&self.plan.data)?;
-        println!("{}", banner::text(&file, &account, &token, &self.plan.data));
+        println!("{}", banner::text(&file, &account, &token, &self.plan.channels.mail.post, &self.plan.data));
         Ok(())
     }
 

@@ -4,7 +4,8 @@
 //!
 //! - [`system`]: one function makes a service of its write side, its read side and its probes; `dev`, `serve`, `demo` and
 //!   the tests all start services with it
-//! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; both by flags
+//! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
+//!   are sent; all by flags
 //! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`, `token`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
@@ -19,6 +20,7 @@ pub mod outside;
 pub mod system;
 
 mod bench;
+mod channels;
 mod demo;
 mod dev;
 mod replay;

@@ -2,6 +2,7 @@
 
 use crate::{
     calls::{CallArgs, UsersCalls},
+    channels::ChannelArgs,
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
     outside::{Outside, OutsideArgs},
@@ -25,7 +26,7 @@ Examples:
 /// Flags of `waybill serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// users, orders, payments, inventory, shipping, gateway, or all
+    /// users, orders, payments, inventory, shipping, notifications, gateway, or all
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
     /// Where NATS is; several nodes of a cluster with commas between them
@@ -40,7 +41,8 @@ pub(crate) struct Args {
     /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
-    /// The port of the one service [default: gateway 8080, users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005]
+    /// The port of the one service [default: gateway 8080, users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005,
+    /// notifications 3006]
     #[arg(long, env = "WAYBILL_PORT")]
     port: Option<String>,
     /// Ports of several services
@@ -68,6 +70,8 @@ pub(crate) struct Args {
     calls: CallArgs,
     #[command(flatten)]
     outside: OutsideArgs,
+    #[command(flatten)]
+    channels: ChannelArgs,
 }
 
 /// What is to run in this process.
@@ -124,7 +128,8 @@ async fn bind(name: &str, host: &str, port: u16) -> Result<TcpListener, Failure>
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {
-    let mut flags = settings::flags(args.outside.flags().into_iter().chain(args.calls.flags()).chain([
+    let given = args.outside.flags().into_iter().chain(args.calls.flags()).chain(args.channels.flags());
+    let mut flags = settings::flags(given.chain([
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
@@ -160,6 +165,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         flags.faults().add("--advertise", "several services have several ports: leave the port out");
     }
     let outside = Outside::read(flags);
+    let channels = args.channels.read(flags, &args.data);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
     let trusted_proxies = flags.optional("--trusted-proxies");
     let users_calls = UsersCalls::read(flags);
@@ -173,6 +179,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         durability,
         replicas,
         outside,
+        channels,
         master_key,
         jwks_url,
         trusted_proxies,
@@ -242,7 +249,7 @@ mod tests {
     fn all_is_every_service_and_the_gateway_each_on_its_port() {
         let plan = read("all orders --nats-url nats://x --ports payments=4003,gateway=80").unwrap();
         let ports: Vec<_> = plan.services.iter().map(|(_, port)| *port).collect();
-        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005]);
+        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005, 3006]);
         assert_eq!(plan.gateway.unwrap().1, 80);
         let plan = read("shipping --nats-url nats://x --port 80").unwrap();
         assert_eq!(plan.services, [(Service::Shipping, 80)]);

@@ -12,6 +12,7 @@ use crate::{
     failure::{Failure, because},
     outside::Outside,
 };
+use commands::notifications::Channels;
 use events::Context;
 use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology};
 pub use presence::Advertise;
@@ -40,11 +41,14 @@ pub enum Service {
     Inventory,
     /// Shipments.
     Shipping,
+    /// What customers and other systems are told.
+    Notifications,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 5] = [Self::Users, Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
+    pub const ALL: [Self; 6] =
+        [Self::Users, Self::Orders, Self::Payments, Self::Inventory, Self::Shipping, Self::Notifications];
 
     /// Its name, which is that of its context.
     pub const fn name(self) -> &'static str {
@@ -59,6 +63,7 @@ impl Service {
             Self::Payments => Context::Payments,
             Self::Inventory => Context::Inventory,
             Self::Shipping => Context::Shipping,
+            Self::Notifications => Context::Notifications,
         }
     }
 
@@ -70,6 +75,7 @@ impl Service {
             Self::Payments => 3003,
             Self::Inventory => 3004,
             Self::Shipping => 3005,
+            Self::Notifications => 3006,
         }
     }
 }
@@ -103,6 +109,8 @@ pub struct Config {
     pub replicas: usize,
     /// The world outside.
     pub outside: Outside,
+    /// How notifications are sent.
+    pub channels: Channels,
     /// The time.
     pub clock: Clock,
     /// Wraps the keys of personal data. The same in every process.
@@ -122,11 +130,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// One durable machine, the world outside well disposed, the time of the machine, a new master key.
+    /// One durable machine, the world outside well disposed, the time of the machine, a new master key; mail goes into
+    /// a folder.
     pub fn new(nats_url: impl Into<String>, data: impl Into<PathBuf>) -> Self {
+        let data = data.into();
         Self {
+            channels: Channels::outbox(data.join("outbox")),
             nats_url: nats_url.into(),
-            data: data.into(),
+            data,
             durability: Durability::Always,
             replicas: 1,
             outside: Outside::default(),

@@ -42,6 +42,8 @@ pub struct Registered {
     /// What the user may do.
     pub roles: Vec<Role>,
     topics: BTreeSet<Topic>,
+    /// What the user does not want to hear of, and said so. Some topics are told to everybody who did not.
+    declined: BTreeSet<Topic>,
     /// Counts the events.
     pub version: u64,
 }
@@ -130,7 +132,7 @@ impl From<UserRejection> for Refusal {
 
 impl Aggregate for User {
     const KIND: events::Aggregate = events::Aggregate::User;
-    const SCHEMA: &'static str = "user/1";
+    const SCHEMA: &'static str = "user/2";
     type State = UserState;
     type Command = UserCommand;
     type Event = UserEvent;
@@ -157,6 +159,7 @@ impl Aggregate for User {
                 preferences: created.preferences.clone(),
                 roles: created.roles.clone(),
                 topics: BTreeSet::new(),
+                declined: BTreeSet::new(),
                 version: 1,
             })),
             (_, UserEvent::Erased(_)) => UserState::Erased,
@@ -192,10 +195,13 @@ impl Registered {
                 return Err(UserRejection::TooManyTopics);
             }
             UserCommand::Subscribe(topic) => vec![UserSubscribed { user_id, topic }.into()],
-            UserCommand::Unsubscribe(topic) if self.topics.contains(&topic) => {
-                vec![UserUnsubscribed { user_id, topic }.into()]
+            UserCommand::Unsubscribe(topic) if self.declined.contains(&topic) => vec![],
+            UserCommand::Unsubscribe(topic)
+                if !self.topics.contains(&topic) && self.declined.len() >= MAX_TOPICS =>
+            {
+                return Err(UserRejection::TooManyTopics);
             }
-            UserCommand::Unsubscribe(_) => vec![],
+            UserCommand::Unsubscribe(topic) => vec![UserUnsubscribed { user_id, topic }.into()],
             UserCommand::ChangeRoles(roles) => {
                 let roles = one_of_each(roles)?;
                 if roles == self.roles { vec![] } else { vec![UserRolesChanged { user_id, roles }.into()] }
@@ -232,10 +238,12 @@ impl Registered {
             }
             UserEvent::PreferencesUpdated(updated) => self.preferences = updated.preferences.clone(),
             UserEvent::Subscribed(subscribed) => {
+                self.declined.remove(&subscribed.topic);
                 self.topics.insert(subscribed.topic.clone());
             }
             UserEvent::Unsubscribed(unsubscribed) => {
                 self.topics.remove(&unsubscribed.topic);
+                self.declined.insert(unsubscribed.topic.clone());
             }
             UserEvent::RolesChanged(changed) => self.roles.clone_from(&changed.roles),
             UserEvent::ProfileUpdated(_) | UserEvent::Created(_) | UserEvent::Erased(_) => {}
@@ -338,11 +346,24 @@ mod tests {
         let nothing = UserCommand::UpdateProfile { change: Box::default(), version: None };
         let roles = UserCommand::ChangeRoles(vec![Role::Customer, Role::Customer]);
         let same = UserCommand::SetPreferences(Preferences::default());
-        for command in [nothing, roles, same, UserCommand::Unsubscribe(topic("news"))] {
+        for command in [nothing, roles, same] {
             given::<User>([registered(1).into()]).when(command).then_nothing();
         }
         let again = UserCommand::Subscribe(topic("news"));
         given::<User>([registered(1).into(), subscribed("news")]).when(again).then_nothing();
+    }
+
+    #[test]
+    fn who_does_not_want_to_hear_of_something_says_so_once_subscribed_or_not() {
+        let no = || UserCommand::Unsubscribe(topic("news"));
+        let said: UserEvent = UserUnsubscribed { user_id: user(1), topic: topic("news") }.into();
+        given::<User>([registered(1).into()]).when(no()).then([said.clone()]);
+        given::<User>([registered(1).into(), subscribed("news")]).when(no()).then([said.clone()]);
+        given::<User>([registered(1).into(), said.clone()]).when(no()).then_nothing();
+        let again = UserCommand::Subscribe(topic("news"));
+        given::<User>([registered(1).into(), said.clone()]).when(again).then([subscribed("news")]);
+        let changed = [registered(1).into(), said.clone(), subscribed("news")];
+        given::<User>(changed).when(no()).then([said]);
     }
 
     #[test]

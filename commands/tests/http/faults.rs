@@ -225,6 +225,15 @@ async fn strangers_in_the_path(shop: &Shop) {
         ("POST", &format!("/shipments/{nobody}/dispatch"), &json!({}), 404, "shipment-not-found", None),
         ("POST", &format!("/shipments/{nobody}/deliver"), &json!({}), 404, "shipment-not-found", None),
         ("POST", "/shipments/7/dispatch", &json!({}), 400, "invalid-path", Some("orderId")),
+        (
+            "POST",
+            &format!("/notifications/{nobody}_email/redeliver"),
+            &json!({}),
+            404,
+            "notification-not-found",
+            None,
+        ),
+        ("POST", "/notifications/7/redeliver", &json!({}), 400, "invalid-path", Some("id")),
         ("POST", &format!("/payments/{nobody}/refunds"), &json!({}), 409, "payment-not-charged", None),
         ("POST", "/payments/7/refunds", &json!({}), 400, "invalid-path", Some("orderId")),
         (

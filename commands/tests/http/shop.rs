@@ -8,6 +8,7 @@ use axum::{
 use commands::{
     Decision, Environment, Executor, Key, Stop, WriteSide,
     fraud::Fraud,
+    notifications::Channels,
     orders::UsersService,
     shipping::SimulatedCarrier,
     users::{
@@ -49,7 +50,7 @@ pub(crate) struct Nats {
     pub(crate) server: Server,
     pub(crate) config: Config,
     pub(crate) master_key: MasterKey,
-    pub(crate) _folder: TempDir,
+    pub(crate) folder: TempDir,
 }
 
 impl Nats {
@@ -63,7 +64,7 @@ impl Nats {
         let server = Server::start(config.clone()).await.unwrap();
         let port = server.url().rsplit_once(':').unwrap().1.parse().unwrap();
         let master_key = MasterKey::generate();
-        Self { server, config: Config { port: Some(port), ..config }, master_key, _folder: folder }
+        Self { server, config: Config { port: Some(port), ..config }, master_key, folder }
     }
 }
 
@@ -137,11 +138,18 @@ impl Shop {
             proxies: TrustedProxies::loopback(),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
+            channels: Channels::outbox(nats.folder.path().join("outbox")),
         };
         let keys = environment.keys.clone();
         let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
-        let contexts =
-            [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping, Context::Users];
+        let contexts = [
+            Context::Orders,
+            Context::Inventory,
+            Context::Payments,
+            Context::Shipping,
+            Context::Notifications,
+            Context::Users,
+        ];
         let mut sides = Vec::new();
         for context in contexts {
             let side = Box::pin(WriteSide::build(context, &environment, &metrics)).await.unwrap();

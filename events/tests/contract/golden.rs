@@ -5,6 +5,7 @@ use events::{
     Aggregate, DecodeError, DomainEvent, Fact, FactType,
     fraud::AssessmentEvent,
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
+    notifications::NotificationEvent,
     orders::OrderEvent,
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
@@ -30,6 +31,7 @@ fn rewritten(aggregate: Aggregate, fact: &FactType, version: u32, body: &[u8]) -
         Aggregate::Payment => of::<PaymentEvent>,
         Aggregate::Assessment => of::<AssessmentEvent>,
         Aggregate::Shipment => of::<ShipmentEvent>,
+        Aggregate::Notification => of::<NotificationEvent>,
         Aggregate::User => of::<UserEvent>,
         Aggregate::Email => of::<EmailEvent>,
     };

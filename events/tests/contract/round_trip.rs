@@ -1,13 +1,14 @@
 //! What is written is read back, whatever it holds; what is no fact is an error, whatever it is.
 
 use events::{
-    AccountId, Address, Aggregate, Currency, DataKey, DomainEvent, Fact, FactType, Money, OrderId, Personal,
-    Sku, UserId,
+    AccountId, Address, Aggregate, Context, Currency, DataKey, DomainEvent, EventId, Fact, FactType, Money,
+    OrderId, Personal, Position, Sku, UserId,
     fraud::{AssessmentEvent, FraudAssessed, Suspicion, Verdict},
     inventory::{
         InventoryReserved, ItemEvent, ProductAdded, ProductEvent, ReservationEvent, ReservationFailed,
         Shortage, Stock, StockReserved,
     },
+    notifications::{Fault, Notice, NotificationEvent, NotificationFailed},
     orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, UserSnapshot, Workflow},
     payments::{AccountCredited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
@@ -185,6 +186,24 @@ fn of_users() -> impl Strategy<Value = Fact> {
     )
 }
 
+/// Facts of notifications.
+fn of_notifications() -> impl Strategy<Value = Fact> {
+    (uuid(), ids(), any::<(u64, u32, Option<u16>)>()).prop_map(
+        |(event, (order_id, user_id, _), (sequence, delivery, code))| {
+            let notice = Notice {
+                event_id: EventId::new(event),
+                event_type: "order.completed".to_owned(),
+                source: Position { context: Context::Orders, sequence },
+                channel: "webhook-erp".parse().unwrap(),
+                user_id,
+                order_id,
+                delivery,
+            };
+            Fact::Notification(NotificationFailed { notice, reason: Fault::Expired, code }.into())
+        },
+    )
+}
+
 fn written(fact: &Fact) -> (Aggregate, &'static FactType, Vec<u8>) {
     fn of<E: DomainEvent>(aggregate: Aggregate, event: &E) -> (Aggregate, &'static FactType, Vec<u8>) {
         (aggregate, event.fact_type(), event.to_json())
@@ -198,6 +217,7 @@ fn written(fact: &Fact) -> (Aggregate, &'static FactType, Vec<u8>) {
         Fact::Payment(event) => of::<PaymentEvent>(Aggregate::Payment, event),
         Fact::Assessment(event) => of::<AssessmentEvent>(Aggregate::Assessment, event),
         Fact::Shipment(event) => of::<ShipmentEvent>(Aggregate::Shipment, event),
+        Fact::Notification(event) => of::<NotificationEvent>(Aggregate::Notification, event),
         Fact::User(event) => of::<UserEvent>(Aggregate::User, event),
         Fact::Email(event) => of::<EmailEvent>(Aggregate::Email, event),
     }
@@ -205,7 +225,7 @@ fn written(fact: &Fact) -> (Aggregate, &'static FactType, Vec<u8>) {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(fact in prop_oneof![9 => fact(), 2 => of_users()]) {
+    fn what_is_written_is_read_back(fact in prop_oneof![9 => fact(), 2 => of_users(), 1 => of_notifications()]) {
         let (aggregate, kind, body) = written(&fact);
         prop_assert_eq!(Fact::from_json(aggregate, kind.name, kind.version, &body).unwrap(), fact);
     }

@@ -3,7 +3,7 @@
 use crate::rig::{DEADLINE, Rig, command, event, item, soon, until};
 use async_nats::jetstream;
 use events::{Context, Subject};
-use nats::{Consumer, ConsumerMetrics, Handler, Recorded, Retry};
+use nats::{Consumer, ConsumerMetrics, Handler, Manner, Recorded, Retry};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use std::{
     collections::HashMap,
@@ -21,6 +21,7 @@ fn consumer(rig: &Rig, metrics: &ConsumerMetrics) -> Consumer {
         context: Context::Inventory,
         durable: DURABLE.to_owned(),
         interests: &["stock.received"],
+        manner: Manner::React,
         metrics: metrics.clone(),
     }
 }
@@ -307,4 +308,40 @@ async fn two_share_the_work_and_stopping_finishes_what_runs() {
     }
     until("all are acknowledged", async || unacknowledged(&rig).await == (0, 0)).await;
     assert!(counts.lock().unwrap().values().all(|count| *count == 1), "each was handled once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_tells_begins_now_and_what_fails_comes_again_later_without_holding_up_the_next() {
+    let rig = Rig::start().await;
+    let of = item();
+    fill(&rig, std::slice::from_ref(&of), 1, 2).await;
+    let metrics = ConsumerMetrics::default();
+    let manner = Manner::Tell {
+        first: std::time::Duration::from_millis(200),
+        last: std::time::Duration::from_secs(1),
+    };
+    let telling = Consumer { manner, ..consumer(&rig, &metrics) };
+    telling.ensure().await.unwrap();
+    fill(&rig, std::slice::from_ref(&of), 3, 4).await;
+    let (seen, refused) = (Seen::default(), Arc::new(Mutex::new(0)));
+    let handle = {
+        let (seen, refused) = (seen.clone(), Arc::clone(&refused));
+        handler(move |recorded| {
+            let mut refused = refused.lock().unwrap();
+            let refuse = recorded.envelope.version == 3 && *refused < 3;
+            *refused += i32::from(refuse);
+            if !refuse {
+                seen.note(&recorded);
+            }
+            async move { if refuse { Err(Retry("not now".to_owned())) } else { Ok("done") } }
+        })
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(telling.run(handle, stop.clone()));
+    until("both are told", async || seen.count() == 2).await;
+    assert_eq!(seen.versions(&of), [4, 3], "not what was before, and the second did not wait for the first");
+    assert_eq!(*refused.lock().unwrap(), 3);
+    until("all are acknowledged", async || unacknowledged(&rig).await == (0, 0)).await;
+    stop.cancel();
+    soon("stop", running).await.unwrap();
 }

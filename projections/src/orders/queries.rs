@@ -3,7 +3,7 @@
 use super::stage::Stage;
 use crate::{
     Projections,
-    answer::{Money, Refused, Unknown, owned},
+    answer::{Money, Refused, Unknown, owned, whose},
     freshness::Freshness,
     history::History,
     page::{Page, Paging},
@@ -237,15 +237,6 @@ async fn orders(
         order.reveal(&keys).await?;
     }
     Ok(Json(page))
-}
-
-/// Whose orders are listed; `None` for everybody's.
-fn whose(wanted: Option<UserId>, principal: &Principal) -> Result<Option<UserId>, Problem> {
-    match wanted {
-        Some(user) => principal.require_for(user.uuid()).map(|()| wanted),
-        None if principal.is_operator() => Ok(None),
-        None => Ok(Some(UserId::new(principal.user))),
-    }
 }
 
 /// The cursor is the place of the last item: its time and id.

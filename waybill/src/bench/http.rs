@@ -169,6 +169,7 @@ async fn orders(stage: &Stage, users: String) -> Result<Router, Failure> {
         proxies: TrustedProxies::default(),
         carrier: Arc::new(SimulatedCarrier::default()),
         fraud: Arc::new(Fraud::default()),
+        channels: stage.config().channels,
     };
     let side = Box::pin(WriteSide::build(Context::Orders, &env, &Metrics::new())).await?;
     let (router, _) = side.http.split_for_parts();

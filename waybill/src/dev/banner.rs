@@ -2,18 +2,24 @@
 
 use super::{catalogue::DemoAccount, state::DevFile};
 use crate::api::Cart;
+use commands::notifications::Post;
 use std::{fmt::Write, path::Path};
 
 /// Where everything is, and commands that work as they stand. The token is that of the demo's customer.
-pub(super) fn text(file: &DevFile, account: &DemoAccount, token: &str, data: &Path) -> String {
+pub(super) fn text(file: &DevFile, account: &DemoAccount, token: &str, mail: &Post, data: &Path) -> String {
     let gateway = &file.gateway;
     let mut text = format!("\nWaybill is ready: {gateway}\n\n");
     for (service, url) in &file.services {
         // Writing to a string cannot fail, here and below.
-        let _ = writeln!(text, "  {service:<10} {url}");
+        let _ = writeln!(text, "  {service:<14} {url}");
     }
     let (nats, durability) = (&file.nats_url, &file.durability);
-    let _ = writeln!(text, "  {:<10} {nats} (durability: {durability}, data: {})", "nats", data.display());
+    let _ = writeln!(text, "  {:<14} {nats} (durability: {durability}, data: {})", "nats", data.display());
+
+    // What is sent to customers while nobody has said how.
+    if let Post::Outbox(folder) = mail {
+        let _ = writeln!(text, "  {:<14} is put into {} (--smtp sends it)", "mail", folder.display());
+    }
 
     let items = vec![("TEA".to_owned(), 2), ("CUP".to_owned(), 1)];
     let (user_id, account_id) = (account.user_id, account.account_id);
@@ -48,7 +54,9 @@ mod tests {
             Durability::Always,
         );
         let account = DemoAccount { user_id: Uuid::from_u128(1), account_id: Uuid::from_u128(2) };
-        let text = text(&file, &account, "a.b.c", Path::new(".waybill"));
+        let outbox = Post::Outbox(".waybill/outbox".into());
+        let text = text(&file, &account, "a.b.c", &outbox, Path::new(".waybill"));
+        assert!(text.contains("is put into .waybill/outbox"), "{text}");
         let commands: Vec<_> = text.lines().filter(|line| line.contains("curl -s")).collect();
         assert_eq!(commands.len(), 3);
         assert!(commands.iter().all(|command| command.contains("http://gateway/api/")));

@@ -41,6 +41,7 @@ pub(super) async fn assemble(
         proxies: config.trusted_proxies.clone(),
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
+        channels: config.channels.clone(),
     };
     let build = WriteSide::build(service.context(), &environment, &metrics);
     let mut write_side = Box::pin(build).await?;
