@@ -323,7 +323,9 @@ mod tests {
     fn an_event_ends_with_an_empty_line_however_it_is_cut() {
         let between = |pieces: &[&'static str]| {
             let mut events = Events::new(CancellationToken::new(), true);
-            pieces.iter().for_each(|piece| events.pass(Some(&Bytes::from_static(piece.as_bytes()))));
+            for piece in pieces {
+                events.pass(Some(&Bytes::from_static(piece.as_bytes())));
+            }
             events.is_between()
         };
         for whole in [
