@@ -148,8 +148,8 @@ impl Sending {
 }
 
 /// What a service answers. It ends by itself, or is ended.
-pub(super) struct Download {
-    body: Incoming,
+pub(super) struct Download<B> {
+    body: B,
     until: Until,
     _flight: InFlight,
 }
@@ -162,14 +162,14 @@ pub(super) enum Until {
     Stop(Events),
 }
 
-impl Download {
+impl<B> Download<B> {
     /// The instance counts as busy with it until it is dropped.
-    pub(super) fn new(body: Incoming, until: Until, flight: InFlight) -> Self {
+    pub(super) fn new(body: B, until: Until, flight: InFlight) -> Self {
         Self { body, until, _flight: flight }
     }
 }
 
-impl HttpBody for Download {
+impl<B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Unpin> HttpBody for Download<B> {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -270,12 +270,62 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::{UpstreamPolicy, Upstreams};
+    use axum::http::{HeaderMap, StatusCode};
+    use nats::{Instance, InstanceId, Registry};
+    use service::{Clock, Metrics};
+    use std::time::Duration;
+    use tokio::{sync::watch, time::advance};
+
+    /// An answer that always has more to pass on: each time a whole event.
+    fn ready(until: Until) -> Download<Body> {
+        let instance = Instance {
+            service: "orders".to_owned(),
+            id: InstanceId(uuid::Uuid::nil()),
+            url: "http://127.0.0.1:9".to_owned(),
+            version: "1".to_owned(),
+            started: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let (_, known) = watch::channel([instance].as_slice().into());
+        let (registry, policy) = (Registry::named_by(known), UpstreamPolicy::default());
+        let upstreams = Upstreams::start(registry, policy, Clock::system(), &Metrics::new());
+        let flight = upstreams.pick("orders", &[]).unwrap().answered(StatusCode::OK, &HeaderMap::new());
+        let events = futures::stream::repeat_with(|| Ok::<_, io::Error>("data: more\n\n"));
+        Download::new(Body::from_stream(events), until, flight)
+    }
+
+    async fn next(body: &mut Download<Body>) -> Option<Result<Bytes, io::ErrorKind>> {
+        let frame = body.frame().await?;
+        Some(frame.map(|frame| frame.into_data().unwrap()).map_err(|error| error.kind()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_pauses_ends_on_time() {
+        let time = Duration::from_secs(3);
+        let mut body = ready(Until::Deadline(Instant::now() + time, None));
+        assert!(next(&mut body).await.unwrap().is_ok());
+        advance(time).await;
+        assert_eq!(next(&mut body).await, Some(Err(io::ErrorKind::TimedOut)));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_never_pauses_ends_when_it_is_told_to() {
+        let stop = CancellationToken::new();
+        let mut body = ready(Until::Stop(Events::new(stop.clone(), true)));
+        assert!(next(&mut body).await.unwrap().is_ok());
+        stop.cancel();
+        let last = next(&mut body).await.unwrap().unwrap();
+        assert!(last.starts_with(b"retry: ") && last.ends_with(b"\n\n"), "{last:?}");
+        assert_eq!(next(&mut body).await, None);
+    }
 
     #[test]
     fn an_event_ends_with_an_empty_line_however_it_is_cut() {
         let between = |pieces: &[&'static str]| {
             let mut events = Events::new(CancellationToken::new(), true);
-            pieces.iter().for_each(|piece| events.pass(Some(&Bytes::from_static(piece.as_bytes()))));
+            for piece in pieces {
+                events.pass(Some(&Bytes::from_static(piece.as_bytes())));
+            }
             events.is_between()
         };
         for whole in [
