@@ -12,13 +12,14 @@ use waybill_tests::{Front, World, eventually};
 const SOON: Duration = Duration::from_secs(30);
 
 /// What takes an operator.
-const OPERATORS: [(&str, &str); 8] = [
+const OPERATORS: [(&str, &str); 9] = [
     ("post", "/accounts/{id}/credits"),
     ("post", "/inventory/{sku}/adjustments"),
     ("post", "/inventory/{sku}/receipts"),
     ("post", "/payments/{orderId}/refunds"),
     ("post", "/products"),
     ("post", "/shipments/{orderId}/deliver"),
+    ("post", "/notifications/{id}/redeliver"),
     ("post", "/shipments/{orderId}/dispatch"),
     ("put", "/products/{sku}/price"),
 ];

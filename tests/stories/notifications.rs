@@ -257,6 +257,40 @@ async fn two_instances_tell_everything_once() {
     assert!(shop.world.stop().await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_delivered_again_is_not_told_again() {
+    let server = MailServer::start().await.unwrap();
+    let receiver = Receiver::start([]).await.unwrap();
+    let (mail, webhook) = (server.mail(), receiver.webhook("erp", &[SECRET]));
+    let mut shop = Shop::open(|config| {
+        config.channels.mail = mail;
+        config.channels.webhooks = vec![webhook];
+    })
+    .await;
+    shop.place("o", &shop.ada).await;
+    shop.world.settled().await.unwrap();
+    shop.recorded("sent", 4).await;
+    shop.world.told(&["email", "webhook-erp"]).await;
+    // Consumers that know nothing of what they have handled get everything once more.
+    assert!(shop.world.stop().await);
+    let url = shop.world.nats.url();
+    for channel in ["email", "webhook-erp"] {
+        let name = format!("notifications-{channel}-orders");
+        let gone = request(&url, &format!("$JS.API.CONSUMER.DELETE.ORDERS.{name}"), "").await.unwrap();
+        assert_eq!(gone["success"], true, "{gone}");
+        let config = json!({ "durable_name": name, "name": name, "deliver_policy": "all", "ack_policy": "explicit" });
+        let body = json!({ "stream_name": "ORDERS", "config": config }).to_string();
+        let made = request(&url, &format!("$JS.API.CONSUMER.CREATE.ORDERS.{name}"), &body).await.unwrap();
+        assert!(made["num_pending"].as_u64().is_some_and(|pending| pending >= 2), "{made}");
+    }
+    let before = shop.world.lengths().await.unwrap();
+    shop.world.resume().await.unwrap();
+    shop.world.told(&["email", "webhook-erp"]).await;
+    assert_eq!((server.mails().len(), receiver.requests().len()), (2, 2));
+    assert_eq!(shop.world.lengths().await.unwrap(), before);
+    assert!(shop.world.stop().await);
+}
+
 /// Nobody knows of a mail that was handed over just when the service was killed. It is sent again, and bears the same name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_killed_while_it_sends_sends_again_under_the_same_name_and_records_it_once() {
