@@ -12,6 +12,7 @@ mod customers;
 mod dev;
 mod discovery;
 mod edge;
+mod gateway;
 mod order;
 mod outage;
 mod personal;

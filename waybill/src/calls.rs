@@ -1,7 +1,11 @@
 //! How orders call the users service, by flags and environment.
 
-use crate::{outside::Span, settings::Flag};
-use service::{breaker::Policy, client, config::Settings};
+use crate::settings::Flag;
+use service::{
+    breaker::Policy,
+    client,
+    config::{Settings, Span},
+};
 use std::time::Duration;
 
 /// Flags of the calls of the users service.

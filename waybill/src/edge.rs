@@ -1,7 +1,7 @@
 //! The gateway of a process: what it needs of NATS, and how it starts and stops.
 
 use crate::failure::{Failure, because};
-use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, NoUpstream, Parts, Upstreams};
+use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
 use nats::{Connection, Registry, RegistryOptions};
 use serde_json::Map;
 use service::{Clock, Metrics};
@@ -45,6 +45,8 @@ pub struct Edge {
 impl Edge {
     /// Starts it on a listener.
     pub async fn start(edge: &EdgeConfig, listener: TcpListener) -> Result<Self, Failure> {
+        // Before all that takes time: a hangup must not end a gateway that is still starting.
+        let reload = Reload::new(edge.file.clone())?;
         let config = read(edge)?;
         let (metrics, clock) = (Metrics::new(), edge.clock.clone());
         service::telemetry::export_metrics(GATEWAY, &metrics);
@@ -60,7 +62,7 @@ impl Edge {
         let details = details.map(|(name, value)| (name.to_owned(), value.into()));
         let gateway = Gateway::new(Parts {
             config,
-            file: edge.file.clone(),
+            reload,
             upstreams: upstreams.clone(),
             limiter,
             clock,
@@ -86,7 +88,8 @@ impl Edge {
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + within;
         for service in services {
-            while matches!(self.upstreams.pick(service, &[]), Err(NoUpstream::NoInstance)) {
+            // Nobody is asked: a pick that is dropped counts as not made.
+            while self.upstreams.pick(service, &[]).is_err() {
                 if Instant::now() > deadline {
                     return Err(format!("the gateway knows no {service} after {within:?}").into());
                 }

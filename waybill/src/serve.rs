@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// Where the keys of access tokens are published [default: the keys themselves, as NATS keeps them]
     #[arg(long, value_name = "URL", env = "WAYBILL_JWKS_URL")]
     jwks_url: Option<String>,
+    /// Networks of gateways, who alone are believed from which address a client comes [default: 127.0.0.0/8,::1/128]
+    #[arg(long, value_name = "NETWORK,..", env = "WAYBILL_TRUSTED_PROXIES")]
+    trusted_proxies: Option<String>,
     /// What NATS is configured to do before it acknowledges: always writes to disk, interval does so every two minutes
     #[arg(long, value_name = "PROFILE", env = "WAYBILL_DURABILITY", default_value = "always")]
     durability: String,
@@ -127,6 +130,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--ports", args.ports.clone()),
         ("--advertise", args.advertise.clone()),
         ("--jwks-url", args.jwks_url.clone()),
+        ("--trusted-proxies", args.trusted_proxies.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
@@ -157,13 +161,24 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     }
     let outside = Outside::read(flags);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
+    let trusted_proxies = flags.optional("--trusted-proxies");
     let users_calls = UsersCalls::read(flags);
     // A gateway alone opens nothing that is locked with the master key.
     let alone = named.services.is_empty();
     let master_key = if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
     let usual = Config::new(nats_url?, &args.data);
     let (durability, replicas) = durability.zip(replicas)?;
-    Some(Config { durability, replicas, outside, master_key, jwks_url, users_calls, advertise, ..usual })
+    Some(Config {
+        durability,
+        replicas,
+        outside,
+        master_key,
+        jwks_url,
+        trusted_proxies: trusted_proxies.unwrap_or(usual.trusted_proxies),
+        users_calls,
+        advertise,
+        ..usual
+    })
 }
 
 /// What was named on the command line.
@@ -242,10 +257,18 @@ mod tests {
     fn every_fault_is_named_at_once() {
         let faults = read(
             "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x \
-             --breaker-errors 0",
+             --trusted-proxies gateway --breaker-errors 0",
         );
         let faults = faults.unwrap_err();
-        for flag in ["SERVICE", "--ports", "--durability", "--replicas", "--carrier", "--breaker-errors"] {
+        for flag in [
+            "SERVICE",
+            "--ports",
+            "--durability",
+            "--replicas",
+            "--carrier",
+            "--trusted-proxies",
+            "--breaker-errors",
+        ] {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
         assert!(read("all --nats-url nats://x --port 80").unwrap_err().contains("--port"));

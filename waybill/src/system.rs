@@ -16,7 +16,7 @@ use events::Context;
 use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology};
 pub use presence::Advertise;
 use presence::Presence;
-use service::{Clock, Shutdown};
+use service::{Clock, Shutdown, origin::TrustedProxies};
 use std::{
     collections::BTreeMap,
     fmt, io,
@@ -109,6 +109,8 @@ pub struct Config {
     pub master_key: MasterKey,
     /// Where the keys of access tokens are published; those kept beside the log are taken, unless it is said.
     pub jwks_url: Option<String>,
+    /// Who is believed on whose behalf a request comes: gateways. This machine, unless it is said.
+    pub trusted_proxies: TrustedProxies,
     /// How orders call the users service.
     pub users_calls: UsersCalls,
     /// How services stay known to others.
@@ -131,6 +133,7 @@ impl Config {
             clock: Clock::system(),
             master_key: MasterKey::generate(),
             jwks_url: None,
+            trusted_proxies: TrustedProxies::loopback(),
             users_calls: UsersCalls::default(),
             registry: RegistryOptions::default(),
             advertise: None,

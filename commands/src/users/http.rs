@@ -34,6 +34,7 @@ use service::{
     Problem,
     auth::{self, Denied, Principal},
     extract::{Body, Path},
+    origin::TrustedProxies,
 };
 use std::{error::Error, sync::Arc};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -46,6 +47,8 @@ pub(super) struct Users {
     pub(super) credentials: Credentials,
     pub(super) sessions: Sessions,
     pub(super) throttle: Throttle,
+    /// Who is believed on whose behalf somebody logs in.
+    pub(super) proxies: TrustedProxies,
     pub(super) issuer: Issuer,
 }
 

@@ -29,6 +29,7 @@ use service::{
     auth::{self, Jwks, Role, Verifier},
     breaker::{Breakers, Policy},
     client::Client,
+    origin::TrustedProxies,
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -133,6 +134,7 @@ impl Shop {
             master_key: nats.master_key.clone(),
             keys: KeyRing::open(&connection, &nats.master_key, 1).await.unwrap(),
             users: users_service(users, &metrics),
+            proxies: TrustedProxies::loopback(),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
         };

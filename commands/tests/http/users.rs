@@ -1,7 +1,11 @@
 //! Users as a client sees them: who may come in, who may do what, and what is left of somebody who is erased.
 
 use crate::shop::{Answer, DEADLINE, Nats, Shop, verifier};
-use axum::http::Method;
+use axum::{
+    body::Body,
+    extract::ConnectInfo,
+    http::{Method, Request},
+};
 use commands::{
     Key,
     users::{INTERESTS, User, UserState},
@@ -14,8 +18,9 @@ use serde_json::{Value, json};
 use service::{
     Clock, Shutdown,
     auth::{AuthError, Role},
+    origin::CLIENT_ADDRESS,
 };
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 use uuid::Uuid;
 
 const PASSWORD: &str = "correct horse battery";
@@ -365,22 +370,29 @@ async fn attempts_are_counted_for_all_processes_together() {
     clock.advance(Duration::from_secs(901));
     shop.log_in("ada@example.com", PASSWORD).await.expect(201);
 
-    // Many accounts from one address, which the gateway tells.
-    let from = |client: &'static str| {
+    // Many accounts from one address, which the gateway tells. Anybody else who tells one is counted himself.
+    let from = |peer: [u8; 4], client: &'static str| {
         let shop = &shop;
         async move {
             let body = json!({ "email": format!("{}@example.com", shop.clock.uuid()), "password": "x" });
-            shop.ask(Method::POST, "/sessions", &[("x-forwarded-for", client)], &body).await
+            let request = Request::post("/sessions")
+                .header("content-type", "application/json")
+                .header("x-forwarded-for", format!("192.0.2.{}", fastrand::u8(..)))
+                .header(CLIENT_ADDRESS, client)
+                .extension(ConnectInfo(SocketAddr::from((peer, 4711))));
+            shop.send(request.body(Body::from(body.to_string())).unwrap()).await
         }
     };
+    let (gateway, stranger) = ([127, 0, 0, 1], [198, 51, 100, 1]);
     let mut statuses = Vec::new();
     for _ in 0..21 {
         // A few at once are counted as if they came one after the other.
-        statuses.extend(join_all((0..5).map(|_| from("10.0.0.1, 192.0.2.7"))).await.iter().map(|a| a.status));
+        statuses.extend(join_all((0..5).map(|_| from(gateway, "192.0.2.7"))).await.iter().map(|a| a.status));
     }
     assert_eq!(statuses[..100], [401; 100]);
     assert_eq!(statuses[100..], [429; 5]);
-    from("192.0.2.8").await.problem(401, "wrong-credentials");
+    from(gateway, "192.0.2.8").await.problem(401, "wrong-credentials");
+    from(stranger, "192.0.2.7").await.problem(401, "wrong-credentials");
     nats.server.stop().await;
 }
 

@@ -4,7 +4,7 @@ use super::{
     Scale,
     http::{self, Load},
     load::{self, Sample},
-    report::{Case, Report, ratio},
+    report::{Case, Report, median, ratio},
     stage::{Stage, metadata},
 };
 use crate::{
@@ -59,15 +59,14 @@ pub(super) async fn measure(
     // On a server of its own: what is published raw must not set the services here to work.
     let apart = Stage::open(durability).await?;
     let mut raw = Vec::new();
-    let (mut placed, mut events) = (vec![], vec![]);
+    let (mut placed, mut events, mut cpu) = (vec![], vec![], vec![]);
     for _ in 0..scale.rounds {
         raw.push(super::commands::raw_creates(&apart, 64, scale.of(20_000)).await?.0);
         let before = cpu_seconds(stage.server.pid());
         let flow = shop.place(scale.of(5000), CALLERS, None).await?;
         if let (Some(before), Some(after)) = (before, cpu_seconds(stage.server.pid())) {
             #[expect(clippy::cast_precision_loss, reason = "a count of orders is far below 2^52")]
-            let millis = (after - before) * 1000.0 / flow.orders.operations as f64;
-            eprintln!("flow: {millis:.2} ms of CPU per order, nats-server and load included");
+            cpu.push((after - before) * 1000.0 / flow.orders.operations as f64);
         }
         placed.push(flow.orders);
         events.push(flow.events);
@@ -80,6 +79,10 @@ pub(super) async fn measure(
         &events,
         Some(ratio(&events, &raw, "(a)", Some(0.3))),
     );
+    if !cpu.is_empty() {
+        let name = format!("CPU per order with nats-server and load, {durability}");
+        report.figure("flow", name, median(cpu), "ms", "");
+    }
     system.stop().await;
     apart.close().await;
     stage.close().await;

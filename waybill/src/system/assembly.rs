@@ -38,6 +38,7 @@ pub(super) async fn assemble(
         master_key: config.master_key.clone(),
         keys: keys.clone(),
         users: users(config, &writing, &breakers).await?,
+        proxies: config.trusted_proxies.clone(),
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
     };
