@@ -35,4 +35,4 @@ pub use limit::{LimitKey, LimitMetrics, LimitPolicy, LimitSettings, Limiter};
 pub use reload::Reload;
 pub use server::run;
 pub use table::{Auth, Match, Route, Routes};
-pub use upstream::{Failure, NoUpstream, Pick, UpstreamPolicy, Upstreams};
+pub use upstream::{Failure, Pick, UpstreamPolicy, Upstreams};
