@@ -4,6 +4,7 @@ use crate::{
     Aggregate,
     fraud::AssessmentEvent,
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
+    ops::DeadLetterEvent,
     orders::OrderEvent,
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
@@ -43,6 +44,7 @@ impl FactType {
             Aggregate::Shipment => ShipmentEvent::TYPES,
             Aggregate::User => UserEvent::TYPES,
             Aggregate::Email => EmailEvent::TYPES,
+            Aggregate::DeadLetter => DeadLetterEvent::TYPES,
         }
     }
 
@@ -188,6 +190,8 @@ pub enum Fact {
     User(UserEvent),
     /// Of an e-mail address.
     Email(EmailEvent),
+    /// Of messages that could not be handled.
+    DeadLetter(DeadLetterEvent),
 }
 
 impl Fact {
@@ -209,6 +213,7 @@ impl Fact {
             Aggregate::Shipment => Self::Shipment(ShipmentEvent::from_json(kind, version, body)?),
             Aggregate::User => Self::User(UserEvent::from_json(kind, version, body)?),
             Aggregate::Email => Self::Email(EmailEvent::from_json(kind, version, body)?),
+            Aggregate::DeadLetter => Self::DeadLetter(DeadLetterEvent::from_json(kind, version, body)?),
         })
     }
 }

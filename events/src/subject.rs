@@ -18,12 +18,21 @@ pub enum Context {
     Shipping,
     /// Users and the e-mail addresses they are known by.
     Users,
+    /// What consumers could not handle, and what operators did about it.
+    Ops,
 }
 
 impl Context {
     /// Every context.
-    pub const ALL: [Self; 6] =
-        [Self::Orders, Self::Inventory, Self::Payments, Self::Fraud, Self::Shipping, Self::Users];
+    pub const ALL: [Self; 7] = [
+        Self::Orders,
+        Self::Inventory,
+        Self::Payments,
+        Self::Fraud,
+        Self::Shipping,
+        Self::Users,
+        Self::Ops,
+    ];
 
     /// The token in subjects: `evt.<context>.…`.
     pub const fn token(self) -> &'static str {
@@ -34,6 +43,7 @@ impl Context {
             Self::Fraud => "fraud",
             Self::Shipping => "shipping",
             Self::Users => "users",
+            Self::Ops => "ops",
         }
     }
 
@@ -46,6 +56,7 @@ impl Context {
             Self::Fraud => "FRAUD",
             Self::Shipping => "SHIPPING",
             Self::Users => "USERS",
+            Self::Ops => "OPS",
         }
     }
 
@@ -89,11 +100,13 @@ pub enum Aggregate {
     User,
     /// An e-mail address: whose it is.
     Email,
+    /// The messages of one aggregate that one consumer could not handle.
+    DeadLetter,
 }
 
 impl Aggregate {
     /// Every kind of aggregate.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Order,
         Self::Product,
         Self::Item,
@@ -104,6 +117,7 @@ impl Aggregate {
         Self::Shipment,
         Self::User,
         Self::Email,
+        Self::DeadLetter,
     ];
 
     /// The context whose stream holds it.
@@ -115,12 +129,16 @@ impl Aggregate {
             Self::Assessment => Context::Fraud,
             Self::Shipment => Context::Shipping,
             Self::User | Self::Email => Context::Users,
+            Self::DeadLetter => Context::Ops,
         }
     }
 
     /// Whether there is one of its kind per order, named by the order's id.
     pub const fn is_of_an_order(self) -> bool {
-        !matches!(self, Self::Product | Self::Item | Self::Account | Self::User | Self::Email)
+        !matches!(
+            self,
+            Self::Product | Self::Item | Self::Account | Self::User | Self::Email | Self::DeadLetter
+        )
     }
 
     /// The token in subjects: `evt.<context>.<aggregate>.<id>`.
@@ -136,6 +154,7 @@ impl Aggregate {
             Self::Shipment => "shipment",
             Self::User => "user",
             Self::Email => "email",
+            Self::DeadLetter => "deadletter",
         }
     }
 

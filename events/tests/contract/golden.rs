@@ -5,6 +5,7 @@ use events::{
     Aggregate, DecodeError, DomainEvent, Fact, FactType,
     fraud::AssessmentEvent,
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
+    ops::DeadLetterEvent,
     orders::OrderEvent,
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
@@ -32,6 +33,7 @@ fn rewritten(aggregate: Aggregate, fact: &FactType, version: u32, body: &[u8]) -
         Aggregate::Shipment => of::<ShipmentEvent>,
         Aggregate::User => of::<UserEvent>,
         Aggregate::Email => of::<EmailEvent>,
+        Aggregate::DeadLetter => of::<DeadLetterEvent>,
     };
     serde_json::from_slice(&write(fact, version, body)).unwrap()
 }

@@ -8,6 +8,7 @@ use events::{
         InventoryReserved, ItemEvent, ProductAdded, ProductEvent, ReservationEvent, ReservationFailed,
         Shortage, Stock, StockReserved,
     },
+    ops::DeadLetterEvent,
     orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, UserSnapshot, Workflow},
     payments::{AccountCredited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
@@ -200,6 +201,7 @@ fn written(fact: &Fact) -> (Aggregate, &'static FactType, Vec<u8>) {
         Fact::Shipment(event) => of::<ShipmentEvent>(Aggregate::Shipment, event),
         Fact::User(event) => of::<UserEvent>(Aggregate::User, event),
         Fact::Email(event) => of::<EmailEvent>(Aggregate::Email, event),
+        Fact::DeadLetter(event) => of::<DeadLetterEvent>(Aggregate::DeadLetter, event),
     }
 }
 
