@@ -5,6 +5,7 @@ use crate::{
     fraud::Fraud,
     http::Api,
     inventory,
+    ops,
     orders::{self, UsersService},
     payments,
     shipping::{self, CarrierGateway},
@@ -14,7 +15,7 @@ use events::Context;
 use futures::future::BoxFuture;
 use nats::{
     Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, MasterKey,
-    ReplayError, StoreOptions, TopologyError,
+    Parking, Policies, ReplayError, StoreOptions, TopologyError,
 };
 use service::{Clock, Metrics, Shutdown};
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Environment {
     pub reactions: Connection,
     /// How appends are made.
     pub store: StoreOptions,
+    /// What each consumer does about a message that it cannot handle.
+    pub policies: Policies,
     /// Time and new identifiers.
     pub clock: Clock,
     /// What the keys of tokens and digests come from.
@@ -83,6 +86,7 @@ impl WriteSide {
             Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,
             Context::Shipping => Ok(shipping::write_side(build, &env.carrier)),
             Context::Users => Box::pin(users::write_side(build)).await,
+            Context::Ops => Ok(ops::write_side(build)),
         }
     }
 
@@ -113,11 +117,13 @@ pub(crate) struct Build {
     /// Copies of what is kept.
     pub(crate) replicas: usize,
     pub(crate) master_key: MasterKey,
+    pub(crate) parking: Parking,
+    policies: Policies,
     metrics: ConsumerMetrics,
 }
 
 impl Build {
-    async fn new(context: Context, env: &Environment, metrics: &Metrics) -> Result<Self, LedgerError> {
+    async fn new(context: Context, env: &Environment, metrics: &Metrics) -> Result<Self, BuildError> {
         let (executing, consuming) = (ExecutorMetrics::default(), ConsumerMetrics::default());
         executing.register(&mut metrics.registry());
         consuming.register(&mut metrics.registry());
@@ -135,6 +141,8 @@ impl Build {
             keys: env.keys.clone(),
             users: env.users.clone(),
             reactions: env.reactions.clone(),
+            parking: Parking::open(&env.connection, store.clone(), env.clock.clone(), env.store.replicas).await?,
+            policies: env.policies.clone(),
             metrics: consuming,
         })
     }
@@ -151,16 +159,28 @@ impl Build {
         interests: &'static [(Context, &'static [&'static str])],
         handler: &Handler,
     ) -> WriteSide {
-        let consumer = |(stream, kinds): &(Context, &'static [&'static str])| Consumer {
-            connection: self.reactions.clone(),
-            service: self.context.token(),
-            context: *stream,
-            durable: format!("{}-{stream}", self.context),
-            interests: kinds,
-            metrics: self.metrics.clone(),
+        let consumer = |(stream, kinds): &(Context, &'static [&'static str])| {
+            let durable = format!("{}-{stream}", self.context);
+            Consumer {
+                connection: self.reactions.clone(),
+                service: self.context.token(),
+                context: *stream,
+                policy: self.policies.of(&durable),
+                durable,
+                interests: kinds,
+                parking: self.parking.clone(),
+                metrics: self.metrics.clone(),
+            }
         };
         let consumers = interests.iter().map(|interest| (consumer(interest), Arc::clone(handler))).collect();
         WriteSide { http, executor: self.executor, consumers, followers: Vec::new() }
+    }
+}
+
+impl Build {
+    /// A service that reacts to nothing.
+    pub(crate) fn quiet(self, http: OpenApiRouter) -> WriteSide {
+        WriteSide { http, executor: self.executor, consumers: Vec::new(), followers: Vec::new() }
     }
 }
 

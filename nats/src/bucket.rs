@@ -13,7 +13,7 @@ use async_nats::{
         message::PublishMessage,
     },
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{error::Error as _, time::Duration};
 
@@ -169,6 +169,39 @@ impl Bucket {
         self.store.purge(key).await.map_err(|error| self.away(error))
     }
 
+    /// Removes the value that has this revision; `false` where the key has changed since.
+    pub(crate) async fn remove_at(&self, key: &str, revision: u64) -> Result<bool, BucketError> {
+        let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(revision));
+        // The marker is for watchers, who are told of it at once.
+        let message = PublishMessage::build().headers(headers).ttl(MARKER);
+        Ok(self.send(key, message).await?.is_some())
+    }
+
+    /// The keys that begin with `prefix` at this moment.
+    pub(crate) async fn keys(&self, prefix: &str) -> Result<Vec<String>, BucketError> {
+        let keys = self.store.keys().await.map_err(|error| self.away(error))?;
+        let keys: Vec<_> = keys.try_collect().await.map_err(|error| self.away(error))?;
+        Ok(keys.into_iter().filter(|key| key.starts_with(prefix)).collect())
+    }
+
+    /// The keys that fit `filter`, with value and revision, as they are and as they change. Gone keys have no value.
+    pub(crate) async fn follow<T: DeserializeOwned>(
+        &self,
+        filter: &str,
+    ) -> Result<impl Stream<Item = Result<(String, Option<T>, u64), BucketError>> + Send + use<T>, BucketError>
+    {
+        let watch = self.store.watch_with_history(filter).await.map_err(|error| self.away(error))?;
+        let this = self.clone();
+        Ok(watch.map(move |entry| {
+            let entry = entry.map_err(|error| this.away(error))?;
+            let put = entry.operation == Operation::Put;
+            let value = put.then(|| this.decode(&entry.key, &entry.value)).transpose()?;
+            Ok((entry.key, value, entry.revision))
+        }))
+    }
+
     /// Every key and value at this moment, then every change; ends when the connection is closed for good. A value that
     /// cannot be read is an error of its own and does not end it.
     pub async fn watch<T: DeserializeOwned>(
@@ -218,6 +251,11 @@ impl Bucket {
         if let Some(lifetime) = lifetime {
             message = message.ttl(lifetime);
         }
+        self.send(key, message).await
+    }
+
+    /// Sends a write; `None` where its condition does not hold.
+    async fn send(&self, key: &str, message: PublishMessage) -> Result<Option<u64>, BucketError> {
         let subject = format!("$KV.{}.{key}", self.store.name);
         let sent = self.connection.jetstream.send_publish(subject, message).await;
         let stored = match sent {

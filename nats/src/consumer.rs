@@ -1,27 +1,30 @@
 //! Durable reactions to one stream. Step 5 of the flow.
 //!
 //! - Messages of one aggregate are handled in order, in a lane of their own; lanes run side by side.
-//! - A message is acknowledged only after its handler is done; what was not acknowledged comes again, so handlers must
-//!   not mind repetitions. Several processes share the work of one durable consumer.
-//! - A handler that fails is tried again with exponential backoff and jitter. Its lane waits, all others go on.
+//! - A message is acknowledged only after its handler is done, or after it is recorded that it waits; what was not
+//!   acknowledged comes again, so handlers must not mind repetitions. Several processes share the work of one durable
+//!   consumer.
+//! - A handler that fails is tried again with exponential backoff and jitter. Its lane waits, all others go on. When the
+//!   attempts are used up, its [`Policy`] says what becomes of it: usually the aggregate is parked ([`crate::Parking`]).
+//! - Operators bring parked messages back: `replay` follows what they ask for in the stream of operations.
 //! - Lost connections, missed heartbeats and deleted consumers are repaired for as long as it takes.
 
 mod lanes;
 mod metrics;
+mod parked;
+mod policy;
+mod replay;
 mod trace;
+mod worker;
 
-use crate::{Connection, Message, Recorded};
-use async_nats::jetstream::{
-    AckKind, Message as Delivered,
-    consumer::{AckPolicy, DeliverPolicy, pull},
-};
+use crate::{Connection, Parking, Recorded};
 use events::Context;
-use futures::{FutureExt, StreamExt, future::BoxFuture};
-use lanes::Lanes;
+use futures::future::BoxFuture;
 pub use metrics::ConsumerMetrics;
-use service::telemetry::Scope;
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
+pub use policy::{Policies, Policy, PolicyError};
+use std::{sync::Arc, time::Duration, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use worker::Worker;
 
 /// Messages handled at the same time, over all processes. More wait in the stream.
 const IN_FLIGHT: i64 = 1024;
@@ -53,6 +56,10 @@ pub struct Consumer {
     pub durable: String,
     /// Types that are handled; others are acknowledged unread.
     pub interests: &'static [&'static str],
+    /// What it does about a message that it cannot handle.
+    pub policy: Policy,
+    /// Where it parks what it cannot handle.
+    pub parking: Parking,
     /// Where to count.
     pub metrics: ConsumerMetrics,
 }
@@ -61,155 +68,40 @@ impl Consumer {
     /// Handles messages until `stop`; then finishes what is being handled and leaves the rest for later.
     pub async fn run(self, handler: Handler, stop: CancellationToken) {
         let tasks = TaskTracker::new();
-        let shared =
-            Arc::new(Worker { consumer: self, handler, lanes: Lanes::default(), stop: stop.clone() });
-        let mut pause = FIRST_RETRY;
-        while !stop.is_cancelled() {
-            let started = Instant::now();
-            let result = tokio::select! {
-                result = shared.consume(&tasks) => result,
-                () = stop.cancelled() => break,
-            };
-            if started.elapsed() > HEARTBEAT {
-                pause = FIRST_RETRY;
-            }
-            let durable = shared.consumer.durable.as_str();
-            tracing::warn!(durable, error = ?result.err(), "consumer lost, taking it up again");
-            tokio::select! {
-                () = tokio::time::sleep(jittered(pause)) => pause = (pause * 2).min(LAST_RETRY),
-                () = stop.cancelled() => {}
-            }
+        let worker = Arc::new(Worker::new(self, handler, stop));
+        if worker.parks() {
+            let following = Arc::clone(&worker);
+            tasks.spawn(async move { following.parked.follow(&following.stop).await });
+            tasks.spawn(supervise(replay::worker(&worker)));
         }
+        supervise(worker).await;
         tasks.close();
         tasks.wait().await;
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// What the tasks of one consumer share.
-struct Worker {
-    consumer: Consumer,
-    handler: Handler,
-    lanes: Lanes<(Message, Delivered)>,
-    stop: CancellationToken,
-}
-
-impl Worker {
-    /// Takes messages until the consumer is lost.
-    async fn consume(self: &Arc<Self>, tasks: &TaskTracker) -> Result<(), Failure> {
-        let Consumer { connection, context, durable, .. } = &self.consumer;
-        let stream = connection.jetstream.get_stream_no_info(context.stream()).await?;
-        let config = pull::Config {
-            durable_name: Some(durable.clone()),
-            deliver_policy: DeliverPolicy::All,
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            max_ack_pending: IN_FLIGHT,
-            ..pull::Config::default()
-        };
-        let consumer = stream.get_or_create_consumer(durable, config).await?;
-        let mut messages = consumer.stream().heartbeat(HEARTBEAT).messages().await?;
-        while let Some(message) = messages.next().await {
-            self.receive(message?, tasks).await?;
-        }
-        Ok(())
-    }
-
-    async fn receive(self: &Arc<Self>, mut delivered: Delivered, tasks: &TaskTracker) -> Result<(), Failure> {
-        let message = match Message::delivered(&mut delivered) {
-            Ok(message) => message,
-            Err(error) => {
-                // Nobody's event: it belongs to no aggregate, so nothing waits for it. Left for a human to see.
-                tracing::error!(subject = %delivered.subject, %error, "a message is no event");
-                self.consumer.metrics.failed(&self.consumer.durable);
-                return Ok(());
-            }
-        };
-        self.consumer.metrics.lag(&self.consumer.durable, message.pending);
-        // Without a type nobody can say that it is of no interest: it is poisoned, and stays to be seen.
-        if !message.kind().is_empty() && !self.consumer.interests.contains(&message.kind()) {
-            delivered.ack().await?;
-            return Ok(());
-        }
-        let (key, sequence) = (message.subject.clone(), message.position.sequence);
-        if self.lanes.enter(&key, sequence, (message, delivered)) {
-            let worker = Arc::clone(self);
-            tasks.spawn(async move {
-                while let Some((message, delivered)) = worker.lanes.next(&key) {
-                    worker.handle(message, delivered).await;
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// Handles one message until it is done or the process stops.
-    async fn handle(&self, message: Message, delivered: Delivered) {
+/// Takes messages until the process stops, whatever is lost meanwhile.
+async fn supervise(worker: Arc<Worker>) {
+    let (tasks, stop) = (TaskTracker::new(), worker.stop.clone());
+    let mut pause = FIRST_RETRY;
+    while !stop.is_cancelled() {
         let started = Instant::now();
-        let mut pause = FIRST_RETRY;
-        while !self.stop.is_cancelled() {
-            let (result, scope) = match message.record() {
-                Ok(recorded) => self.react(recorded).await,
-                Err(error) => (Err(Retry(error.to_string())), None),
-            };
-            match result {
-                Ok(outcome) => {
-                    within(scope, || self.log(&message, outcome, started));
-                    // A lost acknowledgement only means that the message comes again.
-                    let _ = delivered.ack().await;
-                    return;
-                }
-                Err(retry) => {
-                    let durable = self.consumer.durable.as_str();
-                    within(scope, || {
-                        tracing::warn!(durable, ?message, error = %retry, "reaction failed, trying again");
-                    });
-                    self.consumer.metrics.failed(durable);
-                    let _ = delivered.ack_with(AckKind::Progress).await;
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(jittered(pause)) => pause = (pause * 2).min(LAST_RETRY),
-                () = self.stop.cancelled() => {}
-            }
+        let result = tokio::select! {
+            result = worker.consume(&tasks) => result,
+            () = stop.cancelled() => break,
+        };
+        if started.elapsed() > HEARTBEAT {
+            pause = FIRST_RETRY;
+        }
+        let durable = worker.consumer.durable.as_str();
+        tracing::warn!(durable, error = ?result.err(), "consumer lost, taking it up again");
+        tokio::select! {
+            () = tokio::time::sleep(jittered(pause)) => pause = (pause * 2).min(LAST_RETRY),
+            () = stop.cancelled() => {}
         }
     }
-
-    /// One attempt, in a span and a scope of its own.
-    async fn react(&self, mut recorded: Recorded) -> (Result<&'static str, Retry>, Option<Scope>) {
-        let scope = trace::scope(&self.consumer, &mut recorded);
-        // A panic would end the lane's task and leave its messages waiting, unseen by anybody.
-        let handling = AssertUnwindSafe(async { (self.handler)(recorded).await }).catch_unwind();
-        let result = scope.clone().run(handling).await;
-        let result = result.unwrap_or_else(|_| Err(Retry("the handler panicked".to_owned())));
-        trace::finish(&scope.span, &result);
-        (result, Some(scope))
-    }
-
-    fn log(&self, message: &Message, outcome: &'static str, started: Instant) {
-        use events::envelope::header;
-        let took = started.elapsed();
-        self.consumer.metrics.handled(&self.consumer.durable, took);
-        tracing::info!(
-            target: "reaction",
-            durable = self.consumer.durable,
-            kind = message.kind(),
-            id = message.subject.id(),
-            orderId = message.subject.order_id(),
-            correlationId = message.header(header::CORRELATION),
-            outcome,
-            millis = took.as_secs_f64() * 1000.0,
-        );
-    }
-}
-
-/// Says something that belongs to a reaction, where it is known which.
-fn within(scope: Option<Scope>, say: impl FnOnce()) {
-    match scope {
-        Some(scope) => scope.enter(say),
-        None => say(),
-    }
+    tasks.close();
+    tasks.wait().await;
 }
 
 fn jittered(pause: Duration) -> Duration {

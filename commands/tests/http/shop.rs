@@ -20,7 +20,7 @@ use events::{
     users::{self, Preferences, UserCreated},
 };
 use nats::{
-    Connection, Durability, Filter, From, KeyRing, MasterKey, Reader, StoreOptions, Until,
+    Connection, Durability, Filter, From, KeyRing, MasterKey, Policies, Reader, StoreOptions, Until,
     server::{Binary, Config, Server},
 };
 use serde_json::{Value, json};
@@ -119,6 +119,7 @@ impl Shop {
         let environment = Environment {
             connection: connection.clone(),
             reactions: connect().await,
+            policies: Policies::default(),
             store: StoreOptions { timeout: Duration::from_secs(1), ..StoreOptions::default() },
             clock: clock.clone(),
             master_key: nats.master_key.clone(),
@@ -129,8 +130,14 @@ impl Shop {
         };
         let keys = environment.keys.clone();
         let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
-        let contexts =
-            [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping, Context::Users];
+        let contexts = [
+            Context::Orders,
+            Context::Inventory,
+            Context::Payments,
+            Context::Shipping,
+            Context::Ops,
+            Context::Users,
+        ];
         let mut sides = Vec::new();
         for context in contexts {
             let side = Box::pin(WriteSide::build(context, &environment, &metrics)).await.unwrap();

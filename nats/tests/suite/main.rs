@@ -8,6 +8,7 @@ mod bucket;
 mod consumer;
 mod keyring;
 mod load;
+mod parking;
 mod quota;
 mod reader;
 mod registry;
