@@ -42,7 +42,7 @@ pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
 pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};
 pub use metrics::StoreMetrics;
-pub use parking::{DeadLetter, Parking, ParkingError};
+pub use parking::{Asked, DeadLetter, Parking, ParkingError};
 pub use publish::{AppendError, Appended, Write};
 pub use quota::{Ask, Known, Lease, Quota, QuotaKey, QuotaTerms, Recall, Recalls};
 pub use registry::{Instance, InstanceId, Registration, Registry, RegistryOptions};

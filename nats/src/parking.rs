@@ -9,12 +9,14 @@
 
 mod audit;
 mod fingerprint;
+mod notice;
 
 use crate::{
     AppendError, Bucket, BucketConfig, BucketError, Connection, EventStore, Filter, From, LoadError, Message, Reader,
     ReplayError, TopologyError, Until, bucket::Kept,
 };
 pub(crate) use audit::Cause;
+pub use notice::Asked;
 use events::{
     Context, DeadLetterId,
     ops::{Failure, Holds},

@@ -119,7 +119,8 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         | Fact::Account(_)
         | Fact::Assessment(_)
         | Fact::User(_)
-        | Fact::Email(_) => return,
+        | Fact::Email(_)
+        | Fact::DeadLetter(_) => return,
     };
     happened(recorded, order, changes);
 }

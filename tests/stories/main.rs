@@ -8,6 +8,7 @@ mod again;
 mod contention;
 mod crash;
 mod customers;
+mod dead_letters;
 mod dev;
 mod discovery;
 mod edge;

@@ -11,7 +11,7 @@ use crate::{
     outside::Outside,
     settings::Ports,
 };
-use nats::{Connection, Durability, From};
+use nats::{Connection, Durability, From, Policies};
 use service::Clock;
 use std::{
     collections::BTreeMap,
@@ -63,6 +63,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         ports: Ports::free(),
         outside: Outside::default(),
+        policies: Policies::default(),
         gateway_config: None,
     };
     let local = Box::pin(until_stopped(Local::start(plan))).await?;

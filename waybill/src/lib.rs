@@ -18,6 +18,7 @@ pub mod outside;
 pub mod system;
 
 mod bench;
+mod dead_letters;
 mod demo;
 mod dev;
 mod replay;

@@ -24,7 +24,7 @@ Examples:
 /// Flags of `waybill serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// users, orders, payments, inventory, shipping, gateway, or all
+    /// users, orders, payments, inventory, shipping, operations, gateway, or all
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
     /// Where NATS is
@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
-    /// The port of the one service [default: gateway 8080, users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005]
+    /// The port of the one service [default: gateway 8080, users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005, operations 3008]
     #[arg(long, env = "WAYBILL_PORT")]
     port: Option<String>,
     /// Ports of several services
@@ -61,6 +61,10 @@ pub(crate) struct Args {
     /// Copies of each stream: 1, or 3 on a cluster
     #[arg(long, value_name = "COUNT", env = "WAYBILL_REPLICAS", default_value = "1")]
     replicas: String,
+    /// What consumers do about a message that they cannot handle: retry, or park, pause or skip after so many attempts;
+    /// for all, or for one by name [default: park:12]
+    #[arg(long, value_name = "POLICY,CONSUMER=POLICY,..", env = "WAYBILL_ON_FAILURE")]
+    on_failure: Option<String>,
     #[command(flatten)]
     master_key: MasterKeyArgs,
     #[command(flatten)]
@@ -128,6 +132,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--advertise", args.advertise.clone()),
         ("--jwks-url", args.jwks_url.clone()),
         ("--users-fresh-for", args.users_fresh_for.clone()),
+        ("--on-failure", args.on_failure.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
@@ -158,6 +163,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     }
     let outside = Outside::read(flags);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
+    let policies = flags.optional("--on-failure").unwrap_or_default();
     let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
     // A gateway alone opens nothing that is locked with the master key.
     let alone = named.services.is_empty();
@@ -165,7 +171,17 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let usual = Config::new(nats_url?, &args.data);
     let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
     let (durability, replicas) = durability.zip(replicas)?;
-    Some(Config { durability, replicas, outside, master_key, jwks_url, users_fresh_for, advertise, ..usual })
+    Some(Config {
+        durability,
+        replicas,
+        outside,
+        master_key,
+        policies,
+        jwks_url,
+        users_fresh_for,
+        advertise,
+        ..usual
+    })
 }
 
 /// What was named on the command line.
@@ -228,7 +244,7 @@ mod tests {
     fn all_is_every_service_and_the_gateway_each_on_its_port() {
         let plan = read("all orders --nats-url nats://x --ports payments=4003,gateway=80").unwrap();
         let ports: Vec<_> = plan.services.iter().map(|(_, port)| *port).collect();
-        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005]);
+        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005, 3008]);
         assert_eq!(plan.gateway.unwrap().1, 80);
         let plan = read("shipping --nats-url nats://x --port 80").unwrap();
         assert_eq!(plan.services, [(Service::Shipping, 80)]);
@@ -243,10 +259,10 @@ mod tests {
     #[test]
     fn every_fault_is_named_at_once() {
         let faults = read(
-            "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x",
+            "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x --on-failure drop",
         );
         let faults = faults.unwrap_err();
-        for flag in ["SERVICE", "--ports", "--durability", "--replicas", "--carrier"] {
+        for flag in ["SERVICE", "--ports", "--durability", "--replicas", "--carrier", "--on-failure"] {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
         assert!(read("all --nats-url nats://x --port 80").unwrap_err().contains("--port"));

@@ -12,7 +12,7 @@ use crate::{
     outside::Outside,
 };
 use events::Context;
-use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology};
+use nats::{Connection, Durability, KeyRing, MasterKey, Policies, RegistryOptions, topology};
 pub use presence::Advertise;
 use presence::Presence;
 use service::{Clock, Shutdown};
@@ -39,15 +39,27 @@ pub enum Service {
     Inventory,
     /// Shipments.
     Shipping,
+    /// What consumers could not handle, and what operators do about it.
+    Operations,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 5] = [Self::Users, Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
+    pub const ALL: [Self; 6] = [
+        Self::Users,
+        Self::Orders,
+        Self::Payments,
+        Self::Inventory,
+        Self::Shipping,
+        Self::Operations,
+    ];
 
-    /// Its name, which is that of its context.
+    /// Its name, which is that of its context; operations are spelled out.
     pub const fn name(self) -> &'static str {
-        self.context().token()
+        match self {
+            Self::Operations => "operations",
+            other => other.context().token(),
+        }
     }
 
     /// The context it owns.
@@ -58,6 +70,7 @@ impl Service {
             Self::Payments => Context::Payments,
             Self::Inventory => Context::Inventory,
             Self::Shipping => Context::Shipping,
+            Self::Operations => Context::Ops,
         }
     }
 
@@ -69,6 +82,7 @@ impl Service {
             Self::Payments => 3003,
             Self::Inventory => 3004,
             Self::Shipping => 3005,
+            Self::Operations => 3008,
         }
     }
 }
@@ -106,6 +120,8 @@ pub struct Config {
     pub clock: Clock,
     /// Wraps the keys of personal data. The same in every process.
     pub master_key: MasterKey,
+    /// What each consumer does about a message that it cannot handle.
+    pub policies: Policies,
     /// Where the keys of access tokens are published; those kept beside the log are taken, unless it is said.
     pub jwks_url: Option<String>,
     /// How long orders rely on what the users service said of a customer, unless they hear otherwise.
@@ -129,6 +145,7 @@ impl Config {
             outside: Outside::default(),
             clock: Clock::system(),
             master_key: MasterKey::generate(),
+            policies: Policies::default(),
             jwks_url: None,
             users_fresh_for: Duration::from_secs(30),
             registry: RegistryOptions::default(),

@@ -9,6 +9,7 @@ mod consumer;
 mod keyring;
 mod load;
 mod parking;
+mod parking_model;
 mod quota;
 mod reader;
 mod registry;

@@ -3,12 +3,12 @@
 use crate::rig::{Rig, command, event, item, soon, until};
 use async_nats::jetstream;
 use events::{
-    Actor, Aggregate, CommandId, Context, DeadLetterId, DomainEvent, Envelope, Fact, Metadata, Subject,
+    Actor, Aggregate, CommandId, Context, DeadLetterId, DomainEvent, Envelope, Metadata, Subject,
     ops::{DeadLetterDiscarded, DeadLetterEvent, DeadLetterRetried, Holds},
 };
 use jiff::Timestamp;
 use nats::{
-    Consumer, ConsumerMetrics, DeadLetter, Filter, From, Handler, Message, Parking, Policy, Reader, Retry, Until,
+    Connection, Consumer, ConsumerMetrics, DeadLetter, EventStore, Filter, From, Handler, Message, Parking, Reader, Retry, StoreOptions, Until,
     Write,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -36,6 +36,12 @@ impl World {
 
     pub(crate) fn heal(&self, of: &Subject, version: u64) {
         self.poisoned.lock().unwrap().remove(&(of.to_string(), version));
+    }
+
+    /// Only these versions of an aggregate are poisoned from now on.
+    pub(crate) fn heal_all_but(&self, of: &Subject, still: &BTreeSet<u64>) {
+        let healed = |(subject, version): &(String, u64)| subject == of.as_str() && !still.contains(version);
+        self.poisoned.lock().unwrap().retain(|poisoned| !healed(poisoned));
     }
 
     /// The versions of an aggregate that were handled, in order, with repetitions.
@@ -93,6 +99,24 @@ pub(crate) async fn start(rig: &Rig, world: &World, policy: &str) -> Running {
     let stop = CancellationToken::new();
     let task = tokio::spawn(worker(rig, policy).await.run(world.handler(), stop.clone()));
     Running { stop, task }
+}
+
+/// A worker with a connection of its own, in this runtime.
+pub(crate) async fn start_at(url: &str, world: &World, policy: &str) -> Running {
+    let connection = Connection::connect(url, "worker").await.unwrap();
+    let store = EventStore::new(&connection, StoreOptions::default());
+    let consumer = Consumer {
+        parking: Parking::open(&connection, store, Clock::system(), 1).await.unwrap(),
+        connection,
+        service: "test",
+        context: Context::Inventory,
+        durable: DURABLE.to_owned(),
+        interests: &["stock.received"],
+        policy: policy.parse().unwrap(),
+        metrics: ConsumerMetrics::default(),
+    };
+    let stop = CancellationToken::new();
+    Running { task: tokio::spawn(consumer.run(world.handler(), stop.clone())), stop }
 }
 
 /// More events of an aggregate.
@@ -190,4 +214,133 @@ async fn a_poisoned_message_parks_its_key_and_comes_back_with_what_waits_behind_
         ["message.parked", "deadletter.retried", "message.parked", "deadletter.retried", "deadletter.resolved"];
     until("all is said", async || audit(&rig).await == facts).await;
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_message_is_never_handled_and_what_waits_behind_it_is() {
+    let rig = Rig::start().await;
+    let (bad, world) = (item(), World::default());
+    world.poison(&bad, 2);
+    world.poison(&bad, 4);
+    let running = start(&rig, &world, "park:1").await;
+    add(&rig, &bad, 1..=5).await;
+    let first = parked(&rig, &bad).await;
+    discard(&rig, &first).await;
+    let next = || async { letter(&rig, &bad).await.map(|letter| letter.failure.error) };
+    until("the next one is parked", async || next().await.as_deref() == Some("version 4 is poisoned")).await;
+    assert_eq!(world.handled(&bad), [1, 3]);
+    // What was asked of the one before it is nothing to the next one.
+    retry(&rig, &first).await;
+    discard(&rig, &letter(&rig, &bad).await.unwrap()).await;
+    until("it is resolved", async || letter(&rig, &bad).await.is_none()).await;
+    assert_eq!(world.handled(&bad), [1, 3, 5]);
+    running.stop().await;
+}
+
+/// What no event is, has no type, or is of an unknown version cannot be handled, now or later.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_parked_at_once() {
+    let rig = Rig::start().await;
+    let (bare, good, world) = (item(), item(), World::default());
+    let context = jetstream::new(rig.client().await);
+    context.publish(bare.to_string(), "{}".into()).await.unwrap().await.unwrap();
+    context.publish("evt.inventory.nonsense", "{}".into()).await.unwrap().await.unwrap();
+    let running = start(&rig, &world, "park:9").await;
+    add(&rig, &good, 1..=2).await;
+    until("both are parked", async || parking(&rig).await.all().await.unwrap().len() == 2).await;
+    until("the other flows", async || world.handled(&good).len() == 2).await;
+    until("nothing is unacknowledged", async || unacknowledged(&rig).await == (0, 0)).await;
+    for letter in parking(&rig).await.all().await.unwrap() {
+        assert_eq!((letter.failure.attempts, letter.failure.event_type.as_deref()), (1, None));
+        discard(&rig, &letter).await;
+    }
+    until("both are gone", async || parking(&rig).await.all().await.unwrap().is_empty()).await;
+    running.stop().await;
+}
+
+/// More than the server lets be unacknowledged wait behind one that fails, long before its attempts are used up.
+#[tokio::test(flavor = "multi_thread")]
+async fn however_many_wait_behind_a_poisoned_message_the_others_flow() {
+    let rig = Rig::start().await;
+    let (bad, good, world) = (item(), item(), World::default());
+    world.poison(&bad, 1);
+    let mut writes = vec![event(&bad, Some(0), command(), 0, 1, None)];
+    for version in 2..=900 {
+        writes.push(event(&bad, None, command(), 0, version, None));
+    }
+    let mut last = rig.store.append(writes).await.unwrap().first + 899;
+    let more = (901..=1500).map(|version| {
+        event(&bad, (version == 901).then_some(last), command(), 0, version, None)
+    });
+    last = rig.store.append(more.collect()).await.unwrap().first + 599;
+    add(&rig, &good, 1..=1).await;
+    let running = start(&rig, &world, "park:1000").await;
+    until("the other flows", async || world.handled(&good).len() == 1).await;
+    until("nothing is unacknowledged", async || unacknowledged(&rig).await == (0, 0)).await;
+    let letter = parked(&rig, &bad).await;
+    assert_eq!(letter.through, last);
+    world.heal(&bad, 1);
+    retry(&rig, &letter).await;
+    until("all are handled", async || world.handled(&bad).len() == 1500).await;
+    assert_eq!(world.handled(&bad), (1..=1500).collect::<Vec<_>>());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_consumer_handles_nothing_until_an_operator_has_seen_to_it() {
+    let rig = Rig::start().await;
+    let (bad, good, world) = (item(), item(), World::default());
+    world.poison(&bad, 1);
+    let running = start(&rig, &world, "pause:1").await;
+    add(&rig, &bad, 1..=1).await;
+    let letter = parked(&rig, &bad).await;
+    assert_eq!(letter.holds, Holds::Consumer);
+    // Another process learns of it when it starts.
+    let other = start(&rig, &world, "pause:1").await;
+    add(&rig, &good, 1..=20).await;
+    until("they are delivered", async || unacknowledged(&rig).await.0 == 20).await;
+    assert!(world.handled(&good).is_empty());
+    world.heal(&bad, 1);
+    retry(&rig, &letter).await;
+    until("it goes on", async || world.handled(&good).len() == 20).await;
+    assert_eq!(world.handled(&bad), [1]);
+    running.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_skipped_message_is_passed_over_and_audited() {
+    let rig = Rig::start().await;
+    let (bad, world) = (item(), World::default());
+    world.poison(&bad, 2);
+    let running = start(&rig, &world, "skip:2").await;
+    add(&rig, &bad, 1..=3).await;
+    until("it goes on", async || world.handled(&bad) == [1, 3]).await;
+    assert_eq!(audit(&rig).await, ["message.skipped"]);
+    assert!(letter(&rig, &bad).await.is_none());
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_keys_are_counted_and_the_count_ends_with_them() {
+    let rig = Rig::start().await;
+    let (bad, world) = (item(), World::default());
+    world.poison(&bad, 1);
+    add(&rig, &bad, 1..=3).await;
+    let consumer = worker(&rig, "park:1").await;
+    let mut registry = Registry::default();
+    consumer.metrics.register(&mut registry);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(consumer.run(world.handler(), stop.clone()));
+    let gauge = || {
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let line = format!("waybill_parked_keys{{durable=\"{DURABLE}\"}} ");
+        text.lines().find_map(|found| found.strip_prefix(&line)?.parse::<u64>().ok())
+    };
+    until("it is counted", async || gauge() == Some(1)).await;
+    world.heal(&bad, 1);
+    retry(&rig, &parked(&rig, &bad).await).await;
+    until("it is no longer counted", async || gauge() == Some(0)).await;
+    Running { stop, task }.stop().await;
 }
