@@ -15,6 +15,7 @@ use async_nats::{
 };
 use futures::{Stream, StreamExt, TryStreamExt};
 use serde::{Serialize, de::DeserializeOwned};
+use service::crash_point;
 use std::{error::Error as _, time::Duration};
 
 /// What a bucket promises.
@@ -179,11 +180,15 @@ impl Bucket {
         Ok(self.send(key, message).await?.is_some())
     }
 
-    /// The keys that begin with `prefix` at this moment.
+    /// The keys that begin with `prefix`, which is whole tokens with their dots, at this moment; and some that are gone.
     pub(crate) async fn keys(&self, prefix: &str) -> Result<Vec<String>, BucketError> {
-        let keys = self.store.keys().await.map_err(|error| self.away(error))?;
-        let keys: Vec<_> = keys.try_collect().await.map_err(|error| self.away(error))?;
-        Ok(keys.into_iter().filter(|key| key.starts_with(prefix)).collect())
+        // Without a consumer: a bucket that is asked often would have thousands.
+        let before = format!("$KV.{}.", self.store.name);
+        let filter = format!("{before}{prefix}>");
+        let found = self.store.stream.info_with_subjects(filter).await.map_err(|error| self.away(error))?;
+        let found: Vec<_> = found.try_collect().await.map_err(|error| self.away(error))?;
+        let key = |(subject, _): &(String, usize)| Some(subject.strip_prefix(&before)?.to_owned());
+        Ok(found.iter().filter_map(key).collect())
     }
 
     /// The keys that fit `filter`, with value and revision, as they are and as they change. Gone keys have no value.
@@ -257,11 +262,13 @@ impl Bucket {
     /// Sends a write; `None` where its condition does not hold.
     async fn send(&self, key: &str, message: PublishMessage) -> Result<Option<u64>, BucketError> {
         let subject = format!("$KV.{}.{key}", self.store.name);
+        crash_point("bucket.before", &self.store.name);
         let sent = self.connection.jetstream.send_publish(subject, message).await;
         let stored = match sent {
             Ok(answer) => answer.await,
             Err(error) => Err(error),
         };
+        crash_point("bucket.after", &self.store.name);
         match stored {
             Ok(stored) => Ok(Some(stored.sequence)),
             Err(error) if is_conflict(&error) => Ok(None),

@@ -16,6 +16,7 @@ pub use row::{Row, Stored};
 
 use crate::{change::Changes, table::Value, view::View};
 use events::{Context, Position, Subject};
+use service::crash_point;
 use sqlx::{
     ConnectOptions, Connection, SqliteConnection, SqlitePool, query, query_with,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -217,7 +218,9 @@ impl Writer {
         for parked in &past.parked {
             parked::insert(&mut transaction, self.view.name, parked).await?;
         }
+        crash_point("project.before", self.view.name);
         transaction.commit().await.map_err(failed)?;
+        crash_point("project.after", self.view.name);
         Ok(Commit::Done)
     }
 }

@@ -19,6 +19,7 @@ pub mod http;
 pub mod telemetry;
 
 mod clock;
+mod crash;
 mod metrics;
 mod probes;
 mod problem;
@@ -26,6 +27,7 @@ mod shutdown;
 
 pub use self::http::{Correlation, TraceParent};
 pub use clock::Clock;
+pub use crash::crash_point;
 pub use metrics::Metrics;
 pub use probes::{Check, Probes};
 pub use problem::{FieldError, Problem};

@@ -14,7 +14,7 @@ use async_nats::jetstream::{
 };
 use events::{DeadLetterId, ops::Failure};
 use futures::{FutureExt, StreamExt};
-use service::telemetry::Scope;
+use service::{crash_point, telemetry::Scope};
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -129,8 +129,10 @@ impl Worker {
             () = alive => false,
         };
         if settled {
+            crash_point("acknowledge.before", &self.consumer.durable);
             // A lost acknowledgement only means that the message comes again.
             let _ = delivered.ack().await;
+            crash_point("acknowledge.after", &self.consumer.durable);
         }
     }
 

@@ -264,15 +264,12 @@ async fn however_many_wait_behind_a_poisoned_message_the_others_flow() {
     let rig = Rig::start().await;
     let (bad, good, world) = (item(), item(), World::default());
     world.poison(&bad, 1);
-    let mut writes = vec![event(&bad, Some(0), command(), 0, 1, None)];
-    for version in 2..=900 {
-        writes.push(event(&bad, None, command(), 0, version, None));
+    let mut last = 0;
+    for first in (1..=1500).step_by(300) {
+        let guard = |version| (version == first).then_some(last);
+        let writes = (first..first + 300).map(|n| event(&bad, guard(n), command(), 0, n, None));
+        last = rig.store.append(writes.collect()).await.unwrap().first + 299;
     }
-    let mut last = rig.store.append(writes).await.unwrap().first + 899;
-    let more = (901..=1500).map(|version| {
-        event(&bad, (version == 901).then_some(last), command(), 0, version, None)
-    });
-    last = rig.store.append(more.collect()).await.unwrap().first + 599;
     add(&rig, &good, 1..=1).await;
     let running = start(&rig, &world, "park:1000").await;
     until("the other flows", async || world.handled(&good).len() == 1).await;

@@ -61,7 +61,8 @@ impl Writer {
             .bind(parked.subject.as_str())
             .bind(parked.sequence.cast_signed())
             .execute(&mut *transaction);
-        if !stands || ended.await.map_err(failed)?.rows_affected() == 0 {
+        let ended = ended.await.map_err(failed)?.rows_affected() > 0;
+        if !stands || !ended {
             transaction.rollback().await.map_err(failed)?;
             return Ok(Commit::Lost);
         }
