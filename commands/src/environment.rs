@@ -4,8 +4,7 @@ use crate::{
     Executor, ExecutorMetrics,
     fraud::Fraud,
     http::Api,
-    inventory,
-    ops,
+    inventory, ops,
     orders::{self, UsersService},
     payments,
     shipping::{self, CarrierGateway},
@@ -141,7 +140,8 @@ impl Build {
             keys: env.keys.clone(),
             users: env.users.clone(),
             reactions: env.reactions.clone(),
-            parking: Parking::open(&env.connection, store.clone(), env.clock.clone(), env.store.replicas).await?,
+            parking: Parking::open(&env.connection, store.clone(), env.clock.clone(), env.store.replicas)
+                .await?,
             policies: env.policies.clone(),
             metrics: consuming,
         })

@@ -24,15 +24,8 @@ pub enum Context {
 
 impl Context {
     /// Every context.
-    pub const ALL: [Self; 7] = [
-        Self::Orders,
-        Self::Inventory,
-        Self::Payments,
-        Self::Fraud,
-        Self::Shipping,
-        Self::Users,
-        Self::Ops,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Orders, Self::Inventory, Self::Payments, Self::Fraud, Self::Shipping, Self::Users, Self::Ops];
 
     /// The token in subjects: `evt.<context>.…`.
     pub const fn token(self) -> &'static str {

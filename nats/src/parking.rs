@@ -12,16 +12,16 @@ mod fingerprint;
 mod notice;
 
 use crate::{
-    AppendError, Bucket, BucketConfig, BucketError, Connection, EventStore, Filter, From, LoadError, Message, Reader,
-    ReplayError, TopologyError, Until, bucket::Kept,
+    AppendError, Bucket, BucketConfig, BucketError, Connection, EventStore, Filter, From, LoadError, Message,
+    Reader, ReplayError, TopologyError, Until, bucket::Kept,
 };
 pub(crate) use audit::Cause;
-pub use notice::Asked;
 use events::{
     Context, DeadLetterId,
     ops::{Failure, Holds},
 };
 use jiff::Timestamp;
+pub use notice::Asked;
 use serde::{Deserialize, Serialize};
 use service::Clock;
 use std::time::Duration;

@@ -189,12 +189,16 @@ impl Projector {
             let Position { context, sequence: to } = chunk.last;
             let at = progress.stream(context).map_or(0, |stream| stream.position.sequence);
             chunk.skip_to(at);
-            let known: Vec<_> = chunk.unreadable.iter().filter_map(|unreadable| waiting.park(unreadable)).collect();
+            let known: Vec<_> =
+                chunk.unreadable.iter().filter_map(|unreadable| waiting.park(unreadable)).collect();
             for recorded in &chunk.events {
                 let subject = &recorded.subject;
                 if !waiting.holds(subject, recorded.position.sequence) {
                     (self.view.project)(recorded, &mut changes);
-                } else if ![&past.parked, &known].iter().any(|all| all.iter().any(|one| one.subject == *subject)) {
+                } else if ![&past.parked, &known]
+                    .iter()
+                    .any(|all| all.iter().any(|one| one.subject == *subject))
+                {
                     past.held.insert(subject.clone());
                 }
             }

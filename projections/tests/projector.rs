@@ -78,17 +78,9 @@ impl System {
         let view = View::of(service).unwrap();
         let path = self.folder.path().join(format!("{service}.db"));
         let counters = ProjectionMetrics::new(&self.metrics);
-        Projections::start(
-            view,
-            &feed,
-            &path,
-            Clock::system(),
-            &self.metrics,
-            counters,
-            &self.shutdown,
-        )
-        .await
-        .unwrap()
+        Projections::start(view, &feed, &path, Clock::system(), &self.metrics, counters, &self.shutdown)
+            .await
+            .unwrap()
     }
 
     /// Records an order that goes well; the position of its last event.

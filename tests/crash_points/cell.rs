@@ -37,12 +37,34 @@ impl Shop {
         self.api.send_replace(process.api.clone());
     }
 
+    /// A new customer with so many orders that can be completed; gives how many were accepted.
+    pub(crate) fn orders(&self, name: &str, count: usize) -> JoinHandle<usize> {
+        let customer = self.named(name);
+        run(async move || {
+            let (user_id, account_id) = customer.arrive().await;
+            let items = vec![("PEN".to_owned(), 1)];
+            for number in 0..count {
+                let cart = Cart { user_id, account_id, items: items.clone(), country: "DE".to_owned() };
+                customer.place(&number.to_string(), cart).await;
+            }
+            count
+        })
+    }
+
+    fn named(&self, name: &str) -> Customer {
+        Customer { api: self.api.subscribe(), name: name.replace(['@', '.', ':'], "-") }
+    }
+
     /// A new customer with orders of every kind; gives how many were accepted.
     pub(crate) fn customer(&self, name: &str) -> JoinHandle<usize> {
-        let customer = Customer { api: self.api.subscribe(), name: name.replace(['@', '.'], "-") };
-        // Futures that borrow from their callers are not known to be movable: a thread of its own runs them.
-        tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(customer.shop()))
+        let customer = self.named(name);
+        run(|| customer.shop())
     }
+}
+
+/// Futures that borrow from their callers are not known to be movable: a thread of its own runs them.
+fn run<F: Future<Output = usize>>(customer: impl FnOnce() -> F + Send + 'static) -> JoinHandle<usize> {
+    tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(customer()))
 }
 
 struct Customer {
@@ -51,13 +73,27 @@ struct Customer {
 }
 
 impl Customer {
+    fn key(&self, what: &str) -> String {
+        format!("{}-{what}", self.name)
+    }
+
+    /// Registers and opens an account.
+    async fn arrive(&self) -> (Uuid, Uuid) {
+        let key = self.key("user");
+        let user_id = self.insist(async move |api: &Api| api.register(&key).await).await;
+        let key = self.key("account");
+        let open = async move |api: &Api| Ok(api.open_account(&key, user_id, 10_000).await?.0);
+        (user_id, self.insist(open).await)
+    }
+
+    async fn place(&self, kind: &str, cart: Cart) -> Uuid {
+        let key = self.key(kind);
+        self.insist(async move |api: &Api| api.place(&key, &cart, &[]).await?.expect(202, "an order")?.id())
+            .await
+    }
+
     async fn shop(self) -> usize {
-        let key = |what: &str| format!("{}-{what}", self.name);
-        let name = key("user");
-        let user_id = self.insist(async move |api: &Api| api.register(&name).await).await;
-        let name = key("account");
-        let account_id =
-            self.insist(async move |api: &Api| Ok(api.open_account(&name, user_id, 10_000).await?.0)).await;
+        let (user_id, account_id) = self.arrive().await;
         let cart = |sku: &str, quantity, country: &str| Cart {
             user_id,
             account_id,
@@ -72,14 +108,11 @@ impl Customer {
         ];
         let mut placed = 0;
         for (kind, cart) in carts {
-            let name = key(kind);
-            let place =
-                async move |api: &Api| api.place(&name, &cart, &[]).await?.expect(202, "an order")?.id();
-            let order: Uuid = self.insist(place).await;
+            let order = self.place(kind, cart).await;
             placed += 1;
             if kind == "cancelled" {
-                let name = key("cancel");
-                self.insist(async move |api: &Api| cancel(api, &name, order).await).await;
+                let key = self.key("cancel");
+                self.insist(async move |api: &Api| cancel(api, &key, order).await).await;
             }
         }
         placed

@@ -9,6 +9,7 @@
 #![expect(clippy::large_futures, reason = "tests have room for their futures")]
 
 mod cell;
+mod dead_letters;
 
 use cell::Shop;
 use nats::{Connection, From};
@@ -34,7 +35,8 @@ const REACHED_WITHIN: Duration = Duration::from_secs(45);
 /// The names of all crash points in the sources.
 fn in_sources() -> BTreeSet<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut folders: Vec<_> = ["nats/src", "commands/src", "projections/src"].map(|folder| root.join(folder)).to_vec();
+    let mut folders: Vec<_> =
+        ["nats/src", "commands/src", "projections/src"].map(|folder| root.join(folder)).to_vec();
     let mut found = BTreeSet::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {

@@ -4,10 +4,7 @@ use commands::shipping::Behaviour;
 use serde_json::{Value, json};
 use std::time::Duration;
 use uuid::Uuid;
-use waybill::{
-    api::Cart,
-    system::Service,
-};
+use waybill::{api::Cart, system::Service};
 use waybill_tests::{World, eventually};
 
 const SOON: Duration = Duration::from_secs(60);

@@ -16,10 +16,16 @@ use waybill_tests::{World, eventually};
 const SOON: Duration = Duration::from_secs(30);
 
 /// What takes an operator.
-const OPERATORS: [(&str, &str); 8] = [
+const OPERATORS: [(&str, &str); 14] = [
+    ("get", "/ops/dead-letters"),
+    ("get", "/ops/dead-letters/{id}"),
     ("post", "/accounts/{id}/credits"),
     ("post", "/inventory/{sku}/adjustments"),
     ("post", "/inventory/{sku}/receipts"),
+    ("post", "/ops/dead-letters/groups/{fingerprint}/discard"),
+    ("post", "/ops/dead-letters/groups/{fingerprint}/retry"),
+    ("post", "/ops/dead-letters/{id}/discard"),
+    ("post", "/ops/dead-letters/{id}/retry"),
     ("post", "/payments/{orderId}/refunds"),
     ("post", "/products"),
     ("post", "/shipments/{orderId}/deliver"),

@@ -113,7 +113,9 @@ impl Operations {
         }
         let dev = DevFile::find(&args.data)?.ok_or_else(|| {
             let dir = args.data.display();
-            format!("no waybill dev is running on {dir}: name its folder with --data, or the service with --url")
+            format!(
+                "no waybill dev is running on {dir}: name its folder with --data, or the service with --url"
+            )
         })?;
         let api = Api::at(dev.services).with_tokens(Tokens::of_dev(&args.data, &dev.nats_url).await?);
         Ok(Self { api, token: args.token.clone() })
@@ -156,7 +158,8 @@ impl Operations {
             let url = self.api.url(Service::Operations, &format!("/ops/dead-letters/{path}/{what}"));
             // Sent again after a lost answer, it has no second effect.
             let key = Clock::system().uuid().to_string();
-            let answer = self.send(self.api.http().post(url).header("Idempotency-Key", key).json(body)).await?;
+            let answer =
+                self.send(self.api.http().post(url).header("Idempotency-Key", key).json(body)).await?;
             asked += answer.expect(202, &path)?.body["count"].as_u64().unwrap_or(1);
         }
         println!("{what}: {asked}");
@@ -191,7 +194,8 @@ mod tests {
 
     #[test]
     fn a_group_names_its_fingerprint_and_its_letters() {
-        let letter = json!({ "id": "1d", "stream": "PAYMENTS", "sequence": 42, "attempts": 12, "parkedAt": "now" });
+        let letter =
+            json!({ "id": "1d", "stream": "PAYMENTS", "sequence": 42, "attempts": 12, "parkedAt": "now" });
         let group = json!({
             "fingerprint": "9b2f", "consumer": "shipping-payments", "eventType": "payment.charged",
             "error": "no carrier", "count": 1, "letters": [letter],

@@ -45,14 +45,8 @@ pub enum Service {
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 6] = [
-        Self::Users,
-        Self::Orders,
-        Self::Payments,
-        Self::Inventory,
-        Self::Shipping,
-        Self::Operations,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Users, Self::Orders, Self::Payments, Self::Inventory, Self::Shipping, Self::Operations];
 
     /// Its name, which is that of its context; operations are spelled out.
     pub const fn name(self) -> &'static str {

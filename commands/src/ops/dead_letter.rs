@@ -184,12 +184,14 @@ mod tests {
     fn what_does_not_wait_cannot_be_asked_for() {
         let skipped = MessageSkipped { dead_letter_id: id(), failure: failure(4) };
         for history in [vec![], vec![parked(4), retried(4), resolved()], vec![skipped.into()]] {
-            let refused =
-                given::<DeadLetter>(history).when(DeadLetterCommand::Retry).then_refused("dead-letter-not-found");
+            let refused = given::<DeadLetter>(history)
+                .when(DeadLetterCommand::Retry)
+                .then_refused("dead-letter-not-found");
             assert_eq!(refused.status, 404);
         }
         for reason in [" ", &"x".repeat(501)] {
-            let refused = given::<DeadLetter>([parked(4)]).when(discard(reason)).then_refused("reason-invalid");
+            let refused =
+                given::<DeadLetter>([parked(4)]).when(discard(reason)).then_refused("reason-invalid");
             assert_eq!(refused.field.as_deref(), Some("reason"));
         }
     }

@@ -22,7 +22,7 @@ use service::{
     extract::{Body, Path},
 };
 use std::sync::Arc;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Of a group, so many are asked for at the same time.
@@ -157,12 +157,18 @@ fn grouped(letters: Vec<nats::DeadLetter>) -> Vec<Group> {
     groups
 }
 
+/// What consumers have parked cannot be read now.
+#[derive(IntoResponses)]
+#[response(status = 503, content_type = "application/problem+json")]
+#[expect(dead_code, reason = "documents an answer")]
+struct Away(Problem);
+
 /// List the dead letters
 ///
 /// Grouped by what went wrong.
 #[utoipa::path(
     get, path = "/ops/dead-letters", tag = "operations", security(("bearer" = [])),
-    responses((status = 200, body = DeadLetters), Denied)
+    responses((status = 200, body = DeadLetters), Denied, Away)
 )]
 async fn list(State(ops): State<Arc<Ops>>, principal: Principal) -> Result<Json<DeadLetters>, Problem> {
     principal.require(Role::Operator)?;
@@ -197,7 +203,7 @@ struct Shown {
 #[utoipa::path(
     get, path = "/ops/dead-letters/{id}", tag = "operations", security(("bearer" = [])),
     params(("id" = Uuid, Path, description = "The dead letter")),
-    responses((status = 200, body = Shown), Unknown, Denied)
+    responses((status = 200, body = Shown), Unknown, Denied, Away)
 )]
 async fn show(
     State(ops): State<Arc<Ops>>,

@@ -4,10 +4,7 @@
 //! is handled in its turn; whatever else changes a record compares and sets.
 
 use super::{ConsumerMetrics, FIRST_RETRY, LAST_RETRY};
-use crate::{
-    BucketError, DeadLetter, Parking,
-    bucket::Kept,
-};
+use crate::{BucketError, DeadLetter, Parking, bucket::Kept};
 use events::{DeadLetterId, ops::Holds};
 use futures::StreamExt;
 use std::{
@@ -64,7 +61,9 @@ impl Parked {
     /// Reads every record. What is handled before this is done could overtake what waits.
     pub(super) async fn load(&self) -> Result<(), BucketError> {
         let found = self.parking.of(&format!("{}.", self.durable)).await?;
-        found.into_iter().for_each(|kept| self.note(&kept));
+        for kept in &found {
+            self.note(kept);
+        }
         self.metrics.parked(&self.durable, self.lock().parked);
         Ok(())
     }

@@ -53,7 +53,9 @@ impl fmt::Display for Policy {
 
 /// Why a text is no policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected retry, park:<attempts>, pause:<attempts> or skip:<attempts>, after a consumer's name and = where it is for one")]
+#[error(
+    "expected retry, park:<attempts>, pause:<attempts> or skip:<attempts>, after a consumer's name and = where it is for one"
+)]
 pub struct PolicyError;
 
 impl FromStr for Policy {

@@ -164,7 +164,6 @@ impl Worker {
         if self.waits(message).await? {
             return Ok(());
         }
-        *attempts += 1;
         let (result, scope) = self.try_once(message).await;
         let error = match result {
             Ok(outcome) => {
@@ -174,6 +173,11 @@ impl Worker {
             Err(error) => error,
         };
         self.consumer.metrics.failed(&self.consumer.durable);
+        // Without NATS everything fails, which says nothing of the message.
+        if !self.consumer.connection.is_connected() {
+            return Err(error.into());
+        }
+        *attempts += 1;
         let held_up = self.lanes.waiting(&message.subject).0 > HELD_UP && *attempts >= FEWEST;
         // What cannot be read now cannot be read later.
         let hopeless = scope.is_none();
@@ -199,16 +203,12 @@ impl Worker {
         }
         // Those behind it are recorded with it.
         let through = self.lanes.waiting(&message.subject).1.map_or(sequence, |last| last.max(sequence));
-        match self.consumer.parking.set_aside(durable, id, through).await? {
-            Some(kept) => {
-                self.parked.note(&kept);
-                Ok(kept.value.covers(sequence))
-            }
-            None => {
-                self.parked.forget(id);
-                Ok(false)
-            }
+        if let Some(kept) = self.consumer.parking.set_aside(durable, id, through).await? {
+            self.parked.note(&kept);
+            return Ok(kept.value.covers(sequence));
         }
+        self.parked.forget(id);
+        Ok(false)
     }
 
     /// Does what the policy says of a message that cannot be handled.
@@ -218,7 +218,16 @@ impl Worker {
         let cause = Cause::of(self.consumer.service, message);
         if matches!(self.consumer.policy, Policy::Skip(_)) {
             parking.say_skipped(failure, &cause).await?;
-            tracing::error!(durable, stream, sequence, subject, attempts, fingerprint, error, "message skipped");
+            tracing::error!(
+                durable,
+                stream,
+                sequence,
+                subject,
+                attempts,
+                fingerprint,
+                error,
+                "message skipped"
+            );
             return Ok(());
         }
         let kept = parking.park(failure, self.consumer.policy.holds(), &cause).await?;

@@ -9,12 +9,15 @@ const BYTES: usize = 6;
 /// ids and numbers are left out of it.
 pub(super) fn fingerprint(consumer: &str, kind: Option<&str>, error: &str) -> String {
     let text = [consumer, kind.unwrap_or_default(), &shape(error)].join("\n");
-    Sha256::digest(text).iter().take(BYTES).map(|byte| format!("{byte:02x}")).collect()
+    let digest = Sha256::digest(text);
+    digest.iter().take(BYTES).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// An error without what differs from one case to the next: every word with a digit in it is a `#`.
 fn shape(error: &str) -> String {
-    let word = |part: &str| if part.contains(|c: char| c.is_ascii_digit()) { "#".to_owned() } else { part.to_owned() };
+    let word = |part: &str| {
+        if part.contains(|c: char| c.is_ascii_digit()) { "#".to_owned() } else { part.to_owned() }
+    };
     let mut shape = String::with_capacity(error.len());
     let mut rest = error;
     while let Some(at) = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_')) {

@@ -8,8 +8,8 @@ use events::{
 };
 use jiff::Timestamp;
 use nats::{
-    Connection, Consumer, ConsumerMetrics, DeadLetter, EventStore, Filter, From, Handler, Message, Parking, Reader, Retry, StoreOptions, Until,
-    Write,
+    Connection, Consumer, ConsumerMetrics, DeadLetter, EventStore, Filter, From, Handler, Message, Parking,
+    Reader, Retry, StoreOptions, Until, Write,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use service::Clock;
@@ -140,8 +140,7 @@ async fn ask(rig: &Rig, id: DeadLetterId, event: DeadLetterEvent) {
     let command = CommandId::new(Clock::system().uuid());
     let (correlation, causation, actor) = (command.uuid().into(), command.uuid(), Actor::CLIENT);
     let metadata = Metadata { command, correlation, causation, actor, traceparent: None };
-    let envelope =
-        Envelope::new(event.fact_type(), &subject, version, 0, Timestamp::UNIX_EPOCH, &metadata);
+    let envelope = Envelope::new(event.fact_type(), &subject, version, 0, Timestamp::UNIX_EPOCH, &metadata);
     let guard = last.map_or(0, |last| last.position.sequence);
     let write = Write::new(&subject, Some(guard), &envelope, Some("?".to_owned()), event.to_json());
     rig.store.append(vec![write]).await.unwrap();
@@ -210,8 +209,13 @@ async fn a_poisoned_message_parks_its_key_and_comes_back_with_what_waits_behind_
     assert_eq!(world.handled(&bad), [1, 2, 3, 4, 5, 6]);
     add(&rig, &bad, 7..=7).await;
     until("it flows again", async || world.handled(&bad).len() == 7).await;
-    let facts =
-        ["message.parked", "deadletter.retried", "message.parked", "deadletter.retried", "deadletter.resolved"];
+    let facts = [
+        "message.parked",
+        "deadletter.retried",
+        "message.parked",
+        "deadletter.retried",
+        "deadletter.resolved",
+    ];
     until("all is said", async || audit(&rig).await == facts).await;
     running.stop().await;
 }

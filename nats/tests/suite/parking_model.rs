@@ -41,7 +41,9 @@ impl Key {
         for asked in std::mem::take(&mut self.asked) {
             self.flow();
             match asked {
-                Asked::Retry(version) if self.parked == Some(version) && !self.poisoned.contains(&version) => {
+                Asked::Retry(version)
+                    if self.parked == Some(version) && !self.poisoned.contains(&version) =>
+                {
                     self.handled.push(version);
                     (self.done, self.parked) = (version, None);
                 }

@@ -30,7 +30,8 @@ pub(super) struct Waiting {
 impl Waiting {
     /// As the tables have it.
     pub(super) async fn load(&mut self, writer: &mut Writer) -> Result<(), Interruption> {
-        self.keys = writer.parked().await?.into_iter().map(|parked| (parked.subject.clone(), parked)).collect();
+        self.keys =
+            writer.parked().await?.into_iter().map(|parked| (parked.subject.clone(), parked)).collect();
         self.unseen = self.keys.keys().cloned().collect();
         Ok(())
     }
@@ -62,7 +63,9 @@ impl Waiting {
 pub(super) async fn listen(connection: nats::Connection, asked: mpsc::Sender<()>) {
     loop {
         let filter = Filter { kinds: OPERATORS.map(str::to_owned).to_vec(), ..Filter::default() };
-        if let Ok(mut reader) = Reader::open(&connection, Context::Ops, From::Now, Until::Forever, filter).await {
+        if let Ok(mut reader) =
+            Reader::open(&connection, Context::Ops, From::Now, Until::Forever, filter).await
+        {
             let _ = asked.try_send(());
             while reader.next_batch(BATCH).await.is_ok_and(|batch| !batch.is_empty()) {
                 // One that waits already says the same.

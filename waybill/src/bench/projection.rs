@@ -57,8 +57,7 @@ async fn project(stage: &Stage, events: u64, round: usize) -> Result<Sample, Fai
     let counters = ProjectionMetrics::new(&metrics);
     let clock = stage.clock.clone();
     let feed = projections::Feed { connection: stage.connection.clone(), parking: None };
-    let running =
-        Projections::start(view, &feed, &file, clock, &metrics, counters, &shutdown).await?;
+    let running = Projections::start(view, &feed, &file, clock, &metrics, counters, &shutdown).await?;
     let last = Position { context: Context::Orders, sequence: events };
     let mut progress = running.progress();
     progress.wait_for(|progress| progress.has(last) == Some(true)).await?;

@@ -4,9 +4,7 @@ use super::{Config, Service};
 use crate::failure::Failure;
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
-use nats::{
-    Connection, EventStore, KeyRing, Parking, Registry, RegistryOptions, StoreMetrics, StoreOptions,
-};
+use nats::{Connection, EventStore, KeyRing, Parking, Registry, RegistryOptions, StoreMetrics, StoreOptions};
 use projections::{Feed, ProjectionMetrics, Projections, View};
 use serde_json::{Map, Value};
 use service::{
