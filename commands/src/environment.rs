@@ -79,7 +79,7 @@ impl WriteSide {
     pub async fn build(context: Context, env: &Environment, metrics: &Metrics) -> Result<Self, BuildError> {
         let build = Build::new(context, env, metrics).await?;
         match context {
-            Context::Orders => orders::write_side(build).await,
+            Context::Orders => Box::pin(orders::write_side(build)).await,
             Context::Inventory => Ok(inventory::write_side(build)),
             // Payments ask the fraud rules and record what they say.
             Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,

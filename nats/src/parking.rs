@@ -203,7 +203,7 @@ impl Parking {
             }
         };
         if joined {
-            self.say_parked(&kept.value, cause).await?;
+            self.confirm_parked(&kept.value, cause).await?;
         }
         Ok(kept)
     }

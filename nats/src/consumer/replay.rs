@@ -87,6 +87,7 @@ async fn replay(main: &Worker, request: &Request, cause: &Cause) -> Result<&'sta
         let letter = &kept.value;
         if letter.failure.sequence != request.sequence {
             // Asked for a message that is no longer the one that holds the others up.
+            parking.confirm_parked(letter, cause).await?;
             return Ok("superseded");
         }
         through = letter.through;

@@ -196,6 +196,10 @@ impl Worker {
         let id = DeadLetterId::of(durable, message.subject.as_str());
         let Some(known) = self.parked.get(id) else { return Ok(false) };
         if known.covers(sequence) {
+            if known.failure.sequence == sequence {
+                let cause = Cause::of(self.consumer.service, Some(message));
+                self.consumer.parking.confirm_parked(&known, &cause).await?;
+            }
             return Ok(true);
         }
         if sequence < known.failure.sequence {

@@ -41,6 +41,17 @@ impl Parking {
         self.say(id, MessageParked { dead_letter_id: id, failure, holds }.into(), cause).await
     }
 
+    /// Says that a message was parked, unless that is known: whoever parked it may have died before he could say so.
+    pub(crate) async fn confirm_parked(
+        &self,
+        letter: &DeadLetter,
+        cause: &Cause,
+    ) -> Result<(), ParkingError> {
+        let last = self.store.last(&Aggregate::DeadLetter.subject(letter.id)).await?;
+        let known = last.is_some_and(|last| waiting_for(&last) == Some(letter.failure.sequence));
+        if known { Ok(()) } else { self.say_parked(letter, cause).await }
+    }
+
     /// Says that a message was passed over.
     pub(crate) async fn say_skipped(&self, failure: Failure, cause: &Cause) -> Result<(), ParkingError> {
         let id = DeadLetterId::of(&failure.consumer, &failure.subject);
@@ -91,6 +102,16 @@ impl Parking {
                 result => return Ok(result.map(|_| ())?),
             }
         }
+    }
+}
+
+/// Which message waits after this fact.
+fn waiting_for(last: &Message) -> Option<u64> {
+    match last.fact() {
+        Ok(Fact::DeadLetter(DeadLetterEvent::Parked(fact))) => Some(fact.failure.sequence),
+        Ok(Fact::DeadLetter(DeadLetterEvent::Retried(fact))) => Some(fact.sequence),
+        Ok(Fact::DeadLetter(DeadLetterEvent::Discarded(fact))) => Some(fact.sequence),
+        _ => None,
     }
 }
 

@@ -17,20 +17,23 @@ pub struct Asked {
 }
 
 impl Parking {
-    /// Shows operators that a message waits. Done again it has no other effect.
+    /// Shows operators that a message waits; `again` where it failed after they had asked for it. Done again it has no
+    /// other effect.
     pub async fn announce(
         &self,
         service: &str,
         consumer: &str,
         message: &Message,
         error: String,
+        again: bool,
     ) -> Result<(), ParkingError> {
         let (subject, sequence) = (message.subject.as_str(), message.position.sequence);
         let stream = message.position.context.stream();
         let kind = Some(message.kind()).filter(|kind| !kind.is_empty());
         let failed = Failed { consumer, stream, sequence, subject, kind, error, attempts: 1 };
-        self.park(failed.into(), Holds::Aggregate, &Cause::of(service, Some(message))).await?;
-        Ok(())
+        let cause = Cause::of(service, Some(message));
+        let kept = self.park(failed.into(), Holds::Aggregate, &cause).await?;
+        if again { self.say_parked(&kept.value, &cause).await } else { Ok(()) }
     }
 
     /// Shows operators that nothing of a subject waits any more.

@@ -90,7 +90,7 @@ impl Projector {
             let (error, sequence) = (parked.error.clone(), parked.sequence);
             let message = self.messages(&subject, sequence, sequence).await;
             let Ok([message]) = message.as_deref() else { continue };
-            let said = parking.announce(self.view.name, &self.consumer(), message, error).await;
+            let said = parking.announce(self.view.name, &self.consumer(), message, error, false).await;
             match said {
                 Ok(()) => waiting.unseen.remove(&subject),
                 Err(error) => {
@@ -155,7 +155,7 @@ impl Projector {
             }
             Some((message, still)) => {
                 tracing::error!(projection, %subject, error = still.error, "an event still cannot be read");
-                parking.announce(service, &self.consumer(), message, still.error).await
+                parking.announce(service, &self.consumer(), message, still.error, true).await
             }
         };
         said.map_err(|error| Interruption::Operations(error.into()))
