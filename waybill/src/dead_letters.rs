@@ -9,7 +9,7 @@ use crate::{
 use clap::Subcommand;
 use serde_json::{Value, json};
 use service::Clock;
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 use uuid::Uuid;
 
 pub(crate) const EXAMPLES: &str = "\
@@ -178,11 +178,12 @@ fn table(all: &Value) -> String {
         let kind = group["eventType"].as_str().unwrap_or("no event");
         let (fingerprint, consumer, error) =
             (text(&group["fingerprint"]), text(&group["consumer"]), text(&group["error"]));
-        out += &format!("{fingerprint}  {}  {consumer}  {kind}: {error}\n", group["count"]);
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{fingerprint}  {}  {consumer}  {kind}: {error}", group["count"]);
         for letter in group["letters"].as_array().into_iter().flatten() {
             let (id, stream, at) = (text(&letter["id"]), text(&letter["stream"]), text(&letter["parkedAt"]));
             let (sequence, attempts) = (&letter["sequence"], &letter["attempts"]);
-            out += &format!("  {id}  {stream}:{sequence}  {attempts} attempts  since {at}\n");
+            let _ = writeln!(out, "  {id}  {stream}:{sequence}  {attempts} attempts  since {at}");
         }
     }
     if out.is_empty() { "nothing waits\n".to_owned() } else { out }
