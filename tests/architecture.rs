@@ -35,15 +35,19 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Every crate of the house with everything it imports, for tests and builds too.
-fn imports() -> BTreeMap<String, BTreeSet<String>> {
+fn metadata() -> Value {
     let metadata = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
         .current_dir(root())
         .output()
         .unwrap();
     assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
-    let metadata: Value = serde_json::from_slice(&metadata.stdout).unwrap();
+    serde_json::from_slice(&metadata.stdout).unwrap()
+}
+
+/// Every crate of the house with everything it imports, for tests and builds too.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata = metadata();
     let name = |of: &Value| of["name"].as_str().unwrap().to_owned();
     let imports = |package: &Value| package["dependencies"].as_array().unwrap().iter().map(name).collect();
     metadata["packages"].as_array().unwrap().iter().map(|package| (name(package), imports(package))).collect()
@@ -78,6 +82,32 @@ fn the_vocabulary_is_pure() {
     let imports = &imports()["events"];
     let found: Vec<_> = NOT_IN_EVENTS.iter().filter(|name| imports.contains(**name)).collect();
     assert!(found.is_empty(), "events must not import {found:?}");
+}
+
+/// Crash points are asked for by name: nobody gets them by default or by way of somebody else, and the compiler refuses
+/// them where assertions are off.
+#[test]
+fn a_release_has_no_crash_points() {
+    let metadata = metadata();
+    for package in metadata["packages"].as_array().unwrap() {
+        let asked = |of: &Value| {
+            of.as_array().into_iter().flatten().any(|name| name.to_string().contains("failpoints"))
+        };
+        assert!(!asked(&package["features"]["default"]), "{} has them by default", package["name"]);
+        for dependency in package["dependencies"].as_array().unwrap() {
+            assert!(
+                !asked(&dependency["features"]),
+                "{} asks {} for them",
+                package["name"],
+                dependency["name"]
+            );
+        }
+    }
+    let release = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let release = release.split("[profile.release]").nth(1).unwrap();
+    assert!(!release.contains("debug-assertions"), "a release has no debug assertions");
+    let points = fs::read_to_string(root().join("service/src/crash.rs")).unwrap();
+    assert!(points.contains("#[cfg(all(feature = \"failpoints\", not(debug_assertions)))]\ncompile_error!"));
 }
 
 /// Every Rust file of the house.

@@ -6,6 +6,7 @@ use crate::{
     http::Api,
     inventory,
     notifications::{self, ChannelError, Channels},
+    ops,
     orders::{self, UsersService},
     payments,
     shipping::{self, CarrierGateway},
@@ -15,7 +16,7 @@ use events::Context;
 use futures::future::BoxFuture;
 use nats::{
     Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, Manner,
-    MasterKey, ReplayError, StoreOptions, TopologyError,
+    MasterKey, Parking, Policies, ReplayError, StoreOptions, TopologyError,
 };
 use service::{Clock, Metrics, Shutdown, origin::TrustedProxies};
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub struct Environment {
     pub reactions: Connection,
     /// How appends are made.
     pub store: StoreOptions,
+    /// What each consumer does about a message that it cannot handle.
+    pub policies: Policies,
     /// Time and new identifiers.
     pub clock: Clock,
     /// What the keys of tokens and digests come from.
@@ -85,13 +88,14 @@ impl WriteSide {
     pub async fn build(context: Context, env: &Environment, metrics: &Metrics) -> Result<Self, BuildError> {
         let build = Build::new(context, env, metrics).await?;
         match context {
-            Context::Orders => orders::write_side(build).await,
+            Context::Orders => Box::pin(orders::write_side(build)).await,
             Context::Inventory => Ok(inventory::write_side(build)),
             // Payments ask the fraud rules and record what they say.
             Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,
             Context::Shipping => Ok(shipping::write_side(build, &env.carrier)),
             Context::Notifications => notifications::write_side(build, &env.channels).await,
             Context::Users => Box::pin(users::write_side(build)).await,
+            Context::Ops => Ok(ops::write_side(build)),
         }
     }
 
@@ -123,11 +127,13 @@ pub(crate) struct Build {
     pub(crate) replicas: usize,
     pub(crate) master_key: MasterKey,
     pub(crate) proxies: TrustedProxies,
+    pub(crate) parking: Parking,
+    policies: Policies,
     metrics: ConsumerMetrics,
 }
 
 impl Build {
-    async fn new(context: Context, env: &Environment, metrics: &Metrics) -> Result<Self, LedgerError> {
+    async fn new(context: Context, env: &Environment, metrics: &Metrics) -> Result<Self, BuildError> {
         let (executing, consuming) = (ExecutorMetrics::default(), ConsumerMetrics::default());
         executing.register(&mut metrics.registry());
         consuming.register(&mut metrics.registry());
@@ -146,6 +152,9 @@ impl Build {
             keys: env.keys.clone(),
             users: env.users.clone(),
             reactions: env.reactions.clone(),
+            parking: Parking::open(&env.connection, store.clone(), env.clock.clone(), env.store.replicas)
+                .await?,
+            policies: env.policies.clone(),
             metrics: consuming,
         })
     }
@@ -185,11 +194,20 @@ impl Build {
             connection: self.reactions.clone(),
             service: self.context.token(),
             context: stream,
-            durable,
             interests: kinds,
             manner: Manner::React,
+            policy: self.policies.of(&durable),
+            durable,
+            parking: self.parking.clone(),
             metrics: self.metrics.clone(),
         }
+    }
+}
+
+impl Build {
+    /// A service that reacts to nothing.
+    pub(crate) fn quiet(self, http: OpenApiRouter) -> WriteSide {
+        WriteSide { http, executor: self.executor, consumers: Vec::new(), followers: Vec::new() }
     }
 }
 

@@ -6,6 +6,7 @@
 //! - [`Executor`]: the only write path: lanes, cache, append, again on conflict
 //! - one folder per context: [`orders`], [`inventory`], [`payments`], [`shipping`], [`notifications`], [`users`], each with a file per aggregate,
 //!   `react` (fact to effect, pure), `reactor` (carries effects out) and `http` (its endpoints); and [`fraud`]
+//! - [`ops`]: what operators do about messages that a consumer could not handle
 //! - `http`: what the endpoints share, with idempotency keys; `reactor`: what the reactors share
 //! - [`WriteSide`], [`Environment`]: the front door: one service's endpoints and reactions, put together
 //! - `choreography`: tests of all contexts together, in any order, with repetitions and deaths
@@ -23,6 +24,7 @@ pub mod fraud;
 mod http;
 pub mod inventory;
 pub mod notifications;
+pub mod ops;
 pub mod orders;
 pub mod payments;
 mod reactor;

@@ -5,6 +5,7 @@ use crate::{
     fraud::AssessmentEvent,
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
     notifications::NotificationEvent,
+    ops::DeadLetterEvent,
     orders::OrderEvent,
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
@@ -45,6 +46,7 @@ impl FactType {
             Aggregate::Notification => NotificationEvent::TYPES,
             Aggregate::User => UserEvent::TYPES,
             Aggregate::Email => EmailEvent::TYPES,
+            Aggregate::DeadLetter => DeadLetterEvent::TYPES,
         }
     }
 
@@ -192,6 +194,8 @@ pub enum Fact {
     User(UserEvent),
     /// Of an e-mail address.
     Email(EmailEvent),
+    /// Of messages that could not be handled.
+    DeadLetter(DeadLetterEvent),
 }
 
 impl Fact {
@@ -214,6 +218,7 @@ impl Fact {
             Aggregate::Notification => Self::Notification(NotificationEvent::from_json(kind, version, body)?),
             Aggregate::User => Self::User(UserEvent::from_json(kind, version, body)?),
             Aggregate::Email => Self::Email(EmailEvent::from_json(kind, version, body)?),
+            Aggregate::DeadLetter => Self::DeadLetter(DeadLetterEvent::from_json(kind, version, body)?),
         })
     }
 }

@@ -57,6 +57,8 @@ ids! {
     EventId,
     /// One command. Every event a command caused carries it, which is how a repeated command is recognised.
     CommandId,
+    /// The messages of one aggregate that one consumer could not handle.
+    DeadLetterId,
 }
 
 /// Name space of every identifier that Waybill derives (UUIDv5) instead of drawing it.
@@ -76,6 +78,13 @@ impl CommandId {
     /// An identifier for what this command creates: a repeated command names the same thing.
     pub fn derive(self, what: &str) -> Uuid {
         Uuid::new_v5(&self.0, what.as_bytes())
+    }
+}
+
+impl DeadLetterId {
+    /// What waits of one subject for one consumer: there is one at a time.
+    pub fn of(consumer: &str, subject: &str) -> Self {
+        Self(Uuid::new_v5(&Uuid::new_v5(&DERIVED, consumer.as_bytes()), subject.as_bytes()))
     }
 }
 

@@ -7,7 +7,7 @@
 //! - [`envelope`]: CloudEvents 1.0 attributes carried in message headers
 //! - [`fact`]: the catalogue of every fact, encoding, decoding; [`upcast`]: old versions made new
 //! - one file of facts per context: [`orders`], [`inventory`], [`payments`], [`fraud`], [`shipping`],
-//!   [`notifications`], [`users`]
+//!   [`notifications`], [`users`], [`ops`]
 
 pub mod envelope;
 pub mod fact;
@@ -16,6 +16,7 @@ pub mod ids;
 pub mod inventory;
 pub mod money;
 pub mod notifications;
+pub mod ops;
 pub mod orders;
 pub mod payments;
 pub mod personal;
@@ -28,7 +29,7 @@ pub mod users;
 
 pub use envelope::{Actor, CorrelationId, Envelope, Metadata};
 pub use fact::{DecodeError, DomainEvent, Fact, FactType};
-pub use ids::{AccountId, CommandId, EventId, OrderId, UserId};
+pub use ids::{AccountId, CommandId, DeadLetterId, EventId, OrderId, UserId};
 pub use money::{Currency, Money, MoneyError};
 pub use personal::{Address, DataKey, OpenError, Personal};
 pub use sku::{Sku, SkuError};

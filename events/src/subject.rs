@@ -21,11 +21,13 @@ pub enum Context {
     Notifications,
     /// Users and the e-mail addresses they are known by.
     Users,
+    /// What consumers could not handle, and what operators did about it.
+    Ops,
 }
 
 impl Context {
     /// Every context.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Orders,
         Self::Inventory,
         Self::Payments,
@@ -33,6 +35,7 @@ impl Context {
         Self::Shipping,
         Self::Notifications,
         Self::Users,
+        Self::Ops,
     ];
 
     /// The token in subjects: `evt.<context>.…`.
@@ -45,6 +48,7 @@ impl Context {
             Self::Shipping => "shipping",
             Self::Notifications => "notifications",
             Self::Users => "users",
+            Self::Ops => "ops",
         }
     }
 
@@ -58,6 +62,7 @@ impl Context {
             Self::Shipping => "SHIPPING",
             Self::Notifications => "NOTIFICATIONS",
             Self::Users => "USERS",
+            Self::Ops => "OPS",
         }
     }
 
@@ -103,11 +108,13 @@ pub enum Aggregate {
     User,
     /// An e-mail address: whose it is.
     Email,
+    /// The messages of one aggregate that one consumer could not handle.
+    DeadLetter,
 }
 
 impl Aggregate {
     /// Every kind of aggregate.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Order,
         Self::Product,
         Self::Item,
@@ -119,6 +126,7 @@ impl Aggregate {
         Self::Notification,
         Self::User,
         Self::Email,
+        Self::DeadLetter,
     ];
 
     /// The context whose stream holds it.
@@ -131,6 +139,7 @@ impl Aggregate {
             Self::Shipment => Context::Shipping,
             Self::Notification => Context::Notifications,
             Self::User | Self::Email => Context::Users,
+            Self::DeadLetter => Context::Ops,
         }
     }
 
@@ -138,7 +147,13 @@ impl Aggregate {
     pub const fn is_of_an_order(self) -> bool {
         !matches!(
             self,
-            Self::Product | Self::Item | Self::Account | Self::Notification | Self::User | Self::Email
+            Self::Product
+                | Self::Item
+                | Self::Account
+                | Self::Notification
+                | Self::User
+                | Self::Email
+                | Self::DeadLetter
         )
     }
 
@@ -156,6 +171,7 @@ impl Aggregate {
             Self::Notification => "notification",
             Self::User => "user",
             Self::Email => "email",
+            Self::DeadLetter => "deadletter",
         }
     }
 

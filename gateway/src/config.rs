@@ -436,6 +436,9 @@ mod tests {
             (Method::POST, "/api/users", "users", None),
             (Method::DELETE, "/api/users/1", "users", Some(Role::Customer)),
             (Method::GET, "/.well-known/jwks.json", "users", None),
+            (Method::GET, "/api/ops/dead-letters", "operations", Some(Role::Operator)),
+            (Method::POST, "/api/ops/dead-letters/1/retry", "operations", Some(Role::Operator)),
+            (Method::GET, "/api/ops/instances", "gateway", Some(Role::Operator)),
         ] {
             assert_eq!(role(method, path), (service.to_owned(), least), "{path}");
         }

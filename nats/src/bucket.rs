@@ -13,8 +13,9 @@ use async_nats::{
         message::PublishMessage,
     },
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use serde::{Serialize, de::DeserializeOwned};
+use service::crash_point;
 use std::{error::Error as _, time::Duration};
 
 /// What a bucket promises.
@@ -169,6 +170,43 @@ impl Bucket {
         self.store.purge(key).await.map_err(|error| self.away(error))
     }
 
+    /// Removes the value that has this revision; `false` where the key has changed since.
+    pub(crate) async fn remove_at(&self, key: &str, revision: u64) -> Result<bool, BucketError> {
+        let mut headers = HeaderMap::new();
+        headers.insert("KV-Operation", "DEL");
+        headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(revision));
+        // The marker is for watchers, who are told of it at once.
+        let message = PublishMessage::build().headers(headers).ttl(MARKER);
+        Ok(self.send(key, message).await?.is_some())
+    }
+
+    /// The keys that begin with `prefix`, which is whole tokens with their dots, at this moment; and some that are gone.
+    pub(crate) async fn keys(&self, prefix: &str) -> Result<Vec<String>, BucketError> {
+        // Without a consumer: a bucket that is asked often would have thousands.
+        let before = format!("$KV.{}.", self.store.name);
+        let filter = format!("{before}{prefix}>");
+        let found = self.store.stream.info_with_subjects(filter).await.map_err(|error| self.away(error))?;
+        let found: Vec<_> = found.try_collect().await.map_err(|error| self.away(error))?;
+        let key = |(subject, _): &(String, usize)| Some(subject.strip_prefix(&before)?.to_owned());
+        Ok(found.iter().filter_map(key).collect())
+    }
+
+    /// The keys that fit `filter`, with value and revision, as they are and as they change. Gone keys have no value.
+    pub(crate) async fn follow<T: DeserializeOwned>(
+        &self,
+        filter: &str,
+    ) -> Result<impl Stream<Item = Result<(String, Option<T>, u64), BucketError>> + Send + use<T>, BucketError>
+    {
+        let watch = self.store.watch_with_history(filter).await.map_err(|error| self.away(error))?;
+        let this = self.clone();
+        Ok(watch.map(move |entry| {
+            let entry = entry.map_err(|error| this.away(error))?;
+            let put = entry.operation == Operation::Put;
+            let value = put.then(|| this.decode(&entry.key, &entry.value)).transpose()?;
+            Ok((entry.key, value, entry.revision))
+        }))
+    }
+
     /// Every key and value at this moment, then every change; ends when the connection is closed for good. A value that
     /// cannot be read is an error of its own and does not end it.
     pub async fn watch<T: DeserializeOwned>(
@@ -218,12 +256,19 @@ impl Bucket {
         if let Some(lifetime) = lifetime {
             message = message.ttl(lifetime);
         }
+        self.send(key, message).await
+    }
+
+    /// Sends a write; `None` where its condition does not hold.
+    async fn send(&self, key: &str, message: PublishMessage) -> Result<Option<u64>, BucketError> {
         let subject = format!("$KV.{}.{key}", self.store.name);
+        crash_point("bucket.before", &self.store.name);
         let sent = self.connection.jetstream.send_publish(subject, message).await;
         let stored = match sent {
             Ok(answer) => answer.await,
             Err(error) => Err(error),
         };
+        crash_point("bucket.after", &self.store.name);
         match stored {
             Ok(stored) => Ok(Some(stored.sequence)),
             Err(error) if is_conflict(&error) => Ok(None),

@@ -1,28 +1,33 @@
 //! Durable reactions to one stream. Step 5 of the flow.
 //!
 //! - Messages of one aggregate are handled in order, in a lane of their own; lanes run side by side.
-//! - A message is acknowledged only after its handler is done; what was not acknowledged comes again, so handlers must
-//!   not mind repetitions. Several processes share the work of one durable consumer.
-//! - A handler that fails is tried again with exponential backoff and jitter. Its lane waits, all others go on; or, where
-//!   the world outside is told, the message goes back to the server, which delivers it again later ([`Manner`]).
+//! - A message is acknowledged only after its handler is done, or after it is recorded that it waits; what was not
+//!   acknowledged comes again, so handlers must not mind repetitions. Several processes share the work of one durable
+//!   consumer.
+//! - A handler that fails is tried again with exponential backoff and jitter. Its lane waits, all others go on. When the
+//!   attempts are used up, its [`Policy`] says what becomes of it: usually the aggregate is parked ([`crate::Parking`]).
+//!   Where the world outside is told, the message goes back to the server instead, which delivers it again later
+//!   ([`Manner`]).
+//! - Operators bring parked messages back: `replay` follows what they ask for in the stream of operations.
 //! - Lost connections, missed heartbeats and deleted consumers are repaired for as long as it takes.
 
 mod lanes;
 mod metrics;
+mod parked;
+mod policy;
+mod replay;
 mod trace;
+mod worker;
 
-use crate::{Connection, Message, Recorded};
-use async_nats::jetstream::{
-    self, AckKind, Message as Delivered,
-    consumer::{AckPolicy, DeliverPolicy, pull},
-};
+use crate::{Connection, Parking, Recorded};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use events::Context;
-use futures::{FutureExt, StreamExt, future::BoxFuture};
-use lanes::Lanes;
+use futures::future::BoxFuture;
 pub use metrics::ConsumerMetrics;
-use service::telemetry::Scope;
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
+pub use policy::{Policies, Policy, PolicyError};
+use std::{sync::Arc, time::Duration, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use worker::Worker;
 
 /// Messages handled at the same time, over all processes. More wait in the stream.
 const IN_FLIGHT: i64 = 1024;
@@ -30,8 +35,6 @@ const IN_FLIGHT: i64 = 1024;
 const IN_DELIVERY: i64 = 4096;
 /// How long the server waits for an acknowledgement before it delivers again, perhaps to another process.
 const ACK_WAIT: Duration = Duration::from_secs(30);
-/// How often the server hears of a handler that is still at work, so that it does not deliver again meanwhile.
-const PROGRESS: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Longest pause between two tries; well under `ACK_WAIT`, so that progress is reported in time.
@@ -52,13 +55,23 @@ pub enum Manner {
     React,
     /// With what comes after the consumer was first made ([`Consumer::ensure`]): nobody is told of what is long past.
     /// What fails goes back to the server, which delivers it again after a while, also when this process is gone; what
-    /// comes behind it does not wait. The while doubles from `first` to `last`.
+    /// comes behind it does not wait, and nobody but the handler gives it up. The while doubles from `first` to `last`.
     Tell {
         /// Before the second attempt.
         first: Duration,
         /// At most.
         last: Duration,
     },
+}
+
+type Lost = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a consumer cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the consumer {durable} cannot be made")]
+pub struct ConsumerError {
+    durable: String,
+    source: Lost,
 }
 
 /// A durable consumer of one stream.
@@ -76,6 +89,10 @@ pub struct Consumer {
     pub interests: &'static [&'static str],
     /// What it does with messages that fail, and where it begins.
     pub manner: Manner,
+    /// What it does about a message that it cannot handle.
+    pub policy: Policy,
+    /// Where it parks what it cannot handle.
+    pub parking: Parking,
     /// Where to count.
     pub metrics: ConsumerMetrics,
 }
@@ -89,7 +106,7 @@ impl Consumer {
             .map_err(|source| ConsumerError { durable: self.durable.clone(), source })
     }
 
-    async fn open(&self) -> Result<jetstream::consumer::PullConsumer, Failure> {
+    async fn open(&self) -> Result<PullConsumer, Lost> {
         let stream = self.connection.jetstream.get_stream_no_info(self.context.stream()).await?;
         let (deliver_policy, max_ack_pending) = match self.manner {
             Manner::React => (DeliverPolicy::All, IN_FLIGHT),
@@ -109,182 +126,50 @@ impl Consumer {
     /// Handles messages until `stop`; then finishes what is being handled and leaves the rest for later.
     pub async fn run(self, handler: Handler, stop: CancellationToken) {
         let tasks = TaskTracker::new();
-        let shared =
-            Arc::new(Worker { consumer: self, handler, lanes: Lanes::default(), stop: stop.clone() });
-        let mut pause = FIRST_RETRY;
-        while !stop.is_cancelled() {
-            let started = Instant::now();
-            let result = tokio::select! {
-                result = shared.consume(&tasks) => result,
-                () = stop.cancelled() => break,
-            };
-            if started.elapsed() > HEARTBEAT {
-                pause = FIRST_RETRY;
-            }
-            let durable = shared.consumer.durable.as_str();
-            tracing::warn!(durable, error = ?result.err(), "consumer lost, taking it up again");
-            tokio::select! {
-                () = tokio::time::sleep(jittered(pause)) => pause = (pause * 2).min(LAST_RETRY),
-                () = stop.cancelled() => {}
-            }
+        let worker = Arc::new(Worker::new(self, handler, stop));
+        if worker.parks() {
+            let following = Arc::clone(&worker);
+            tasks.spawn(async move { following.parked.follow(&following.stop).await });
+            tasks.spawn(supervise(replay::worker(&worker)));
         }
+        supervise(worker).await;
         tasks.close();
         tasks.wait().await;
     }
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// Why a consumer cannot be made.
-#[derive(Debug, thiserror::Error)]
-#[error("the consumer {durable} cannot be made")]
-pub struct ConsumerError {
-    durable: String,
-    source: Failure,
-}
-
-/// What the tasks of one consumer share.
-struct Worker {
-    consumer: Consumer,
-    handler: Handler,
-    lanes: Lanes<(Message, Delivered)>,
-    stop: CancellationToken,
-}
-
-impl Worker {
-    /// Takes messages until the consumer is lost.
-    async fn consume(self: &Arc<Self>, tasks: &TaskTracker) -> Result<(), Failure> {
-        let consumer = self.consumer.open().await?;
-        let mut messages = consumer.stream().heartbeat(HEARTBEAT).messages().await?;
-        while let Some(message) = messages.next().await {
-            self.receive(message?, tasks).await?;
-        }
-        Ok(())
-    }
-
-    async fn receive(self: &Arc<Self>, mut delivered: Delivered, tasks: &TaskTracker) -> Result<(), Failure> {
-        let message = match Message::delivered(&mut delivered) {
-            Ok(message) => message,
-            Err(error) => {
-                // Nobody's event: it belongs to no aggregate, so nothing waits for it. Left for a human to see.
-                tracing::error!(subject = %delivered.subject, %error, "a message is no event");
-                self.consumer.metrics.failed(&self.consumer.durable);
-                return Ok(());
-            }
-        };
-        self.consumer.metrics.lag(&self.consumer.durable, message.pending);
-        // Without a type nobody can say that it is of no interest: it is poisoned, and stays to be seen.
-        if !message.kind().is_empty() && !self.consumer.interests.contains(&message.kind()) {
-            delivered.ack().await?;
-            return Ok(());
-        }
-        let (key, sequence) = (message.subject.clone(), message.position.sequence);
-        if self.lanes.enter(&key, sequence, (message, delivered)) {
-            let worker = Arc::clone(self);
-            tasks.spawn(async move {
-                while let Some((message, delivered)) = worker.lanes.next(&key) {
-                    worker.handle(message, delivered).await;
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// Handles one message until it is done or the process stops.
-    async fn handle(&self, message: Message, delivered: Delivered) {
+/// Takes messages until the process stops, whatever is lost meanwhile.
+async fn supervise(worker: Arc<Worker>) {
+    let (tasks, stop) = (TaskTracker::new(), worker.stop.clone());
+    let mut pause = FIRST_RETRY;
+    while !stop.is_cancelled() {
         let started = Instant::now();
-        let mut pause = FIRST_RETRY;
-        while !self.stop.is_cancelled() {
-            let (result, scope) = match message.record() {
-                Ok(recorded) => working(&delivered, self.react(recorded)).await,
-                Err(error) => (Err(Retry(error.to_string())), None),
-            };
-            match result {
-                Ok(outcome) => {
-                    within(scope, || self.log(&message, outcome, started));
-                    // A lost acknowledgement only means that the message comes again.
-                    let _ = delivered.ack().await;
-                    return;
-                }
-                Err(retry) => {
-                    let durable = self.consumer.durable.as_str();
-                    within(scope, || {
-                        tracing::warn!(durable, ?message, error = %retry, "reaction failed, trying again");
-                    });
-                    self.consumer.metrics.failed(durable);
-                    if let Manner::Tell { first, last } = self.consumer.manner {
-                        let attempts = delivered.info().map_or(1, |info| info.delivered);
-                        let delay = jittered(backoff(first, last, attempts));
-                        // Where this is lost it comes again after the acknowledgement was waited for.
-                        let _ = delivered.ack_with(AckKind::Nak(Some(delay))).await;
-                        return;
-                    }
-                    let _ = delivered.ack_with(AckKind::Progress).await;
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(jittered(pause)) => pause = (pause * 2).min(LAST_RETRY),
-                () = self.stop.cancelled() => {}
-            }
+        let result = tokio::select! {
+            result = worker.consume(&tasks) => result,
+            () = stop.cancelled() => break,
+        };
+        if started.elapsed() > HEARTBEAT {
+            pause = FIRST_RETRY;
+        }
+        let durable = worker.consumer.durable.as_str();
+        tracing::warn!(durable, error = ?result.err(), "consumer lost, taking it up again");
+        tokio::select! {
+            () = tokio::time::sleep(jittered(pause)) => pause = (pause * 2).min(LAST_RETRY),
+            () = stop.cancelled() => {}
         }
     }
-
-    /// One attempt, in a span and a scope of its own.
-    async fn react(&self, mut recorded: Recorded) -> (Result<&'static str, Retry>, Option<Scope>) {
-        let scope = trace::scope(&self.consumer, &mut recorded);
-        // A panic would end the lane's task and leave its messages waiting, unseen by anybody.
-        let handling = AssertUnwindSafe(async { (self.handler)(recorded).await }).catch_unwind();
-        let result = scope.clone().run(handling).await;
-        let result = result.unwrap_or_else(|_| Err(Retry("the handler panicked".to_owned())));
-        trace::finish(&scope.span, &result);
-        (result, Some(scope))
-    }
-
-    fn log(&self, message: &Message, outcome: &'static str, started: Instant) {
-        use events::envelope::header;
-        let took = started.elapsed();
-        self.consumer.metrics.handled(&self.consumer.durable, took);
-        tracing::info!(
-            target: "reaction",
-            durable = self.consumer.durable,
-            kind = message.kind(),
-            id = message.subject.id(),
-            orderId = message.subject.order_id(),
-            correlationId = message.header(header::CORRELATION),
-            outcome,
-            millis = took.as_secs_f64() * 1000.0,
-        );
-    }
+    tasks.close();
+    tasks.wait().await;
 }
 
-/// Says something that belongs to a reaction, where it is known which.
-fn within(scope: Option<Scope>, say: impl FnOnce()) {
-    match scope {
-        Some(scope) => scope.enter(say),
-        None => say(),
-    }
-}
-
-/// Does something with a message, and lets the server know now and then that it is still being done.
-async fn working<T>(delivered: &Delivered, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    loop {
-        match tokio::time::timeout(PROGRESS, &mut work).await {
-            Ok(done) => return done,
-            // Where it is lost the message may be delivered again, which handlers do not mind.
-            Err(_) => drop(delivered.ack_with(AckKind::Progress).await),
-        }
-    }
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 /// How long to wait after so many attempts: twice as long each time.
 fn backoff(first: Duration, last: Duration, attempts: i64) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default().min(31);
     first.saturating_mul(1 << doublings).min(last)
-}
-
-fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use events::{CommandId, Context};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use service::crash_point;
 
 /// After this time a request without an outcome counts as abandoned: its process has died. Longer than any request
 /// takes; should one take longer all the same, both carry the same command id and one of them meets a conflict.
@@ -95,7 +96,10 @@ impl Ledger {
     ) -> Result<Claim, LedgerError> {
         let key = command.to_string();
         let entry = Entry { request: request.to_owned(), started: now, outcome: None };
-        match self.bucket.create(&key, encode(&entry)).await {
+        crash_point("ledger.claim.before", &self.bucket.name);
+        let claimed = self.bucket.create(&key, encode(&entry)).await;
+        crash_point("ledger.claim.after", &self.bucket.name);
+        match claimed {
             Ok(revision) => {
                 return Ok(Claim::Granted { ticket: Ticket { key, revision, entry }, again: false });
             }
@@ -128,7 +132,9 @@ impl Ledger {
     /// Keeps the answer.
     pub async fn finish(&self, ticket: Ticket, outcome: Outcome) -> Result<(), LedgerError> {
         let entry = Entry { outcome: Some(outcome), ..ticket.entry };
+        crash_point("ledger.finish.before", &self.bucket.name);
         self.bucket.update(&ticket.key, encode(&entry), ticket.revision).await.map_err(failed)?;
+        crash_point("ledger.finish.after", &self.bucket.name);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! - [`Connection`], [`topology`]: a connection; streams and buckets as data, ensured at start
 //! - [`EventStore`]: append and load, every outcome told apart; `committer` shares one fsync among many appends
 //! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
+//! - [`Parking`]: what consumers could not handle, and what waits behind it
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
 //! - [`KeyRing`], [`MasterKey`]: the keys of personal data, and what destroys them
 //! - [`Quota`]: how many of something are left in a window, shared among processes
@@ -23,6 +24,7 @@ mod ledger;
 mod load;
 mod message;
 mod metrics;
+mod parking;
 mod publish;
 mod quota;
 mod registry;
@@ -34,12 +36,15 @@ pub mod topology;
 
 pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};
 pub use connection::{ConnectError, Connection};
-pub use consumer::{Consumer, ConsumerError, ConsumerMetrics, Handler, Manner, Retry};
+pub use consumer::{
+    Consumer, ConsumerError, ConsumerMetrics, Handler, Manner, Policies, Policy, PolicyError, Retry,
+};
 pub use keyring::{KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, UnwrapError, nonce};
 pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
 pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};
 pub use metrics::StoreMetrics;
+pub use parking::{Asked, DeadLetter, Parking, ParkingError};
 pub use publish::{AppendError, Appended, Write};
 pub use quota::{Ask, Known, Lease, Quota, QuotaKey, QuotaTerms, Recall, Recalls};
 pub use registry::{Instance, InstanceId, Registration, Registry, RegistryOptions};

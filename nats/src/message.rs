@@ -1,6 +1,6 @@
 //! One recorded event as it comes from a stream, decoded only as far as it is asked to be.
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, jetstream::message::StreamMessage};
 use bytes::Bytes;
 use events::{DecodeError, Envelope, Fact, Position, Subject, envelope::header};
 use jiff::Timestamp;
@@ -75,6 +75,20 @@ impl Message {
             stored: stored.ok_or(MessageError("no time in the answer"))?,
             pending: 0,
             headers,
+            body: message.payload,
+        })
+    }
+
+    /// From a get by sequence or subject.
+    pub(crate) fn stored(message: StreamMessage) -> Result<Self, MessageError> {
+        let subject = Subject::parse(&message.subject).ok_or(MessageError("not an event subject"))?;
+        let stored = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos());
+        Ok(Self {
+            position: Position { context: subject.context(), sequence: message.sequence },
+            subject,
+            stored: stored.map_err(|_| MessageError("the stored time is out of range"))?,
+            pending: 0,
+            headers: message.headers,
             body: message.payload,
         })
     }

@@ -13,6 +13,7 @@ use async_nats::jetstream::{
     stream::{LastRawMessageError, LastRawMessageErrorKind},
 };
 use events::{CommandId, Context, EventId, Position, Subject, envelope::header};
+use service::crash_point;
 use std::{collections::HashMap, fmt, str::FromStr, sync::Arc, time::Duration, time::Instant};
 
 /// When the server writes to disk for good. Part of its configuration; the store only needs to know.
@@ -143,7 +144,11 @@ impl EventStore {
         debug_assert!(first.expect().is_some(), "the first write of a subject carries its guard");
         let (subject, count) = (first.subject().clone(), writes.len() as u64);
         let sent = Sent { guard: first.expect().unwrap_or(0), first: first.id(), last: last.id(), count };
-        match self.committers[&subject.context()].append(writes).await {
+        let stream = subject.context().stream();
+        crash_point("append.before", stream);
+        let answer = self.committers[&subject.context()].append(writes).await;
+        crash_point("append.after", stream);
+        match answer {
             Answer::Stored { last, duplicate: false } => {
                 Ok(Appended { first: last + 1 - count, duplicate: false })
             }

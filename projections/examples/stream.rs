@@ -111,8 +111,9 @@ async fn latency(
     let view = View::of("orders").ok_or("no such view")?;
     let counters = ProjectionMetrics::new(&metrics);
     let path = folder.join("latency.db");
+    let feed = projections::Feed { connection: connection.clone(), parking: None };
     let projections =
-        Projections::start(view, connection, &path, Clock::system(), &metrics, counters, &shutdown).await?;
+        Projections::start(view, &feed, &path, Clock::system(), &metrics, counters, &shutdown).await?;
     let mut progress = projections.progress();
     let mut waits = Vec::new();
     for number in first..first + 300 {

@@ -37,6 +37,6 @@ mod view;
 pub use change::Changes;
 pub use metrics::ProjectionMetrics;
 pub use progress::{Progress, StreamProgress};
-pub use projections::Projections;
+pub use projections::{Feed, Projections};
 pub use verify::{RebuildError, Rebuilt, rebuild, verify};
 pub use view::View;

@@ -7,7 +7,7 @@ use prometheus_client::{
     metrics::{
         counter::Counter,
         family::Family,
-        gauge::ConstGauge,
+        gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
     },
 };
@@ -21,6 +21,7 @@ pub struct ProjectionMetrics {
     pub(crate) batch_events: Family<Projection, Histogram>,
     pub(crate) commit_seconds: Family<Projection, Histogram>,
     pub(crate) failures: Family<Failure, Counter>,
+    parked: Family<Projection, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,7 +48,15 @@ impl ProjectionMetrics {
         registry.register("waybill_projection_commit_seconds", "Time to write a batch", commits.clone());
         let help = "Failures by kind: decode, read, commit, lost (another projector was faster)";
         registry.register("waybill_projection_failures", help, failures.clone());
-        Self { batch_events: batches, commit_seconds: commits, failures }
+        let parked = Family::<Projection, Gauge>::default();
+        let help = "Aggregates whose events wait for an operator";
+        registry.register("waybill_projection_parked_keys", help, parked.clone());
+        Self { batch_events: batches, commit_seconds: commits, failures, parked }
+    }
+
+    pub(crate) fn parked(&self, projection: &'static str, keys: usize) {
+        let gauge = self.parked.get_or_create(&Projection { projection });
+        gauge.set(i64::try_from(keys).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn failed(&self, projection: &'static str, kind: &'static str) {

@@ -112,7 +112,8 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         | Fact::Assessment(_)
         | Fact::User(_)
         | Fact::Notification(_)
-        | Fact::Email(_) => return,
+        | Fact::Email(_)
+        | Fact::DeadLetter(_) => return,
     };
     history::happened(recorded, order, &ORDER_EVENTS, changes);
 }

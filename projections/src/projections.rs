@@ -7,7 +7,7 @@ use crate::{
     sqlite::{Database, DatabaseError},
 };
 use axum::{Extension, middleware::from_fn_with_state};
-use nats::KeyRing;
+use nats::{KeyRing, Parking};
 use service::{Clock, Metrics, Problem, Shutdown};
 use std::{path::Path, sync::Arc};
 use tokio::sync::watch;
@@ -18,6 +18,15 @@ use utoipa_axum::router::OpenApiRouter;
 #[derive(OpenApi)]
 #[openapi(components(schemas(Problem)))]
 struct Schemas;
+
+/// Where facts come from.
+#[derive(Clone)]
+pub struct Feed {
+    /// The streams.
+    pub connection: nats::Connection,
+    /// Where operators see what cannot be read, and ask for it. Without it such an event stops its stream.
+    pub parking: Option<Parking>,
+}
 
 /// The read model of one service. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,7 +41,7 @@ impl Projections {
     /// Opens the database at `path` and keeps it up to date until the shutdown. The streams have to exist.
     pub async fn start(
         view: &'static View,
-        connection: &nats::Connection,
+        feed: &Feed,
         path: &Path,
         clock: Clock,
         metrics: &Metrics,
@@ -46,7 +55,8 @@ impl Projections {
         metrics.registry().register_collector(Box::new(lag));
         let projector = Projector {
             view,
-            connection: connection.clone(),
+            connection: feed.connection.clone(),
+            parking: feed.parking.clone(),
             database: database.clone(),
             progress: sender,
             bound: None,

@@ -3,17 +3,20 @@
 //! A task per stream reads and decodes ahead into one bounded channel. The projector takes what is ready, never waits for
 //! more, and writes it in one transaction together with the checkpoints: at low load an event is in the tables at once,
 //! at high load thousands share a commit. Whatever goes wrong, nothing is skipped: the projector starts again from the
-//! checkpoints.
+//! checkpoints. An event that cannot be read is parked, with what comes later of its aggregate: see `parked`.
 
+mod parked;
 mod source;
 mod trace;
 
 use crate::{
     Changes, Progress, View,
     metrics::{Projection, ProjectionMetrics},
-    sqlite::{Commit, Database, DatabaseError, Move, Writer},
+    sqlite::{Commit, Database, DatabaseError, Move, Past, Writer},
 };
 use events::Position;
+use nats::{Parking, ReplayError};
+use parked::Waiting;
 use service::Shutdown;
 use source::{Chunk, Source};
 use std::{
@@ -37,6 +40,8 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 pub(crate) struct Projector {
     pub(crate) view: &'static View,
     pub(crate) connection: nats::Connection,
+    /// Where operators see what cannot be read. Without it such an event stops its stream.
+    pub(crate) parking: Option<Parking>,
     pub(crate) database: Database,
     pub(crate) progress: watch::Sender<Progress>,
     /// How far to go in each stream; without a bound it follows for ever.
@@ -49,6 +54,15 @@ pub(crate) struct Projector {
 pub(crate) enum Interruption {
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// What operators ask for cannot be read, or what was done cannot be told.
+    #[error("the stream of operations cannot be reached")]
+    Operations(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What waits cannot be read.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    /// Another projector brought back what waited.
+    #[error("another projector was faster")]
+    Overtaken,
     /// The tables were emptied under us.
     #[error("a checkpoint went back")]
     WentBack,
@@ -82,6 +96,11 @@ impl Projector {
         let mut writer = self.database.writer().await?;
         let checkpoints = writer.checkpoints().await?;
         self.publish(&checkpoints);
+        let mut waiting = Waiting::default();
+        waiting.load(&mut writer).await?;
+        let (asked, mut asking) = mpsc::channel(1);
+        let listening = self.parking.is_some().then(|| parked::listen(self.connection.clone(), asked));
+        let _listener = listening.map(|listening| AbortOnDropHandle::new(tokio::spawn(listening)));
         let (sender, mut chunks) = mpsc::channel(AHEAD);
         // Readers end with this session, and a session whose readers have all reached their bound ends with them.
         let _readers: Vec<_> = checkpoints
@@ -92,7 +111,18 @@ impl Projector {
             })
             .collect();
         drop(sender);
-        while let Some(Some(first)) = token.run_until_cancelled(chunks.recv()).await {
+        loop {
+            self.metrics.parked(self.view.name, waiting.count());
+            let first = tokio::select! {
+                () = token.cancelled() => return Ok(()),
+                Some(()) = asking.recv() => {
+                    self.announce(&mut waiting).await;
+                    self.bring_back(&mut writer, &mut waiting).await?;
+                    continue;
+                }
+                first = chunks.recv() => first,
+            };
+            let Some(first) = first else { return Ok(()) };
             let mut batch = vec![first];
             let mut events = batch[0].events.len();
             while events < BATCH
@@ -101,21 +131,31 @@ impl Projector {
                 events += chunk.events.len();
                 batch.push(chunk);
             }
-            self.apply(&mut writer, batch).await?;
+            self.apply(&mut writer, &mut waiting, batch).await?;
+            self.announce(&mut waiting).await;
         }
-        Ok(())
     }
 
     /// Writes a batch. Where another projector was faster, what it did is left out and the rest is written.
-    async fn apply(&self, writer: &mut Writer, mut batch: Vec<Chunk>) -> Result<(), Interruption> {
+    async fn apply(
+        &self,
+        writer: &mut Writer,
+        waiting: &mut Waiting,
+        mut batch: Vec<Chunk>,
+    ) -> Result<(), Interruption> {
         let projection = Projection { projection: self.view.name };
         loop {
             let started = Instant::now();
-            let (changes, moves) = self.project(&mut batch);
+            let (changes, moves, past) = self.project(waiting, &mut batch);
             if moves.is_empty() {
                 return Ok(());
             }
-            if writer.commit(changes, &moves).await? == Commit::Done {
+            if writer.commit_past(changes, &moves, &past).await? == Commit::Done {
+                for parked in &past.parked {
+                    let (projection, subject) = (self.view.name, &parked.subject);
+                    let (sequence, error) = (parked.sequence, &parked.error);
+                    tracing::error!(projection, %subject, sequence, error, "event parked");
+                }
                 let events: usize = batch.iter().map(|chunk| chunk.events.len()).sum();
                 #[expect(clippy::cast_precision_loss, reason = "a batch holds thousands of events")]
                 self.metrics.batch_events.get_or_create(&projection).observe(events as f64);
@@ -127,6 +167,11 @@ impl Projector {
             }
             self.metrics.failed(self.view.name, "lost");
             let checkpoints = writer.checkpoints().await?;
+            waiting.load(writer).await?;
+            if !past.held.is_empty() {
+                // Perhaps that was it, with every checkpoint where it was.
+                return Err(Interruption::Overtaken);
+            }
             let known = |now: &Position| self.progress.borrow().has(*now) == Some(true);
             if checkpoints.iter().all(known) {
                 return Err(Interruption::WentBack);
@@ -135,23 +180,36 @@ impl Projector {
         }
     }
 
-    /// What a batch changes, and how far it moves the checkpoints.
-    fn project(&self, batch: &mut [Chunk]) -> (Changes, Vec<Move>) {
-        let mut changes = Changes::default();
+    /// What a batch changes, how far it moves the checkpoints, and what it passes over.
+    fn project(&self, waiting: &mut Waiting, batch: &mut [Chunk]) -> (Changes, Vec<Move>, Past) {
+        let (mut changes, mut past) = (Changes::default(), Past::default());
         let mut moves: Vec<Move> = Vec::new();
         let progress = self.progress.borrow();
         for chunk in batch {
             let Position { context, sequence: to } = chunk.last;
             let at = progress.stream(context).map_or(0, |stream| stream.position.sequence);
             chunk.skip_to(at);
-            chunk.events.iter().for_each(|recorded| (self.view.project)(recorded, &mut changes));
+            let known: Vec<_> =
+                chunk.unreadable.iter().filter_map(|unreadable| waiting.park(unreadable)).collect();
+            for recorded in &chunk.events {
+                let subject = &recorded.subject;
+                if !waiting.holds(subject, recorded.position.sequence) {
+                    (self.view.project)(recorded, &mut changes);
+                } else if ![&past.parked, &known]
+                    .iter()
+                    .any(|all| all.iter().any(|one| one.subject == *subject))
+                {
+                    past.held.insert(subject.clone());
+                }
+            }
+            past.parked.extend(known);
             match moves.iter_mut().find(|step| step.context == context) {
                 Some(step) => step.to = to,
                 None if to > at => moves.push(Move { context, from: at, to }),
                 None => {}
             }
         }
-        (changes, moves)
+        (changes, moves, past)
     }
 
     fn committed(&self, batch: &[Chunk]) {

@@ -5,21 +5,25 @@
 //! half there. The checkpoint is part of each commit, so the projector just does the missing ones again.
 
 mod moment;
+mod parked;
 mod row;
 mod schema;
 mod statement;
 
 pub use moment::{Difference, Disagreement, Moment};
+pub use parked::Parked;
 pub use row::{Row, Stored};
 
 use crate::{change::Changes, table::Value, view::View};
-use events::{Context, Position};
+use events::{Context, Position, Subject};
+use service::crash_point;
 use sqlx::{
     ConnectOptions, Connection, SqliteConnection, SqlitePool, query, query_with,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use statement::Statements;
 use std::{
+    collections::HashSet,
     path::Path,
     time::{Duration, Instant},
 };
@@ -70,6 +74,15 @@ pub struct Move {
     pub from: u64,
     /// Where it goes.
     pub to: u64,
+}
+
+/// What a batch passes over.
+#[derive(Debug, Default)]
+pub(crate) struct Past {
+    /// Aggregates that waited before it and have events in it.
+    pub(crate) held: HashSet<Subject>,
+    /// Aggregates that begin to wait in it.
+    pub(crate) parked: Vec<Parked>,
 }
 
 /// Connects. SQLite does not wait for its busy timeout when a file becomes one with a write-ahead log: whoever meets
@@ -164,6 +177,16 @@ impl Writer {
 
     /// Writes changes and moves checkpoints, all or nothing. Checkpoints go first: who loses has written nothing yet.
     pub async fn commit(&mut self, changes: Changes, moves: &[Move]) -> Result<Commit, DatabaseError> {
+        self.commit_past(changes, moves, &Past::default()).await
+    }
+
+    /// The same, past events that wait.
+    pub(crate) async fn commit_past(
+        &mut self,
+        changes: Changes,
+        moves: &[Move],
+        past: &Past,
+    ) -> Result<Commit, DatabaseError> {
         let failed = |error| DatabaseError::new("commit to the read model", error);
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         for step in moves {
@@ -182,10 +205,22 @@ impl Writer {
                 return Ok(Commit::Lost);
             }
         }
+        for subject in &past.held {
+            // Another projector has brought back what it waited for.
+            if !parked::waits(&mut transaction, self.view.name, subject).await? {
+                transaction.rollback().await.map_err(failed)?;
+                return Ok(Commit::Lost);
+            }
+        }
         for (table, rows) in changes.into_tables() {
             self.statements.write(&mut transaction, table, rows).await?;
         }
+        for parked in &past.parked {
+            parked::insert(&mut transaction, self.view.name, parked).await?;
+        }
+        crash_point("project.before", self.view.name);
         transaction.commit().await.map_err(failed)?;
+        crash_point("project.after", self.view.name);
         Ok(Commit::Done)
     }
 }

@@ -51,6 +51,7 @@ pub async fn rebuild(
     let projector = Projector {
         view,
         connection: connection.clone(),
+        parking: None,
         database: database.clone(),
         progress: sender,
         bound: Some(Arc::from(until)),

@@ -10,13 +10,16 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request, Response},
 };
-use events::{Actor, CommandId, Context, Envelope, FactType, Metadata, Position};
+use events::{
+    Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, FactType, Metadata, Position,
+    ops::{DeadLetterDiscarded, DeadLetterEvent, DeadLetterRetried},
+};
 use flows::{Made, flow, order_id, user_id};
 use nats::{
-    Connection, Durability, EventStore, KeyRing, MasterKey, StoreOptions, Write,
+    Connection, DeadLetter, Durability, EventStore, KeyRing, MasterKey, Parking, StoreOptions, Write,
     server::{Binary, Config, Server},
 };
-use projections::{ProjectionMetrics, Projections, View, verify};
+use projections::{Feed, ProjectionMetrics, Projections, View, verify};
 use serde_json::Value;
 use service::{
     Clock, Metrics, Shutdown,
@@ -63,20 +66,21 @@ impl System {
     }
 
     async fn projections(&self, service: &str) -> Projections {
+        self.projections_of(service, None).await
+    }
+
+    async fn parking(&self) -> Parking {
+        Parking::open(&self.connection, self.store.clone(), Clock::system(), 1).await.unwrap()
+    }
+
+    async fn projections_of(&self, service: &str, parking: Option<Parking>) -> Projections {
+        let feed = Feed { connection: self.connection.clone(), parking };
         let view = View::of(service).unwrap();
         let path = self.folder.path().join(format!("{service}.db"));
         let counters = ProjectionMetrics::new(&self.metrics);
-        Projections::start(
-            view,
-            &self.connection,
-            &path,
-            Clock::system(),
-            &self.metrics,
-            counters,
-            &self.shutdown,
-        )
-        .await
-        .unwrap()
+        Projections::start(view, &feed, &path, Clock::system(), &self.metrics, counters, &self.shutdown)
+            .await
+            .unwrap()
     }
 
     /// Records an order that goes well; the position of its last event.
@@ -338,4 +342,90 @@ async fn an_event_that_cannot_be_read_stops_its_stream_and_no_other() {
     assert!(system.metrics.render().contains("kind=\"decode\""));
     let path = format!("/payments/{}?after={at}&wait=20ms", order_id(1));
     assert_eq!(get(&router(&system, &payments), &path).await.0, 503);
+}
+
+/// A type that no version of the program knows.
+static FUTURE: FactType =
+    FactType { name: "payment.teleported", version: 1, schema: || schemars::schema_for!(()) };
+
+fn metadata(number: u128) -> Metadata {
+    let command = CommandId::new(Uuid::from_u128(number));
+    let (correlation, causation) = (command.uuid().into(), command.uuid());
+    Metadata { command, correlation, causation, actor: Actor::CLIENT, traceparent: None }
+}
+
+/// What an operator asks for, as the service of operations records it.
+async fn operator(system: &System, letter: &DeadLetter, event: DeadLetterEvent) {
+    let subject = Aggregate::DeadLetter.subject(letter.id);
+    let last = system.store.last(&subject).await.unwrap().unwrap();
+    let (version, guard) = (last.envelope().unwrap().version + 1, last.position.sequence);
+    let from = metadata(0xa5_0000 + u128::from(guard));
+    let time = last.envelope().unwrap().time;
+    let envelope = Envelope::new(event.fact_type(), &subject, version, 0, time, &from);
+    let write = Write::new(&subject, Some(guard), &envelope, Some("?".to_owned()), event.to_json());
+    system.store.append(vec![write]).await.unwrap();
+}
+
+async fn parked(system: &System, count: usize) -> Vec<DeadLetter> {
+    let parking = system.parking().await;
+    let waiting = async {
+        loop {
+            let all = parking.all().await.unwrap();
+            if all.len() == count {
+                return all;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.expect("so many are parked")
+}
+
+/// The rows of the parked aggregate wait, everything else flows, also after a restart; then what waited is applied once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_cannot_be_read_parks_its_aggregate_and_no_other() {
+    let system = System::start().await;
+    let parking = system.parking().await;
+    let payments = system.projections_of("payments", Some(parking.clone())).await;
+    let mut charged = flow(2).into_iter().find(|made| made.envelope.kind == "payment.charged").unwrap();
+    let mut unknown = flow(2).into_iter().find(|made| made.envelope.kind == "payment.charged").unwrap();
+    unknown.envelope = Envelope::new(&FUTURE, &unknown.subject, 1, 0, unknown.envelope.time, &metadata(9));
+    let at = system.append(&unknown, 0).await;
+    charged.envelope.version = 2;
+    let behind = system.append(&charged, at.sequence).await;
+    let after = system.order(3).await;
+
+    system.caught_up(&payments).await;
+    assert_eq!(payments.progress().borrow().has(behind), Some(true), "the checkpoint goes past it");
+    let row = |number| format!("/payments/{}", order_id(number));
+    let routes = router(&system, &payments);
+    assert_eq!(get(&routes, &row(3)).await.0, 200, "others flow, up to {after}");
+    assert_eq!(get(&routes, &row(2)).await.0, 404, "what is behind it waits");
+    let letter = parked(&system, 1).await.remove(0);
+    assert_eq!((&*letter.failure.consumer, letter.failure.sequence), ("payments-projection", at.sequence));
+    payments.check()().unwrap();
+
+    // In vain, and then by a projector that had not heard of it.
+    let (dead_letter_id, consumer, sequence) =
+        (letter.id, letter.failure.consumer.clone(), letter.failure.sequence);
+    let retried = DeadLetterRetried { dead_letter_id, consumer: consumer.clone(), sequence };
+    operator(&system, &letter, retried.into()).await;
+    let again = async {
+        let subject = Aggregate::DeadLetter.subject(letter.id);
+        while system.store.last(&subject).await.unwrap().unwrap().kind() != "message.parked" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, again).await.expect("it is parked again");
+    assert_eq!(get(&routes, &row(2)).await.0, 404);
+    assert!(system.shutdown.drain(DEADLINE).await);
+    let discarded = DeadLetterDiscarded { dead_letter_id, consumer, sequence, reason: "a test".to_owned() };
+    operator(&system, &letter, discarded.into()).await;
+    let system = System { shutdown: Shutdown::new(), ..system };
+    let payments = system.projections_of("payments", Some(parking)).await;
+    parked(&system, 0).await;
+    let routes = router(&system, &payments);
+    assert_eq!(get(&routes, &row(2)).await.0, 200, "what waited is there");
+    system.order(4).await;
+    system.caught_up(&payments).await;
+    assert_eq!(get(&routes, &row(4)).await.0, 200);
 }

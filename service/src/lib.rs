@@ -20,6 +20,7 @@ pub mod origin;
 pub mod telemetry;
 
 mod clock;
+mod crash;
 mod metrics;
 mod probes;
 mod problem;
@@ -27,6 +28,7 @@ mod shutdown;
 
 pub use self::http::{Correlation, TraceParent};
 pub use clock::Clock;
+pub use crash::crash_point;
 pub use metrics::Metrics;
 pub use probes::{Check, Probes};
 pub use problem::{FieldError, Problem};

@@ -76,24 +76,45 @@ impl Process {
         Ok(())
     }
 
+    /// After it has ended: runs it again, with more in its environment; whether it became ready before it ended.
+    ///
+    /// # Panics
+    /// When it neither becomes ready nor ends in time; its log is shown.
+    pub async fn again_with(&mut self, flags: &[&str], env: &[(&str, &str)]) -> io::Result<bool> {
+        self.child = Self::command(&self.dir, flags)?.envs(env.iter().copied()).spawn()?;
+        Ok(self.ready_or_ended().await.is_ok())
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     async fn ready(&mut self) {
+        if let Err(status) = self.ready_or_ended().await {
+            panic!("waybill dev ended with {status}:\n{}", log(&self.dir));
+        }
+    }
+
+    async fn ready_or_ended(&mut self) -> Result<(), ExitStatus> {
         let Self { child, dir, .. } = self;
-        let file = eventually("waybill dev is ready", READY_WITHIN, async || {
+        let file = eventually("waybill dev is ready, or has ended", READY_WITHIN, async || {
             if let Ok(Some(status)) = child.try_wait() {
-                panic!("waybill dev ended with {status}:\n{}", log(dir));
+                return Some(Err(status));
             }
             let text = fs::read(dir.join("dev.json")).ok()?;
             let file: Value = serde_json::from_slice(&text).ok()?;
             // After a kill the file of the last run is still there.
-            (file["pid"].as_u64() == child.id().map(u64::from)).then_some(file)
+            (file["pid"].as_u64() == child.id().map(u64::from)).then_some(Ok(file))
         })
-        .await;
+        .await?;
         file["natsUrl"].as_str().unwrap_or_default().clone_into(&mut self.nats_url);
         let tokens = Tokens::of_dev(dir, &self.nats_url).await;
         let tokens =
             tokens.unwrap_or_else(|error| panic!("waybill dev issues no tokens: {error}\n{}", log(dir)));
         let urls = serde_json::from_value(file["services"].clone()).unwrap_or_default();
         self.api = Api::at(urls).with_tokens(tokens);
+        Ok(())
     }
 
     /// Runs `waybill dev` on a data folder without waiting for anything. It is killed when dropped.
@@ -110,7 +131,7 @@ impl Process {
             .args([
                 "dev",
                 "--ports",
-                "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0,notifications=0",
+                "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0,notifications=0,operations=0",
                 "--data",
             ])
             .arg(dir)

@@ -34,6 +34,12 @@ const OPERATORS_ONLY: &[(Service, &str, &str)] = &[
     (Service::Shipping, "POST", "/shipments/{id}/dispatch"),
     (Service::Shipping, "POST", "/shipments/{id}/deliver"),
     (Service::Notifications, "POST", "/notifications/00000000-0000-0000-0000-000000000007_email/redeliver"),
+    (Service::Operations, "GET", "/ops/dead-letters"),
+    (Service::Operations, "GET", "/ops/dead-letters/{id}"),
+    (Service::Operations, "POST", "/ops/dead-letters/{id}/retry"),
+    (Service::Operations, "POST", "/ops/dead-letters/{id}/discard"),
+    (Service::Operations, "POST", "/ops/dead-letters/groups/{id}/retry"),
+    (Service::Operations, "POST", "/ops/dead-letters/groups/{id}/discard"),
 ];
 
 /// The operations of a service: method, path, and what the documentation says of them.
@@ -118,6 +124,7 @@ async fn operator_verbs_need_the_role() {
             ("/price", json!({ "price": { "amount": 1, "currency": "EUR" } })),
             ("/receipts", json!({ "quantity": 1 })),
             ("/adjustments", json!({ "delta": 1, "reason": "count" })),
+            ("/discard", json!({ "reason": "a test" })),
             ("/credits", json!({ "amount": { "amount": 1, "currency": "EUR" } })),
         ];
         let body = bodies.into_iter().find(|(end, _)| path.ends_with(end));

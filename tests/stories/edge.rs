@@ -12,10 +12,16 @@ use waybill_tests::{Front, World, eventually};
 const SOON: Duration = Duration::from_secs(30);
 
 /// What takes an operator.
-const OPERATORS: [(&str, &str); 9] = [
+const OPERATORS: [(&str, &str); 15] = [
+    ("get", "/ops/dead-letters"),
+    ("get", "/ops/dead-letters/{id}"),
     ("post", "/accounts/{id}/credits"),
     ("post", "/inventory/{sku}/adjustments"),
     ("post", "/inventory/{sku}/receipts"),
+    ("post", "/ops/dead-letters/groups/{fingerprint}/discard"),
+    ("post", "/ops/dead-letters/groups/{fingerprint}/retry"),
+    ("post", "/ops/dead-letters/{id}/discard"),
+    ("post", "/ops/dead-letters/{id}/retry"),
     ("post", "/payments/{orderId}/refunds"),
     ("post", "/products"),
     ("post", "/shipments/{orderId}/deliver"),

@@ -9,6 +9,7 @@ mod cluster;
 mod contention;
 mod crash;
 mod customers;
+mod dead_letters;
 mod dev;
 mod discovery;
 mod edge;

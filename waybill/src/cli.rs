@@ -1,6 +1,6 @@
 //! The command line: what can be said, with examples.
 
-use crate::{bench, demo, dev, failure::Failure, replay, serve, token};
+use crate::{bench, dead_letters, demo, dev, failure::Failure, replay, serve, token};
 use clap::{Parser, Subcommand};
 use service::{
     config::{EXIT_USAGE, Settings},
@@ -53,6 +53,9 @@ enum Command {
     /// Print an access token
     #[command(after_help = token::EXAMPLES)]
     Token(token::Args),
+    /// See what consumers could not handle, try it again, or give it up
+    #[command(after_help = dead_letters::EXAMPLES)]
+    DeadLetters(dead_letters::Args),
     /// Measure, beside what the parts beneath can do
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Args),
@@ -92,6 +95,7 @@ impl Cli {
                 Command::Serve(args) => Box::pin(serve::run(args)).await,
                 Command::Replay(args) => Box::pin(replay::run(args)).await,
                 Command::Token(args) => Box::pin(token::run(args)).await,
+                Command::DeadLetters(args) => Box::pin(dead_letters::run(args)).await,
                 Command::Bench(args) => Box::pin(bench::run(args)).await,
             }
         });
@@ -107,7 +111,9 @@ impl Command {
     fn default_log(&self) -> &'static str {
         match self {
             Self::Dev(_) | Self::Serve(_) => "info,async_nats=warn",
-            Self::Demo(_) | Self::Replay(_) | Self::Token(_) | Self::Bench(_) => "warn",
+            Self::Demo(_) | Self::Replay(_) | Self::Token(_) | Self::DeadLetters(_) | Self::Bench(_) => {
+                "warn"
+            }
         }
     }
 }

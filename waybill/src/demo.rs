@@ -13,7 +13,7 @@ use crate::{
     settings::Ports,
 };
 use commands::notifications::Channels;
-use nats::{Connection, Durability, From};
+use nats::{Connection, Durability, From, Policies};
 use service::Clock;
 use std::{
     collections::BTreeMap,
@@ -67,6 +67,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         users_calls: UsersCalls::default(),
         outside: Outside::default(),
         channels: Channels::outbox(dir.path().join("outbox")),
+        policies: Policies::default(),
         gateway_config: None,
     };
     let local = Box::pin(until_stopped(Local::start(plan))).await?;

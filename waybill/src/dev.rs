@@ -20,7 +20,7 @@ use commands::notifications::Channels;
 use lock::Lock;
 pub(crate) use master_key::{find_master_key, master_key};
 use nats::{
-    Durability,
+    Durability, Policies,
     server::{self, Binary, Server},
 };
 pub(crate) use state::{DevFile, find_nats};
@@ -53,9 +53,13 @@ pub(crate) struct Args {
     /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
-    /// Ports, 0 for a free one [default: gateway=8080,users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,notifications=3006,nats=0]
+    /// Ports, 0 for a free one [default: gateway=8080,users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,notifications=3006,operations=3008,nats=0]
     #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
     ports: Option<String>,
+    /// What consumers do about a message that they cannot handle: retry, or park, pause or skip after so many attempts;
+    /// for all, or for one by name [default: park:12]
+    #[arg(long, value_name = "POLICY,CONSUMER=POLICY,..", env = "WAYBILL_ON_FAILURE")]
+    on_failure: Option<String>,
     #[command(flatten)]
     calls: CallArgs,
     #[command(flatten)]
@@ -74,6 +78,7 @@ pub(crate) struct Plan {
     pub(crate) users_calls: UsersCalls,
     pub(crate) outside: Outside,
     pub(crate) channels: Channels,
+    pub(crate) policies: Policies,
     pub(crate) gateway_config: Option<PathBuf>,
 }
 
@@ -124,10 +129,12 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--durability", Some(args.durability.clone())),
         ("--host", Some(args.host.clone())),
         ("--ports", args.ports.clone()),
+        ("--on-failure", args.on_failure.clone()),
     ]));
     let durability = flags.optional::<Durability>("--durability");
     let host = flags.optional::<IpAddr>("--host");
     let ports = flags.optional("--ports").unwrap_or_default();
+    let policies = flags.optional("--on-failure").unwrap_or_default();
     let (outside, users_calls) = (Outside::read(&mut flags), UsersCalls::read(&mut flags));
     let channels = args.channels.read(&mut flags, &args.data);
     let (data, gateway_config) = (args.data.clone(), args.gateway_config.clone());
@@ -140,6 +147,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         users_calls,
         outside,
         channels,
+        policies,
         gateway_config,
     });
     Ok(flags.finish(plan)?)
@@ -161,6 +169,7 @@ impl Local {
             users_calls: plan.users_calls,
             outside: plan.outside.clone(),
             channels: plan.channels.clone(),
+            policies: plan.policies.clone(),
             master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))
         };

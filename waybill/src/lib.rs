@@ -21,6 +21,7 @@ pub mod system;
 
 mod bench;
 mod channels;
+mod dead_letters;
 mod demo;
 mod dev;
 mod replay;

@@ -26,7 +26,7 @@ Examples:
 /// Flags of `waybill serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// users, orders, payments, inventory, shipping, notifications, gateway, or all
+    /// users, orders, payments, inventory, shipping, notifications, operations, gateway, or all
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
     /// Where NATS is; several nodes of a cluster with commas between them
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
     /// The port of the one service [default: gateway 8080, users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005,
-    /// notifications 3006]
+    /// notifications 3006, operations 3008]
     #[arg(long, env = "WAYBILL_PORT")]
     port: Option<String>,
     /// Ports of several services
@@ -64,6 +64,10 @@ pub(crate) struct Args {
     /// Copies of each stream: 1, or 3 on a cluster
     #[arg(long, value_name = "COUNT", env = "WAYBILL_REPLICAS", default_value = "1")]
     replicas: String,
+    /// What consumers do about a message that they cannot handle: retry, or park, pause or skip after so many attempts;
+    /// for all, or for one by name [default: park:12]
+    #[arg(long, value_name = "POLICY,CONSUMER=POLICY,..", env = "WAYBILL_ON_FAILURE")]
+    on_failure: Option<String>,
     #[command(flatten)]
     master_key: MasterKeyArgs,
     #[command(flatten)]
@@ -136,6 +140,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--advertise", args.advertise.clone()),
         ("--jwks-url", args.jwks_url.clone()),
         ("--trusted-proxies", args.trusted_proxies.clone()),
+        ("--on-failure", args.on_failure.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
@@ -167,6 +172,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let outside = Outside::read(flags);
     let channels = args.channels.read(flags, &args.data);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
+    let policies = flags.optional("--on-failure").unwrap_or_default();
     let trusted_proxies = flags.optional("--trusted-proxies");
     let users_calls = UsersCalls::read(flags);
     // A gateway alone opens nothing that is locked with the master key.
@@ -181,6 +187,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         outside,
         channels,
         master_key,
+        policies,
         jwks_url,
         trusted_proxies,
         users_calls,
@@ -249,7 +256,7 @@ mod tests {
     fn all_is_every_service_and_the_gateway_each_on_its_port() {
         let plan = read("all orders --nats-url nats://x --ports payments=4003,gateway=80").unwrap();
         let ports: Vec<_> = plan.services.iter().map(|(_, port)| *port).collect();
-        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005, 3006]);
+        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005, 3006, 3008]);
         assert_eq!(plan.gateway.unwrap().1, 80);
         let plan = read("shipping --nats-url nats://x --port 80").unwrap();
         assert_eq!(plan.services, [(Service::Shipping, 80)]);
@@ -265,11 +272,11 @@ mod tests {
     fn every_fault_is_named_at_once() {
         let faults = read(
             "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x \
-             --breaker-errors 0 --trusted-proxies gateway",
+             --breaker-errors 0 --trusted-proxies gateway --on-failure drop",
         );
         let faults = faults.unwrap_err();
         let flags = ["SERVICE", "--ports", "--durability", "--replicas", "--carrier", "--breaker-errors"];
-        for flag in flags.into_iter().chain(["--trusted-proxies"]) {
+        for flag in flags.into_iter().chain(["--trusted-proxies", "--on-failure"]) {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
         assert!(read("all --nats-url nats://x --port 80").unwrap_err().contains("--port"));

@@ -14,7 +14,7 @@ use crate::{
 };
 use commands::notifications::Channels;
 use events::Context;
-use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology};
+use nats::{Connection, Durability, KeyRing, MasterKey, Policies, RegistryOptions, topology};
 pub use presence::Advertise;
 use presence::Presence;
 use service::{Clock, Shutdown, origin::TrustedProxies};
@@ -43,16 +43,28 @@ pub enum Service {
     Shipping,
     /// What customers and other systems are told.
     Notifications,
+    /// What consumers could not handle, and what operators do about it.
+    Operations,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 6] =
-        [Self::Users, Self::Orders, Self::Payments, Self::Inventory, Self::Shipping, Self::Notifications];
+    pub const ALL: [Self; 7] = [
+        Self::Users,
+        Self::Orders,
+        Self::Payments,
+        Self::Inventory,
+        Self::Shipping,
+        Self::Notifications,
+        Self::Operations,
+    ];
 
-    /// Its name, which is that of its context.
+    /// Its name, which is that of its context; operations are spelled out.
     pub const fn name(self) -> &'static str {
-        self.context().token()
+        match self {
+            Self::Operations => "operations",
+            other => other.context().token(),
+        }
     }
 
     /// The context it owns.
@@ -64,6 +76,7 @@ impl Service {
             Self::Inventory => Context::Inventory,
             Self::Shipping => Context::Shipping,
             Self::Notifications => Context::Notifications,
+            Self::Operations => Context::Ops,
         }
     }
 
@@ -76,6 +89,7 @@ impl Service {
             Self::Inventory => 3004,
             Self::Shipping => 3005,
             Self::Notifications => 3006,
+            Self::Operations => 3008,
         }
     }
 }
@@ -115,6 +129,8 @@ pub struct Config {
     pub clock: Clock,
     /// Wraps the keys of personal data. The same in every process.
     pub master_key: MasterKey,
+    /// What each consumer does about a message that it cannot handle.
+    pub policies: Policies,
     /// Where the keys of access tokens are published; those kept beside the log are taken, unless it is said.
     pub jwks_url: Option<String>,
     /// Who is believed on whose behalf a request comes: gateways. This machine, unless it is said.
@@ -143,6 +159,7 @@ impl Config {
             outside: Outside::default(),
             clock: Clock::system(),
             master_key: MasterKey::generate(),
+            policies: Policies::default(),
             jwks_url: None,
             trusted_proxies: TrustedProxies::loopback(),
             users_calls: UsersCalls::default(),

@@ -109,6 +109,13 @@ impl Attempt {
         self.executor.execute(keys, self.metadata.clone(), run).await
     }
 
+    /// The same for a part of what is asked for: every part is a command of its own.
+    pub(crate) fn part(&self, what: impl fmt::Display) -> Self {
+        let command = CommandId::new(self.metadata.command.derive(&what.to_string()));
+        let metadata = Metadata { command, ..self.metadata.clone() };
+        Self { executor: self.executor.clone(), metadata, again: self.again }
+    }
+
     /// The log.
     pub(crate) fn store(&self) -> &EventStore {
         self.executor.store()

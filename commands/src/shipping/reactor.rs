@@ -4,6 +4,7 @@ use super::{CarrierGateway, Effect, Parcel, Shipment, cancel, give_up, react, sc
 use crate::{Decision, Executor, Key, reactor};
 use events::{Metadata, OrderId, payments::PaymentCharged};
 use nats::{Handler, KeyRing, Retry};
+use service::crash_point;
 use std::sync::Arc;
 
 /// What the reactions of shipping share.
@@ -49,7 +50,9 @@ impl Shipping {
             let giving_up = move |decision: &mut Decision| give_up(decision, order_id, order.workflow);
             return reactor::settle(self.executor.execute(vec![key.likely_new()], metadata, giving_up).await);
         };
+        crash_point("carrier.book.before", "shipping");
         let booked = self.carrier.book(order_id, &address, &order.items).await;
+        crash_point("carrier.book.after", "shipping");
         let answer = booked.map_err(|error| Retry(error.to_string()))?;
         let scheduling = move |decision: &mut Decision| schedule(decision, &order, &answer);
         let result = self.executor.execute(vec![key.likely_new()], metadata, scheduling).await;
@@ -65,7 +68,9 @@ impl Shipping {
     }
 
     async fn call_off(&self, order: OrderId) -> Result<&'static str, Retry> {
+        crash_point("carrier.cancel.before", "shipping");
         self.carrier.cancel(order).await.map_err(|error| Retry(error.to_string()))?;
+        crash_point("carrier.cancel.after", "shipping");
         Ok("called off")
     }
 }

@@ -21,7 +21,7 @@ use events::{
     users::{self, Preferences, UserCreated},
 };
 use nats::{
-    Connection, Durability, Filter, From, KeyRing, MasterKey, Reader, StoreOptions, Until,
+    Connection, Durability, Filter, From, KeyRing, MasterKey, Policies, Reader, StoreOptions, Until,
     server::{Binary, Config, Server},
 };
 use serde_json::{Value, json};
@@ -130,6 +130,7 @@ impl Shop {
         let environment = Environment {
             connection: connection.clone(),
             reactions: connect().await,
+            policies: Policies::default(),
             store: StoreOptions { timeout: Duration::from_secs(1), ..StoreOptions::default() },
             clock: clock.clone(),
             master_key: nats.master_key.clone(),
@@ -148,6 +149,7 @@ impl Shop {
             Context::Payments,
             Context::Shipping,
             Context::Notifications,
+            Context::Ops,
             Context::Users,
         ];
         let mut sides = Vec::new();

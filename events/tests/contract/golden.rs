@@ -6,6 +6,7 @@ use events::{
     fraud::AssessmentEvent,
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
     notifications::NotificationEvent,
+    ops::DeadLetterEvent,
     orders::OrderEvent,
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
@@ -34,6 +35,7 @@ fn rewritten(aggregate: Aggregate, fact: &FactType, version: u32, body: &[u8]) -
         Aggregate::Notification => of::<NotificationEvent>,
         Aggregate::User => of::<UserEvent>,
         Aggregate::Email => of::<EmailEvent>,
+        Aggregate::DeadLetter => of::<DeadLetterEvent>,
     };
     serde_json::from_slice(&write(fact, version, body)).unwrap()
 }

@@ -9,6 +9,7 @@ use events::{
         Shortage, Stock, StockReserved,
     },
     notifications::{Fault, Notice, NotificationEvent, NotificationFailed},
+    ops::DeadLetterEvent,
     orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, UserSnapshot, Workflow},
     payments::{AccountCredited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
@@ -220,6 +221,7 @@ fn written(fact: &Fact) -> (Aggregate, &'static FactType, Vec<u8>) {
         Fact::Notification(event) => of::<NotificationEvent>(Aggregate::Notification, event),
         Fact::User(event) => of::<UserEvent>(Aggregate::User, event),
         Fact::Email(event) => of::<EmailEvent>(Aggregate::Email, event),
+        Fact::DeadLetter(event) => of::<DeadLetterEvent>(Aggregate::DeadLetter, event),
     }
 }
 

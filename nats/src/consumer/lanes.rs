@@ -51,6 +51,13 @@ impl<T> Lanes<T> {
         None
     }
 
+    /// How many messages wait in a lane, and the sequence of the last one.
+    pub(super) fn waiting(&self, key: &Subject) -> (usize, Option<u64>) {
+        let lanes = self.lock();
+        let queue = lanes.get(key).map(|lane| &lane.queue);
+        (queue.map_or(0, VecDeque::len), queue.and_then(|queue| queue.back()).map(|(sequence, _)| *sequence))
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Subject, Lane<T>>> {
         // Every statement leaves the map valid.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -72,6 +79,7 @@ mod tests {
         assert!(!lanes.enter(&key, 9, "nine"));
         assert!(!lanes.enter(&key, 7, "seven, delivered late"));
         assert!(!lanes.enter(&key, 9, "nine again"));
+        assert_eq!(lanes.waiting(&key), (2, Some(9)));
         assert_eq!(lanes.next(&key), Some("seven, delivered late"));
         assert_eq!(lanes.next(&key), Some("nine"));
         assert_eq!(lanes.next(&key), None);

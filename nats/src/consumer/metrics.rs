@@ -18,6 +18,7 @@ pub struct ConsumerMetrics {
     lag: Family<Durable, Gauge>,
     failures: Family<Durable, Counter>,
     seconds: Family<Durable, Histogram>,
+    parked: Family<Durable, Gauge>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -31,6 +32,7 @@ impl Default for ConsumerMetrics {
             lag: Family::default(),
             failures: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_5, 2.0, 16))),
+            parked: Family::default(),
         }
     }
 }
@@ -43,11 +45,18 @@ impl ConsumerMetrics {
         registry.register("waybill_reaction_failures", "Reactions that had to be tried again", failures);
         let seconds = self.seconds.clone();
         registry.register("waybill_reaction_seconds", "From delivery to acknowledgement", seconds);
+        let parked = self.parked.clone();
+        registry.register("waybill_parked_keys", "Aggregates whose messages wait for an operator", parked);
     }
 
     pub(super) fn lag(&self, durable: &str, pending: u64) {
         let label = Durable { durable: durable.to_owned() };
         self.lag.get_or_create(&label).set(i64::try_from(pending).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn parked(&self, durable: &str, keys: usize) {
+        let label = Durable { durable: durable.to_owned() };
+        self.parked.get_or_create(&label).set(i64::try_from(keys).unwrap_or(i64::MAX));
     }
 
     pub(super) fn failed(&self, durable: &str) {

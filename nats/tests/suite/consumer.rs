@@ -3,8 +3,9 @@
 use crate::rig::{DEADLINE, Rig, command, event, item, soon, until};
 use async_nats::jetstream;
 use events::{Context, Subject};
-use nats::{Consumer, ConsumerMetrics, Handler, Manner, Recorded, Retry};
+use nats::{Consumer, ConsumerMetrics, Handler, Manner, Parking, Policy, Recorded, Retry};
 use prometheus_client::{encoding::text::encode, registry::Registry};
+use service::Clock;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex},
@@ -14,8 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 const DURABLE: &str = "test-inventory";
 
-fn consumer(rig: &Rig, metrics: &ConsumerMetrics) -> Consumer {
+async fn consumer(rig: &Rig, metrics: &ConsumerMetrics) -> Consumer {
+    let (store, clock) = (rig.store.clone(), Clock::system());
     Consumer {
+        policy: Policy::Retry,
+        parking: Parking::open(&rig.connection, store, clock, 1).await.unwrap(),
         connection: rig.connection.clone(),
         service: "test",
         context: Context::Inventory,
@@ -94,7 +98,7 @@ async fn order_holds_per_aggregate_and_aggregates_run_side_by_side() {
         })
     };
     let stop = CancellationToken::new();
-    let running = tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).run(handle, stop.clone()));
+    let running = tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).await.run(handle, stop.clone()));
     until("all are handled", async || seen.count() == 100).await;
     for of in &items {
         assert_eq!(seen.versions(of), (1..=10).collect::<Vec<_>>());
@@ -123,7 +127,7 @@ async fn what_was_not_finished_comes_again() {
     // A runtime of its own dies as a process does: with everything that runs in it.
     let dying = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let stop = CancellationToken::new();
-    dying.spawn(consumer(&rig, &ConsumerMetrics::default()).run(endless, stop.clone()));
+    dying.spawn(consumer(&rig, &ConsumerMetrics::default()).await.run(endless, stop.clone()));
     soon("the handler has it", entered.notified()).await;
     dying.shutdown_background();
     assert_eq!(unacknowledged(&rig).await.0, 1, "not acknowledged before it is done");
@@ -138,7 +142,7 @@ async fn what_was_not_finished_comes_again() {
             }
         })
     };
-    let running = tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).run(handle, stop.clone()));
+    let running = tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).await.run(handle, stop.clone()));
     until("it came again", async || seen.count() == 1).await;
     stop.cancel();
     soon("stop", running).await.unwrap();
@@ -172,7 +176,7 @@ async fn a_poisoned_aggregate_waits_alone() {
         })
     };
     let (stop, metrics) = (CancellationToken::new(), ConsumerMetrics::default());
-    let running = tokio::spawn(consumer(&rig, &metrics).run(handle, stop.clone()));
+    let running = tokio::spawn(consumer(&rig, &metrics).await.run(handle, stop.clone()));
     until("the others are through", async || {
         seen.versions(&items[2]).len() == 5 && seen.versions(&items[3]).len() == 5
     })
@@ -218,7 +222,7 @@ async fn a_message_without_a_type_is_poisoned_and_not_skipped() {
         })
     };
     let (stop, metrics) = (CancellationToken::new(), ConsumerMetrics::default());
-    let running = tokio::spawn(consumer(&rig, &metrics).run(handle, stop.clone()));
+    let running = tokio::spawn(consumer(&rig, &metrics).await.run(handle, stop.clone()));
     let mut registry = Registry::default();
     metrics.register(&mut registry);
     let counted = || {
@@ -249,7 +253,7 @@ async fn a_deleted_consumer_and_a_killed_server_are_survived() {
         })
     };
     let stop = CancellationToken::new();
-    let running = tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).run(handle, stop.clone()));
+    let running = tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).await.run(handle, stop.clone()));
     let through = async |version: u64| {
         until("through", async || items.iter().all(|of| seen.versions(of).last() == Some(&version))).await;
     };
@@ -275,8 +279,14 @@ async fn two_share_the_work_and_stopping_finishes_what_runs() {
     let items: Vec<Subject> = (0..60).map(|_| item()).collect();
     let counts: Arc<Mutex<HashMap<(usize, Subject), usize>>> = Arc::default();
     let (gate, stop) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
-    let workers: Vec<_> = (0..2)
-        .map(|worker| {
+    let both = [
+        consumer(&rig, &ConsumerMetrics::default()).await,
+        consumer(&rig, &ConsumerMetrics::default()).await,
+    ];
+    let workers: Vec<_> = both
+        .into_iter()
+        .enumerate()
+        .map(|(worker, consumer)| {
             let (counts, gate) = (Arc::clone(&counts), Arc::clone(&gate));
             let handle = handler(move |recorded| {
                 *counts.lock().unwrap().entry((worker, recorded.subject)).or_default() += 1;
@@ -286,7 +296,7 @@ async fn two_share_the_work_and_stopping_finishes_what_runs() {
                     Ok("done")
                 }
             });
-            tokio::spawn(consumer(&rig, &ConsumerMetrics::default()).run(handle, stop.clone()))
+            tokio::spawn(consumer.run(handle, stop.clone()))
         })
         .collect();
     let of = |worker: usize| counts.lock().unwrap().keys().filter(|(by, _)| *by == worker).count();
@@ -320,7 +330,7 @@ async fn who_tells_begins_now_and_what_fails_comes_again_later_without_holding_u
         first: std::time::Duration::from_millis(200),
         last: std::time::Duration::from_secs(1),
     };
-    let telling = Consumer { manner, ..consumer(&rig, &metrics) };
+    let telling = Consumer { manner, ..consumer(&rig, &metrics).await };
     telling.ensure().await.unwrap();
     fill(&rig, std::slice::from_ref(&of), 3, 4).await;
     let (seen, refused) = (Seen::default(), Arc::new(Mutex::new(0)));

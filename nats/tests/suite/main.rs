@@ -8,6 +8,8 @@ mod bucket;
 mod consumer;
 mod keyring;
 mod load;
+mod parking;
+mod parking_model;
 mod quota;
 mod reader;
 mod registry;

@@ -9,9 +9,17 @@ use tokio::sync::mpsc;
 /// Messages of a chunk at most.
 const CHUNK: usize = 500;
 
+/// A message that cannot be read.
+pub(super) struct Unreadable {
+    pub(super) message: Message,
+    pub(super) error: String,
+}
+
 /// Consecutive messages of one stream: their events that matter, and how far they reach.
 pub(super) struct Chunk {
     pub(super) events: Vec<Recorded>,
+    /// Those among them that cannot be read.
+    pub(super) unreadable: Vec<Unreadable>,
     /// The last message, which may be none of the events.
     pub(super) last: Position,
     /// When that was stored.
@@ -24,6 +32,7 @@ impl Chunk {
         if self.events.first().is_some_and(|first| first.position.sequence <= sequence) {
             self.events.retain(|recorded| recorded.position.sequence > sequence);
         }
+        self.unreadable.retain(|unreadable| unreadable.message.position.sequence > sequence);
     }
 }
 
@@ -112,9 +121,9 @@ impl Source {
         }
     }
 
-    /// Decodes and hands over. What stands before an event that cannot be decoded still goes.
+    /// Decodes and hands over. What cannot be decoded is parked; where that is not possible, what stands before it still goes.
     async fn hand_over(&mut self, messages: &[Message]) -> Result<(), Stop> {
-        let mut events = Vec::with_capacity(messages.len());
+        let (mut events, mut unreadable) = (Vec::with_capacity(messages.len()), Vec::new());
         let mut read = None;
         let mut stop = None;
         let within = |message: &&Message| self.bound.is_none_or(|bound| message.position.sequence <= bound);
@@ -122,6 +131,10 @@ impl Source {
             if self.projector.view.aggregates.contains(&message.subject.aggregate()) {
                 match message.record() {
                     Ok(recorded) => events.push(recorded),
+                    Err(error) if self.projector.parking.is_some() => {
+                        self.projector.metrics.failed(self.projector.view.name, "decode");
+                        unreadable.push(Unreadable { message: message.clone(), error: error.to_string() });
+                    }
                     Err(source) => {
                         let (position, kind) = (message.position, message.kind().to_owned());
                         stop = Some(Stop::Decode { position, kind, source });
@@ -132,7 +145,7 @@ impl Source {
             read = Some(message);
         }
         if let Some(message) = read {
-            let chunk = Chunk { events, last: message.position, stored: message.stored };
+            let chunk = Chunk { events, unreadable, last: message.position, stored: message.stored };
             self.out.send(chunk).await.map_err(|_| Stop::Gone)?;
             self.at = message.position;
             self.note(|stream| stream.fault = None);

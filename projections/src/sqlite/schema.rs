@@ -21,6 +21,14 @@ const OWN: &str = "
         stream TEXT NOT NULL,
         sequence INTEGER NOT NULL,
         PRIMARY KEY (projection, stream)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS waybill_parked (
+        projection TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        sequence INTEGER NOT NULL,
+        error TEXT NOT NULL,
+        asked INTEGER NOT NULL,
+        PRIMARY KEY (projection, subject)
     ) STRICT, WITHOUT ROWID;";
 
 /// SQLite's type. Identifiers are 16 bytes: half the size of their text, in every index.
@@ -85,6 +93,11 @@ pub(super) async fn ensure(
         .bind(view.name)
         .bind(model)
         .bind(tables.join(","))
+        .execute(&mut *transaction)
+        .await
+        .map_err(failed)?;
+    query("DELETE FROM waybill_parked WHERE projection = $1")
+        .bind(view.name)
         .execute(&mut *transaction)
         .await
         .map_err(failed)?;

@@ -27,7 +27,7 @@ use events::{
     AccountId, Aggregate, Context, Money, Sku, UserId,
     users::{Preferences, Role, UserCreated},
 };
-use nats::{Durability, KeyRing, StoreOptions, baseline::Template};
+use nats::{Durability, KeyRing, Policies, StoreOptions, baseline::Template};
 use serde_json::json;
 use service::{
     Metrics, Shutdown, auth,
@@ -161,6 +161,7 @@ async fn orders(stage: &Stage, users: String) -> Result<Router, Failure> {
     let env = Environment {
         connection: stage.connection.clone(),
         reactions: stage.connection.clone(),
+        policies: Policies::default(),
         store: StoreOptions { durability: stage.durability, ..StoreOptions::default() },
         clock: stage.clock.clone(),
         master_key: stage.master_key.clone(),

@@ -56,8 +56,8 @@ async fn project(stage: &Stage, events: u64, round: usize) -> Result<Sample, Fai
     let started = Instant::now();
     let counters = ProjectionMetrics::new(&metrics);
     let clock = stage.clock.clone();
-    let running =
-        Projections::start(view, &stage.connection, &file, clock, &metrics, counters, &shutdown).await?;
+    let feed = projections::Feed { connection: stage.connection.clone(), parking: None };
+    let running = Projections::start(view, &feed, &file, clock, &metrics, counters, &shutdown).await?;
     let last = Position { context: Context::Orders, sequence: events };
     let mut progress = running.progress();
     progress.wait_for(|progress| progress.has(last) == Some(true)).await?;

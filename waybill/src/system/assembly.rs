@@ -4,8 +4,8 @@ use super::{Config, Service};
 use crate::{calls::UsersCalls, failure::Failure};
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
-use nats::{Connection, KeyRing, Registry, RegistryOptions, StoreMetrics, StoreOptions};
-use projections::{ProjectionMetrics, Projections, View};
+use nats::{Connection, EventStore, KeyRing, Parking, Registry, RegistryOptions, StoreMetrics, StoreOptions};
+use projections::{Feed, ProjectionMetrics, Projections, View};
 use serde_json::{Map, Value};
 use service::{
     Check, Metrics, Probes, Shutdown,
@@ -34,6 +34,7 @@ pub(super) async fn assemble(
         connection: writing.clone(),
         reactions: connect(config, service, "reactions").await?,
         store: store_options(config, &metrics),
+        policies: config.policies.clone(),
         clock: config.clock.clone(),
         master_key: config.master_key.clone(),
         keys: keys.clone(),
@@ -46,26 +47,40 @@ pub(super) async fn assemble(
     let build = WriteSide::build(service.context(), &environment, &metrics);
     let mut write_side = Box::pin(build).await?;
     write_side.react(shutdown);
-    let view = View::of(service.name()).ok_or_else(|| format!("{service} has no read model"))?;
-    let file = config.data.join(format!("{service}.sqlite"));
-    let counters = ProjectionMetrics::new(&metrics);
-    let clock = config.clock.clone();
-    let read_side = Projections::start(view, &reading, &file, clock, &metrics, counters, shutdown).await?;
+    // Operations answer from what consumers keep of their failures, not from a read model.
+    let mut read_side = None;
+    if let Some(view) = View::of(service.name()) {
+        let file = config.data.join(format!("{service}.sqlite"));
+        let (counters, clock) = (ProjectionMetrics::new(&metrics), config.clock.clone());
+        let feed = feed(&environment, reading).await?;
+        let started = Projections::start(view, &feed, &file, clock, &metrics, counters, shutdown).await?;
+        read_side = Some(started);
+    }
 
-    let (paths, mut api) = write_side.http.merge(read_side.router(keys)).split_for_parts();
+    let queries = read_side.as_ref().map(|read_side| read_side.router(keys)).unwrap_or_default();
+    let (paths, mut api) = write_side.http.merge(queries).split_for_parts();
     auth::document(&mut api);
     api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
     let leaving = shutdown.leaving();
     let stays = move || if leaving.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) };
-    let probes = probes(service, config, &writing, metrics)
-        .check("projections", read_side.check())
-        .check("process", Arc::new(stays));
+    let mut probes = probes(service, config, &writing, metrics).check("process", Arc::new(stays));
+    if let Some(read_side) = &read_side {
+        probes = probes.check("projections", read_side.check());
+    }
     let ready = probes.ready();
     let operators = auth::restrict(breakers.routes(), Role::Operator);
     let router =
         paths.merge(probes.routes()).merge(operators).route("/openapi.json", get(async move || Json(api)));
     let router = auth::layer(router, verifier(config, &writing).await?);
     Ok((service::http::layers(service.name(), router, config.clock.clone()), ready))
+}
+
+/// What read models are made of.
+async fn feed(environment: &Environment, connection: Connection) -> Result<Feed, Failure> {
+    let store = EventStore::new(&connection, environment.store.clone());
+    let replicas = environment.store.replicas;
+    let parking = Parking::open(&connection, store, environment.clock.clone(), replicas).await?;
+    Ok(Feed { connection, parking: Some(parking) })
 }
 
 /// How orders ask for their customers: whichever instance of the users service is known, through a breaker.

@@ -1,0 +1,265 @@
+//! Parking against a model: whatever arrives, fails, is asked for and dies, in any order, every aggregate's messages are
+//! handled in order, none is lost, and none is handled twice unless somebody died.
+//!
+//! Every step waits until the consumer has done what the model says, so that with two workers the order is that of the
+//! model: what two processes do with two messages that are under way at once is not promised (ADR 16).
+
+use crate::{
+    parking::{Running, World, add, discard, letter, retry, start_at},
+    rig::{Rig, item, until},
+};
+use events::Subject;
+use proptest::{prelude::*, sample::select};
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest, prop_state_machine};
+use std::collections::BTreeSet;
+use tokio::runtime::Runtime;
+
+const KEYS: usize = 3;
+const WORKERS: usize = 2;
+
+/// What an operator asked for, and of which version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Retry(u64),
+    Discard(u64),
+}
+
+/// One aggregate as it should be.
+#[derive(Clone, Debug, Default)]
+struct Key {
+    arrived: u64,
+    poisoned: BTreeSet<u64>,
+    parked: Option<u64>,
+    asked: Vec<Asked>,
+    done: u64,
+    handled: Vec<u64>,
+}
+
+impl Key {
+    /// What workers do until there is nothing left to do.
+    fn run(&mut self) {
+        for asked in std::mem::take(&mut self.asked) {
+            self.flow();
+            match asked {
+                Asked::Retry(version)
+                    if self.parked == Some(version) && !self.poisoned.contains(&version) =>
+                {
+                    self.handled.push(version);
+                    (self.done, self.parked) = (version, None);
+                }
+                Asked::Discard(version) if self.parked == Some(version) => {
+                    (self.done, self.parked) = (version, None);
+                }
+                Asked::Retry(_) | Asked::Discard(_) => {}
+            }
+        }
+        self.flow();
+    }
+
+    fn flow(&mut self) {
+        while self.parked.is_none() && self.done < self.arrived {
+            let next = self.done + 1;
+            if self.poisoned.contains(&next) {
+                self.parked = Some(next);
+            } else {
+                self.handled.push(next);
+                self.done = next;
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Model {
+    keys: [Key; KEYS],
+    alive: [bool; WORKERS],
+    /// Whether somebody may have died between doing something and saying so.
+    died: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A message arrives, perhaps one that cannot be handled.
+    Arrive(usize, bool),
+    /// What could not be handled now can be.
+    Heal(usize),
+    Retry(usize),
+    Discard(usize),
+    /// A worker is killed while nothing happens.
+    Kill(usize),
+    /// A worker is killed right after something was asked for.
+    RetryAndKill(usize, usize),
+    Start(usize),
+}
+
+impl ReferenceStateMachine for Model {
+    type State = Self;
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<Self> {
+        Just(Self::default()).boxed()
+    }
+
+    fn transitions(_: &Self) -> BoxedStrategy<Step> {
+        let key = || select((0..KEYS).collect::<Vec<_>>());
+        let worker = || select((0..WORKERS).collect::<Vec<_>>());
+        prop_oneof![
+            12 => (key(), prop::bool::weighted(0.3)).prop_map(|(key, poisoned)| Step::Arrive(key, poisoned)),
+            4 => key().prop_map(Step::Heal),
+            4 => key().prop_map(Step::Retry),
+            2 => key().prop_map(Step::Discard),
+            1 => worker().prop_map(Step::Kill),
+            1 => (key(), worker()).prop_map(|(key, worker)| Step::RetryAndKill(key, worker)),
+            4 => worker().prop_map(Step::Start),
+        ]
+        .boxed()
+    }
+
+    fn preconditions(model: &Self, step: &Step) -> bool {
+        match step {
+            Step::Retry(key) | Step::Discard(key) => model.keys[*key].parked.is_some(),
+            Step::RetryAndKill(key, worker) => model.keys[*key].parked.is_some() && model.alive[*worker],
+            Step::Kill(worker) => model.alive[*worker],
+            Step::Start(worker) => !model.alive[*worker],
+            Step::Arrive(..) | Step::Heal(_) => true,
+        }
+    }
+
+    fn apply(mut model: Self, step: &Step) -> Self {
+        match *step {
+            Step::Arrive(key, poisoned) => {
+                let key = &mut model.keys[key];
+                key.arrived += 1;
+                if poisoned {
+                    key.poisoned.insert(key.arrived);
+                }
+            }
+            Step::Heal(key) => {
+                model.keys[key].poisoned.pop_first();
+            }
+            Step::Retry(key) => model.ask(key, Asked::Retry),
+            Step::Discard(key) => model.ask(key, Asked::Discard),
+            Step::Kill(worker) => model.alive[worker] = false,
+            Step::RetryAndKill(key, worker) => {
+                model.ask(key, Asked::Retry);
+                (model.alive[worker], model.died) = (false, true);
+            }
+            Step::Start(worker) => model.alive[worker] = true,
+        }
+        if model.alive.contains(&true) {
+            model.keys.iter_mut().for_each(Key::run);
+        }
+        model
+    }
+}
+
+impl Model {
+    fn ask(&mut self, key: usize, asked: fn(u64) -> Asked) {
+        let key = &mut self.keys[key];
+        key.asked.extend(key.parked.map(asked));
+    }
+}
+
+struct Real {
+    runtime: Runtime,
+    rig: Rig,
+    world: World,
+    items: [Subject; KEYS],
+    workers: [Option<Worker>; WORKERS],
+}
+
+/// A worker in a runtime of its own, which dies as a process does: with everything that runs in it.
+struct Worker(Runtime, #[expect(dead_code, reason = "runs as long as it is kept")] Running);
+
+impl Real {
+    /// Whether an aggregate is as the model says.
+    async fn agrees(&self, key: usize, model: &Model) -> bool {
+        let (of, expected) = (&self.items[key], &model.keys[key]);
+        let mut handled = self.world.handled(of);
+        if model.died {
+            let mut seen = BTreeSet::new();
+            handled.retain(|version| seen.insert(*version));
+        }
+        if handled != expected.handled {
+            return false;
+        }
+        let parked = letter(&self.rig, of).await;
+        let error = expected.parked.map(|version| format!("version {version} is poisoned"));
+        parked.map(|letter| letter.failure.error) == error
+    }
+
+    fn ask(&self, key: usize, how: impl AsyncFnOnce(&Rig, &nats::DeadLetter)) {
+        self.runtime.block_on(async {
+            // While nobody works it may be asked for twice.
+            if let Some(letter) = letter(&self.rig, &self.items[key]).await {
+                how(&self.rig, &letter).await;
+            }
+        });
+    }
+
+    fn kill(&mut self, worker: usize) {
+        if let Some(Worker(runtime, _)) = self.workers[worker].take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+impl StateMachineTest for Real {
+    type SystemUnderTest = Self;
+    type Reference = Model;
+
+    fn init_test(_: &Model) -> Self {
+        let runtime = runtime();
+        let rig = runtime.block_on(Rig::start());
+        Self { runtime, rig, world: World::default(), items: [item(), item(), item()], workers: [None, None] }
+    }
+
+    fn apply(mut real: Self, model: &Model, step: Step) -> Self {
+        match step {
+            Step::Arrive(key, poisoned) => {
+                let version = model.keys[key].arrived;
+                if poisoned {
+                    real.world.poison(&real.items[key], version);
+                }
+                real.runtime.block_on(add(&real.rig, &real.items[key], version..=version));
+            }
+            Step::Heal(key) => real.world.heal_all_but(&real.items[key], &model.keys[key].poisoned),
+            Step::Retry(key) => real.ask(key, retry),
+            Step::Discard(key) => real.ask(key, discard),
+            Step::Kill(worker) => real.kill(worker),
+            Step::RetryAndKill(key, worker) => {
+                real.ask(key, retry);
+                real.kill(worker);
+            }
+            Step::Start(worker) => {
+                let own = runtime();
+                let running = own.block_on(start_at(&real.rig.server.url(), &real.world, "park:2"));
+                real.workers[worker] = Some(Worker(own, running));
+            }
+        }
+        if model.alive.contains(&true) {
+            real.runtime.block_on(async {
+                for key in 0..KEYS {
+                    let what = format!("{key} becomes {:?}", model.keys[key]);
+                    until(&what, async || real.agrees(key, model).await).await;
+                }
+            });
+        }
+        real
+    }
+
+    fn teardown(mut real: Self, _: Model) {
+        (0..WORKERS).for_each(|worker| real.kill(worker));
+    }
+}
+
+prop_state_machine! {
+    #![proptest_config(ProptestConfig { cases: 12, max_shrink_iters: 0, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn parking_never_loses_or_reorders(sequential 10..30 => Real);
+}

@@ -1,0 +1,180 @@
+//! Keys that wait: an event that cannot be read is parked, later events of its aggregate queue behind it, all others flow.
+//!
+//! The checkpoint goes past them in the same transaction that records them. What waits is what the stream holds of the
+//! aggregate between the event that failed and the checkpoint. When an operator asks for it, all of it is applied in one
+//! transaction with the end of its record: once, and in order.
+
+use super::{Interruption, Projector, source::Unreadable};
+use crate::{
+    Changes,
+    sqlite::{Commit, Parked, Writer},
+};
+use events::{Context, Position, Subject};
+use nats::{Asked, Filter, From, Message, Parking, Reader, ReplayError, Until};
+use std::collections::{HashMap, HashSet};
+use tokio::sync::mpsc;
+
+/// Messages read at once when a key is brought back.
+const BATCH: usize = 500;
+const OPERATORS: [&str; 3] = ["deadletter.retried", "deadletter.discarded", "deadletter.resolved"];
+
+/// What waits, as a session knows it.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// From which sequence on the events of an aggregate wait.
+    keys: HashMap<Subject, Parked>,
+    /// Those that operators have not been shown.
+    unseen: HashSet<Subject>,
+}
+
+impl Waiting {
+    /// As the tables have it.
+    pub(super) async fn load(&mut self, writer: &mut Writer) -> Result<(), Interruption> {
+        self.keys =
+            writer.parked().await?.into_iter().map(|parked| (parked.subject.clone(), parked)).collect();
+        self.unseen = self.keys.keys().cloned().collect();
+        Ok(())
+    }
+
+    /// Whether an event waits behind one that could not be read.
+    pub(super) fn holds(&self, subject: &Subject, sequence: u64) -> bool {
+        !self.keys.is_empty() && self.keys.get(subject).is_some_and(|parked| parked.sequence <= sequence)
+    }
+
+    /// An event cannot be read; whether nothing of its aggregate waited before.
+    pub(super) fn park(&mut self, unreadable: &Unreadable) -> Option<Parked> {
+        let Unreadable { message, error } = unreadable;
+        if self.holds(&message.subject, message.position.sequence) {
+            return None;
+        }
+        let (subject, sequence) = (message.subject.clone(), message.position.sequence);
+        let parked = Parked { subject: subject.clone(), sequence, error: error.clone(), asked: 0 };
+        self.unseen.insert(subject.clone());
+        self.keys.insert(subject, parked.clone());
+        Some(parked)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.keys.len()
+    }
+}
+
+/// Tells when operators asked for something; the first time at once, for what was asked before.
+pub(super) async fn listen(connection: nats::Connection, asked: mpsc::Sender<()>) {
+    loop {
+        let filter = Filter { kinds: OPERATORS.map(str::to_owned).to_vec(), ..Filter::default() };
+        if let Ok(mut reader) =
+            Reader::open(&connection, Context::Ops, From::Now, Until::Forever, filter).await
+        {
+            let _ = asked.try_send(());
+            while reader.next_batch(BATCH).await.is_ok_and(|batch| !batch.is_empty()) {
+                // One that waits already says the same.
+                let _ = asked.try_send(());
+            }
+        }
+        tokio::time::sleep(super::LAST_RETRY).await;
+    }
+}
+
+impl Projector {
+    /// What operators call this projection among the consumers.
+    fn consumer(&self) -> String {
+        format!("{}-projection", self.view.name)
+    }
+
+    /// Shows operators what waits; what cannot be shown now is shown later.
+    pub(super) async fn announce(&self, waiting: &mut Waiting) {
+        let Some(parking) = &self.parking else { return };
+        for subject in waiting.unseen.clone() {
+            let Some(parked) = waiting.keys.get(&subject) else { continue };
+            let (error, sequence) = (parked.error.clone(), parked.sequence);
+            let message = self.messages(&subject, sequence, sequence).await;
+            let Ok([message]) = message.as_deref() else { continue };
+            let said = parking.announce(self.view.name, &self.consumer(), message, error, false).await;
+            match said {
+                Ok(()) => waiting.unseen.remove(&subject),
+                Err(error) => {
+                    tracing::warn!(projection = self.view.name, %error, "operators are not shown what waits");
+                    return;
+                }
+            };
+        }
+    }
+
+    /// Does what operators have asked for since it was looked at the last time.
+    pub(super) async fn bring_back(
+        &self,
+        writer: &mut Writer,
+        waiting: &mut Waiting,
+    ) -> Result<(), Interruption> {
+        let Some(parking) = &self.parking else { return Ok(()) };
+        for parked in waiting.keys.values().cloned().collect::<Vec<_>>() {
+            let asked = parking.asked(&self.consumer(), &parked.subject).await;
+            let asked = asked.map_err(|error| Interruption::Operations(error.into()))?;
+            let Some(asked) = asked.filter(|asked| asked.at > parked.asked) else { continue };
+            self.bring_back_one(writer, parking, &parked, asked).await?;
+        }
+        waiting.load(writer).await
+    }
+
+    async fn bring_back_one(
+        &self,
+        writer: &mut Writer,
+        parking: &Parking,
+        parked: &Parked,
+        asked: Asked,
+    ) -> Result<(), Interruption> {
+        let context = parked.subject.context();
+        let at = self.progress.borrow().stream(context).map_or(0, |stream| stream.position.sequence);
+        let messages = self.messages(&parked.subject, parked.sequence, at).await?;
+        let (mut changes, mut still) = (Changes::default(), None);
+        for message in &messages {
+            if asked.discard == Some(message.position.sequence) {
+                continue;
+            }
+            match message.record() {
+                Ok(recorded) => (self.view.project)(&recorded, &mut changes),
+                Err(error) => {
+                    let (sequence, error) = (message.position.sequence, error.to_string());
+                    still = Some((message, Parked { sequence, error, asked: asked.at, ..parked.clone() }));
+                    break;
+                }
+            }
+        }
+        let after = still.as_ref().map(|(_, parked)| parked);
+        let checkpoint = Position { context, sequence: at };
+        if writer.bring_back(changes, checkpoint, parked, after).await? == Commit::Lost {
+            // Another projector was faster: what it left is looked at again.
+            return Err(Interruption::Overtaken);
+        }
+        let (projection, subject, service) = (self.view.name, &parked.subject, self.view.name);
+        let said = match still {
+            None => {
+                tracing::info!(projection, %subject, "what waited is in the tables");
+                parking.withdraw(service, &self.consumer(), subject).await
+            }
+            Some((message, still)) => {
+                tracing::error!(projection, %subject, error = still.error, "an event still cannot be read");
+                parking.announce(service, &self.consumer(), message, still.error, true).await
+            }
+        };
+        said.map_err(|error| Interruption::Operations(error.into()))
+    }
+
+    /// The messages of an aggregate in a part of its stream.
+    async fn messages(&self, subject: &Subject, from: u64, to: u64) -> Result<Vec<Message>, ReplayError> {
+        let filter = Filter { subject: Some(subject.to_string()), ..Filter::default() };
+        let context = subject.context();
+        let mut reader =
+            Reader::open(&self.connection, context, From::Sequence(from), Until::End, filter).await?;
+        let mut messages = Vec::new();
+        loop {
+            let batch = reader.next_batch(BATCH).await?;
+            let (read, before) = (batch.len(), messages.len());
+            messages.extend(batch.into_iter().take_while(|message| message.position.sequence <= to));
+            if read == 0 || messages.len() < before + read {
+                return Ok(messages);
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Crash points: places where a test lets the process die as by `kill -9`, before and after whatever stores, sends or
+//! acknowledges. Without the feature `failpoints` they are nothing at all, and a release build cannot have it.
+//!
+//! `WAYBILL_CRASH_AT=<point>@<scope>:<count>` dies when that point is passed for the count-th time;
+//! `WAYBILL_CRASH_LIST=<file>` writes down every point the first time it is passed.
+
+#[cfg(all(feature = "failpoints", not(debug_assertions)))]
+compile_error!("crash points are for tests: a release build has none");
+
+/// A place where the process may be made to die. `scope` tells apart who passes it: a stream, a consumer.
+#[cfg(not(feature = "failpoints"))]
+#[inline]
+pub fn crash_point(_point: &'static str, _scope: &str) {}
+
+#[cfg(feature = "failpoints")]
+pub use armed::crash_point;
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::{
+        collections::HashSet,
+        env, fs,
+        io::Write,
+        sync::{LazyLock, Mutex, PoisonError},
+    };
+
+    /// What the environment asks for.
+    struct Armed {
+        /// The point with its scope, and how often it has to be passed still.
+        at: Option<(String, Mutex<u32>)>,
+        list: Option<(String, Mutex<HashSet<String>>)>,
+    }
+
+    static ARMED: LazyLock<Armed> = LazyLock::new(|| {
+        let at = env::var("WAYBILL_CRASH_AT").ok().and_then(|text| {
+            let (name, count) = text.rsplit_once(':')?;
+            Some((name.to_owned(), Mutex::new(count.parse().ok()?)))
+        });
+        let list = env::var("WAYBILL_CRASH_LIST").ok().map(|file| (file, Mutex::default()));
+        Armed { at, list }
+    });
+
+    /// A place where the process may be made to die. `scope` tells apart who passes it: a stream, a consumer.
+    pub fn crash_point(point: &'static str, scope: &str) {
+        if let Some((at, left)) = &ARMED.at
+            && at.split_once('@') == Some((point, scope))
+        {
+            let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                // Nothing is flushed, dropped or told.
+                std::process::abort();
+            }
+        }
+        if let Some((file, seen)) = &ARMED.list {
+            let name = format!("{point}@{scope}");
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.insert(name.clone())
+                && let Ok(mut file) = fs::File::options().append(true).create(true).open(file)
+            {
+                // A list that is not written is an empty matrix, which fails.
+                let _ = writeln!(file, "{name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Killed at every step of parking, and at every step of a retry: every message that was parked is handled once, in the end.
+
+use crate::{cell::Shop, end};
+use nats::Connection;
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use waybill::{api::Api, system::Service};
+use waybill_tests::{Process, eventually, settled};
+
+const DOWN: &[&str] = &["--log", "off", "--carrier", "down", "--on-failure", "park:2"];
+const UP: &[&str] = &["--log", "off", "--on-failure", "park:2"];
+const CONSUMER: &str = "shipping-payments";
+
+/// Where it is killed while a message is being parked: the record, the fact, the acknowledgement.
+const PARKING: &[&str] = &[
+    "bucket.before@PARKED:1",
+    "bucket.after@PARKED:1",
+    "append.before@OPS:1",
+    "append.after@OPS:1",
+    "acknowledge.before@shipping-payments:1",
+    "acknowledge.after@shipping-payments:1",
+];
+
+/// Where it is killed while a message is brought back: the request, what was done, the end of the record, the fact, the
+/// acknowledgement of the request.
+const RETRYING: &[&str] = &[
+    "append.before@OPS:1",
+    "append.after@OPS:1",
+    "append.before@SHIPPING:1",
+    "append.after@SHIPPING:1",
+    "bucket.before@PARKED:1",
+    "bucket.after@PARKED:1",
+    "bucket.before@PARKED:2",
+    "bucket.after@PARKED:2",
+    "append.before@OPS:2",
+    "append.after@OPS:2",
+    "acknowledge.before@shipping-payments-ops:1",
+    "acknowledge.after@shipping-payments-ops:1",
+];
+
+/// What is killed gets there, or never will.
+const REACHED_WITHIN: Duration = Duration::from_secs(45);
+/// A message that was under way in a process that died comes again after half a minute.
+const SOON: Duration = Duration::from_mins(3);
+
+/// The dead letters of the consumer, oldest first.
+async fn letters(api: &Api) -> Option<Vec<Value>> {
+    let all = api.get(Service::Operations, "/ops/dead-letters").await.ok()?.body;
+    let groups = all["groups"].as_array()?.iter().filter(|group| group["consumer"] == CONSUMER);
+    Some(groups.flat_map(|group| group["letters"].as_array().cloned().unwrap_or_default()).collect())
+}
+
+/// Runs until it is killed at a point; whether it was.
+async fn killed(process: &mut Process, what: impl Future<Output = ()>) -> bool {
+    let started = Instant::now();
+    let mut what = std::pin::pin!(what);
+    let mut over = false;
+    while !process.has_ended() && started.elapsed() < REACHED_WITHIN {
+        tokio::select! {
+            () = &mut what, if !over => over = true,
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+        }
+    }
+    process.has_ended()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_it_is_killed_what_was_parked_is_brought_back_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::dev(&folder.path().join("data"), DOWN).await.unwrap();
+    let shop = Shop::open(&process).await;
+    let mut table = Vec::new();
+    let mut customers = Vec::new();
+    for at in PARKING {
+        end(&mut process).await;
+        assert!(process.again_with(DOWN, &[("WAYBILL_CRASH_AT", at)]).await.unwrap(), "{at}");
+        shop.moved(&process);
+        customers.push(shop.orders(at, RETRYING.len().div_ceil(PARKING.len())));
+        table.push(("parking", *at, killed(&mut process, async {}).await));
+    }
+    end(&mut process).await;
+    process.again(DOWN).await.unwrap();
+    shop.moved(&process);
+    let mut orders = 0;
+    for customer in customers {
+        orders += customer.await.unwrap();
+    }
+    assert!(orders >= RETRYING.len());
+    let api = process.api.clone();
+    let parked = eventually("all are parked", SOON, async || {
+        letters(&api).await.filter(|letters| letters.len() == orders)
+    })
+    .await;
+
+    let ids: Vec<_> = parked.iter().map(|letter| letter["id"].as_str().unwrap().to_owned()).collect();
+    for (at, id) in RETRYING.iter().zip(&ids) {
+        end(&mut process).await;
+        if !process.again_with(UP, &[("WAYBILL_CRASH_AT", at)]).await.unwrap() {
+            // What an earlier one left behind got there first.
+            table.push(("retrying", *at, true));
+            continue;
+        }
+        let api = process.api.clone();
+        let asking = async {
+            let _ =
+                api.post(Service::Operations, &format!("/ops/dead-letters/{id}/retry"), at, &json!({})).await;
+        };
+        table.push(("retrying", *at, killed(&mut process, asking).await));
+    }
+    end(&mut process).await;
+    process.again(UP).await.unwrap();
+    let api = process.api.clone();
+    for (number, id) in ids.iter().enumerate() {
+        // Asked for again where nobody knows whether it was heard; what was resolved meanwhile is not there.
+        let path = format!("/ops/dead-letters/{id}/retry");
+        let answer =
+            api.post(Service::Operations, &path, &format!("again-{number}"), &json!({})).await.unwrap();
+        assert!([202, 404].contains(&answer.status), "{answer:?}");
+    }
+    eventually("nothing waits any more", SOON, async || letters(&api).await.filter(Vec::is_empty)).await;
+    let connection = Connection::connect(&process.nats_url, "test").await.unwrap();
+    let audit = settled(&connection, &process.api).await.unwrap();
+    assert_eq!(audit.ends(), [("completed", orders)].into());
+    println!("dead letters: killed at\n");
+    for (phase, at, reached) in &table {
+        println!("  {phase:<9} {at:<46} {}", if *reached { "green" } else { "RED: never reached" });
+    }
+    assert!(table.iter().all(|(_, _, reached)| *reached), "every cell was killed where it should be");
+    process.stop().await.unwrap();
+}

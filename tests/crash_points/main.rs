@@ -1,0 +1,143 @@
+//! The matrix of crash points: the executable is killed at every place that stores, sends or acknowledges, before and
+//! after it, while orders of every kind are under way. Whatever the place, every order ends once, what was done is done or
+//! undone as a whole, stock and money are conserved, and the read models are the fold of the log.
+//!
+//! One nats-server for all cells: what one cell leaves behind is part of the next one's work. Needs the executable with
+//! its crash points: `cargo build -p waybill --features failpoints`.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
+#![expect(clippy::large_futures, reason = "tests have room for their futures")]
+
+mod cell;
+mod dead_letters;
+
+use cell::Shop;
+use nats::{Connection, From};
+use projections::{View, sqlite::Database};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+use waybill::audit::Audit;
+use waybill_tests::{Process, eventually, settled};
+
+/// How orders are carried through, and the flags that say so. One line for each way there is.
+const WORKFLOWS: &[(&str, &[&str])] = &[("choreography", &["--log", "error"])];
+
+/// Points that orders never pass: what a consumer could not handle, and what an operator does about it.
+const ELSEWHERE: &[&str] = &[];
+
+/// A point is passed, or never will be, after so long.
+const REACHED_WITHIN: Duration = Duration::from_secs(45);
+
+/// The names of all crash points in the sources.
+fn in_sources() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut folders: Vec<_> =
+        ["nats/src", "commands/src", "projections/src"].map(|folder| root.join(folder)).to_vec();
+    let mut found = BTreeSet::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(path).unwrap();
+            let names = text.split("crash_point(\"").skip(1).filter_map(|rest| rest.split('"').next());
+            found.extend(names.map(str::to_owned));
+        }
+    }
+    assert!(found.len() > 8, "the points are as this test knows them: {found:?}");
+    found
+}
+
+/// Every point that orders pass, with who passes it: noted by a run in which nobody dies.
+async fn passed(process: &mut Process, shop: &Shop, flags: &[&str], list: &Path) -> BTreeSet<String> {
+    process.kill().await.unwrap();
+    let env = [("WAYBILL_CRASH_LIST", list.to_str().unwrap())];
+    assert!(process.again_with(flags, &env).await.unwrap());
+    shop.moved(process);
+    shop.customer("discovery").await.unwrap();
+    let connection = Connection::connect(&process.nats_url, "test").await.unwrap();
+    settled(&connection, &process.api).await.unwrap();
+    let listed = fs::read_to_string(list).expect("the executable has crash points: build it with them");
+    listed.lines().map(str::to_owned).collect()
+}
+
+/// It runs no more.
+async fn end(process: &mut Process) {
+    if !process.has_ended() {
+        process.kill().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wherever_it_is_killed_every_order_ends_once() {
+    for (workflow, flags) in WORKFLOWS {
+        matrix(workflow, flags).await;
+    }
+}
+
+async fn matrix(workflow: &str, flags: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut process = Process::dev(&data, flags).await.unwrap();
+    let shop = Shop::open(&process).await;
+    let points = passed(&mut process, &shop, flags, &folder.path().join("points")).await;
+    let names: BTreeSet<_> = points.iter().filter_map(|point| point.split('@').next()).collect();
+    let never: Vec<_> = in_sources().into_iter().filter(|name| !names.contains(&**name)).collect();
+    assert_eq!(never, ELSEWHERE, "points that no order passes");
+
+    let mut cells = Vec::new();
+    for point in &points {
+        let at = format!("{point}:1");
+        end(&mut process).await;
+        let started = Instant::now();
+        let ready = process.again_with(flags, &[("WAYBILL_CRASH_AT", &at)]).await.unwrap();
+        if ready {
+            shop.moved(&process);
+        }
+        let customer = shop.customer(point);
+        let deadline = Instant::now() + REACHED_WITHIN;
+        while !process.has_ended() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cells.push((point.clone(), customer, process.has_ended(), started.elapsed()));
+    }
+    end(&mut process).await;
+    process.again(flags).await.unwrap();
+    shop.moved(&process);
+
+    let mut orders = BTreeMap::new();
+    let mut reached = BTreeMap::new();
+    for (point, customer, ended, took) in cells {
+        orders.insert(point.clone(), customer.await.unwrap());
+        reached.insert(point, (ended, took));
+    }
+    let connection = Connection::connect(&process.nats_url, "test").await.unwrap();
+    let verdict = eventually("everything settles, or never will", Duration::from_mins(2), async || {
+        let audit = Audit::of_log(&connection, From::Start).await.ok()?;
+        let mut faults = audit.faults();
+        faults.extend(audit.differences(&process.api).await.ok()?);
+        faults.is_empty().then_some(audit)
+    })
+    .await;
+    assert_eq!(verdict.orders(), cell::ORDERS * (points.len() + 1), "every key has an order of its own");
+    for view in View::ALL {
+        let live = data.join("views").join(format!("{}.sqlite", view.name));
+        let live = Database::open(&live, view).await.unwrap();
+        let scratch = folder.path().join(format!("{}.sqlite", view.name));
+        let differences = projections::verify(view, &connection, &live, &scratch).await.unwrap();
+        assert!(differences.is_empty(), "{}: {differences:?}", view.name);
+    }
+    println!("{workflow}: killed at\n");
+    for (point, (ended, took)) in &reached {
+        let verdict = if *ended { "green" } else { "RED: never reached" };
+        println!("  {point:<44} {:>4} orders  {:>5.1} s  {verdict}", orders[point], took.as_secs_f64());
+    }
+    assert!(reached.values().all(|(ended, _)| *ended), "every cell was killed where it should be");
+    process.stop().await.unwrap();
+}
