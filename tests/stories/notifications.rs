@@ -278,7 +278,8 @@ async fn what_is_delivered_again_is_not_told_again() {
         let name = format!("notifications-{channel}-orders");
         let gone = request(&url, &format!("$JS.API.CONSUMER.DELETE.ORDERS.{name}"), "").await.unwrap();
         assert_eq!(gone["success"], true, "{gone}");
-        let config = json!({ "durable_name": name, "name": name, "deliver_policy": "all", "ack_policy": "explicit" });
+        let config =
+            json!({ "durable_name": name, "name": name, "deliver_policy": "all", "ack_policy": "explicit" });
         let body = json!({ "stream_name": "ORDERS", "config": config }).to_string();
         let made = request(&url, &format!("$JS.API.CONSUMER.CREATE.ORDERS.{name}"), &body).await.unwrap();
         assert!(made["num_pending"].as_u64().is_some_and(|pending| pending >= 2), "{made}");
