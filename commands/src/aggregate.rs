@@ -16,7 +16,7 @@ pub trait Aggregate: Sized + 'static {
     /// What is remembered between events. `Default` is the state before the first event.
     type State: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static;
     /// What can be asked.
-    type Command: Clone;
+    type Command: Clone + 'static;
     /// What can happen.
     type Event: DomainEvent;
     /// Why it can refuse.

@@ -1,6 +1,6 @@
 //! How the behaviour of a simulated outside world is written: `slow:200ms`.
 
-use jiff::SignedDuration;
+use service::config::Span;
 use std::time::Duration;
 
 /// Why a text is no behaviour.
@@ -10,6 +10,6 @@ pub struct ParseError(pub(crate) &'static str);
 
 /// The delay in `slow:<duration>`.
 pub(crate) fn slow(text: &str) -> Option<Duration> {
-    let delay: SignedDuration = text.strip_prefix("slow:")?.parse().ok()?;
-    Duration::try_from(delay).ok()
+    let Span(delay) = text.strip_prefix("slow:")?.parse().ok()?;
+    Some(delay)
 }

@@ -102,14 +102,14 @@ pub(crate) struct Decided {
 }
 
 impl Decided {
-    /// Why something failed, where this is the fact that says so.
+    /// Why something failed, where this is the fact that says so: its reason, not its words, which may tell of a customer
+    /// what no log and no trace may know, such as a balance.
     pub(crate) fn failure(&self) -> Option<String> {
         if !self.fact.name.ends_with(".failed") {
             return None;
         }
         let body: serde_json::Value = serde_json::from_slice(&self.body).ok()?;
-        let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty());
-        Some(text("detail").or_else(|| text("reason")).unwrap_or(self.fact.name).to_owned())
+        Some(body["reason"].as_str().unwrap_or(self.fact.name).to_owned())
     }
 }
 

@@ -17,7 +17,7 @@ use nats::{
     Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, Manner,
     MasterKey, ReplayError, StoreOptions, TopologyError,
 };
-use service::{Clock, Metrics, Shutdown};
+use service::{Clock, Metrics, Shutdown, origin::TrustedProxies};
 use std::sync::Arc;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -38,6 +38,8 @@ pub struct Environment {
     pub keys: KeyRing,
     /// The users service, which orders ask.
     pub users: UsersService,
+    /// Who is believed on whose behalf a request comes: gateways.
+    pub proxies: TrustedProxies,
     /// The world outside: who carries parcels.
     pub carrier: Arc<dyn CarrierGateway>,
     /// The fraud rules.
@@ -120,6 +122,7 @@ pub(crate) struct Build {
     /// Copies of what is kept.
     pub(crate) replicas: usize,
     pub(crate) master_key: MasterKey,
+    pub(crate) proxies: TrustedProxies,
     metrics: ConsumerMetrics,
 }
 
@@ -139,6 +142,7 @@ impl Build {
             connection: env.connection.clone(),
             replicas: env.store.replicas,
             master_key: env.master_key.clone(),
+            proxies: env.proxies.clone(),
             keys: env.keys.clone(),
             users: env.users.clone(),
             reactions: env.reactions.clone(),

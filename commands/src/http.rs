@@ -7,7 +7,7 @@
 mod call;
 mod idempotency;
 
-use crate::{Aggregate, AnyKey, Decision, ExecuteError, Executor, Receipt, Refusal, Stop};
+use crate::{Aggregate, AnyKey, Decision, ExecuteError, Executor, Key, Receipt, Refusal, Stop};
 use axum::{
     body::{Body, HttpBody},
     extract::{FromRequest, Request},
@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 pub(crate) use call::{Call, CallHeaders};
-use events::{Position, Subject};
+use events::Position;
 pub(crate) use idempotency::{Attempt, Command};
 use nats::{AppendError, KeyError, Ledger, LoadError, Outcome};
 use serde::{Serialize, de::DeserializeOwned};
@@ -203,22 +203,68 @@ pub(crate) enum Refused {
     Unavailable(Problem),
 }
 
+/// How a command that was carried out is answered.
+pub(crate) struct Done {
+    status: StatusCode,
+    location: String,
+}
+
+impl Done {
+    /// What was asked for is there now, at this place.
+    pub(crate) fn created(location: String) -> Self {
+        Self { status: StatusCode::CREATED, location }
+    }
+
+    /// It is recorded; what comes of it is found at this place.
+    pub(crate) fn recorded(location: String) -> Self {
+        Self { status: StatusCode::ACCEPTED, location }
+    }
+}
+
+impl Attempt {
+    /// Carries out the command on the aggregate `about`, with those `beside` it, and answers with its id and the position.
+    pub(crate) async fn accept(
+        &self,
+        about: AnyKey,
+        beside: impl IntoIterator<Item = AnyKey>,
+        Done { status, location }: Done,
+        run: impl Fn(&mut Decision) -> Result<(), Stop> + Send + Sync + 'static,
+    ) -> Result<Answer, ExecuteError> {
+        let subject = about.subject.clone();
+        let receipt = self.execute(&subject, [about].into_iter().chain(beside).collect(), run).await?;
+        let body = Accepted { id: subject.id(), position: receipt.position };
+        Ok(Answer::new(status, location, &receipt, &body))
+    }
+}
+
 impl Api {
-    /// Carries out a command on the aggregate at `subject` (among `keys`) and answers with its id and the position.
+    /// Carries out a command on the aggregate `about`, with those `beside` it, and answers with its id and the position.
     pub(crate) async fn accept(
         self: &Arc<Self>,
         command: Command,
-        subject: Subject,
-        keys: Vec<AnyKey>,
-        (status, location): (StatusCode, String),
+        about: AnyKey,
+        beside: Vec<AnyKey>,
+        done: Done,
         run: impl Fn(&mut Decision) -> Result<(), Stop> + Send + Sync + 'static,
     ) -> Result<Response, Problem> {
-        let carry_out = async move |attempt: Attempt| {
-            let receipt = attempt.execute(&subject, keys, run).await?;
-            let body = Accepted { id: subject.id(), position: receipt.position };
-            Ok(Answer::new(status, location, &receipt, &body))
-        };
+        let carry_out = async move |attempt: Attempt| attempt.accept(about, beside, done, run).await;
         self.answer(command, carry_out).await
+    }
+
+    /// The same for what is asked of one aggregate alone; one that is created is supposed not to exist.
+    pub(crate) async fn apply<A>(
+        self: &Arc<Self>,
+        command: Command,
+        key: Key<A>,
+        done: Done,
+        asked: A::Command,
+    ) -> Result<Response, Problem>
+    where
+        A: Aggregate<Command: Send + Sync>,
+    {
+        let about = if done.status == StatusCode::CREATED { key.likely_new() } else { key.load() };
+        self.accept(command, about, Vec::new(), done, move |decision| decision.apply(&key, asked.clone()))
+            .await
     }
 }
 

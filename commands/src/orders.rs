@@ -1,5 +1,6 @@
 //! Orders: what a customer asked for, and how it ended.
 
+mod asking;
 mod copies;
 mod http;
 mod order;

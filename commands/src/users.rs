@@ -46,6 +46,7 @@ pub(crate) async fn write_side(build: Build) -> Result<WriteSide, BuildError> {
         credentials: credentials.clone(),
         sessions: sessions.clone(),
         throttle: Throttle::open(connection, replicas, clock.clone()).await?,
+        proxies: build.proxies.clone(),
         issuer: Issuer::new(keys.clone(), clock.clone()),
     };
     let handler = reactor::handler(build.keys.clone(), credentials, sessions);

@@ -1,6 +1,6 @@
 //! One line per request, written when its answer has ended, however it ended.
 
-use crate::metrics::Counters;
+use crate::{guard::Peer, metrics::Counters};
 use axum::{
     body::{Body, Bytes, HttpBody},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode},
@@ -193,15 +193,24 @@ impl Drop for Line {
 pub(crate) struct Counted {
     body: Body,
     line: Option<Line>,
+    peer: Arc<Peer>,
 }
 
 impl Counted {
-    pub(crate) fn new(body: Body, mut line: Option<Line>) -> Self {
+    pub(crate) fn new(body: Body, mut line: Option<Line>, peer: Arc<Peer>) -> Self {
         if let Some(line) = &mut line {
             // An answer without a body, and one to HEAD, is never asked for a frame.
             line.answer.complete = body.is_end_stream() || line.method == Method::HEAD;
         }
-        Self { body, line }
+        Self { body, line, peer }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(line) = self.line.take() {
+            self.peer.ended(line);
+        }
     }
 }
 

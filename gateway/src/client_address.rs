@@ -6,24 +6,24 @@
 //! client sent it.
 
 use axum::http::{HeaderMap, HeaderName, header};
-use ipnet::IpNet;
 use serde::Deserialize;
+use service::origin::TrustedProxies;
 use std::net::{IpAddr, SocketAddr};
 
 /// Finds the address of a client. The default trusts no proxy, so that the peer of the socket is the client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct ClientAddress {
+pub(crate) struct ClientAddress {
     /// The networks of proxies that are believed, such as `10.0.0.0/8`.
-    pub trusted_proxies: Vec<IpNet>,
+    pub(crate) trusted_proxies: TrustedProxies,
     /// Where these proxies write whom they serve.
-    pub forwarded_header: ForwardedHeader,
+    pub(crate) forwarded_header: ForwardedHeader,
 }
 
 /// The header in which a proxy says whom it serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ForwardedHeader {
+pub(crate) enum ForwardedHeader {
     /// `X-Forwarded-For`: addresses with commas between them.
     #[default]
     XForwardedFor,
@@ -34,7 +34,7 @@ pub enum ForwardedHeader {
 impl ClientAddress {
     /// The client of a request: the peer of its socket, or what a trusted peer says of it, the right-most address that
     /// is not a trusted proxy. What cannot be read ends the search: then it is the proxy that passed it on.
-    pub fn of(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub(crate) fn of(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut client = peer.to_canonical();
         if !self.trusts(client) {
             return client;
@@ -57,7 +57,7 @@ impl ClientAddress {
 
     /// Whether this is one of the proxies that are believed.
     pub(crate) fn trusts(&self, address: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|network| network.contains(&address))
+        self.trusted_proxies.contains(address)
     }
 }
 
@@ -135,10 +135,7 @@ mod tests {
     use axum::http::HeaderValue;
 
     fn behind(header: ForwardedHeader) -> ClientAddress {
-        ClientAddress {
-            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()],
-            forwarded_header: header,
-        }
+        ClientAddress { trusted_proxies: "10.0.0.0/8,fd00::/8".parse().unwrap(), forwarded_header: header }
     }
 
     #[track_caller]

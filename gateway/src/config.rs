@@ -9,13 +9,16 @@ use crate::{
     guard::HeadLimits,
     limit::LimitPolicy,
     proxy::Budget,
-    section::{Section, Size, Span},
+    section::{Section, Size},
     table::{Auth, Pattern, Route, Routes},
     upstream::{UpstreamPolicy, policy},
 };
 use axum::http::Method;
 use serde::Deserialize;
-use service::{auth::Role, config::Faults};
+use service::{
+    auth::Role,
+    config::{Faults, Span},
+};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -32,31 +35,33 @@ pub struct Config {
     /// Where requests go.
     pub routes: Routes,
     /// How connections are treated.
-    pub connections: Connections,
+    pub(crate) connections: Connections,
     /// How instances of services are chosen, checked and left out. Read at the start only.
     pub upstreams: UpstreamPolicy,
     /// Whom to believe on whose behalf a request comes.
-    pub clients: ClientAddress,
+    pub(crate) clients: ClientAddress,
+    /// How many wrong tokens may come from one address.
+    pub(crate) guesses: LimitPolicy,
     pub(crate) cors: Option<CorsLayer>,
 }
 
 /// How connections are treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connections {
+pub(crate) struct Connections {
     /// How many connections there may be at once; more wait to be accepted.
-    pub most: usize,
+    pub(crate) most: usize,
     /// How long a connection may be idle between requests.
-    pub idle: Duration,
+    pub(crate) idle: Duration,
     /// How long the head of a request may take to arrive, from its first byte.
-    pub head: Duration,
+    pub(crate) head: Duration,
     /// The largest head of a request, in bytes.
-    pub head_size: usize,
+    pub(crate) head_size: usize,
     /// How long connecting to an instance may take.
-    pub connect: Duration,
+    pub(crate) connect: Duration,
     /// After a stop was asked for: how long connections are still accepted, while `/ready` already says no.
-    pub leave: Duration,
+    pub(crate) leave: Duration,
     /// How long requests in flight may take after that.
-    pub drain: Duration,
+    pub(crate) drain: Duration,
 }
 
 impl Default for Connections {
@@ -67,7 +72,7 @@ impl Default for Connections {
             head: Duration::from_secs(10),
             head_size: 16 * 1024,
             connect: Duration::from_secs(1),
-            leave: Duration::ZERO,
+            leave: Duration::from_millis(300),
             drain: Duration::from_secs(10),
         }
     }
@@ -93,7 +98,7 @@ impl Config {
     pub fn parse(text: &str) -> Result<Self, Faults> {
         let mut faults = Faults::default();
         let config = match text.parse::<toml::Table>() {
-            Ok(table) => Some(read(Section::new("", table, &mut faults))),
+            Ok(table) => read(Section::new("", table, &mut faults)),
             Err(error) => {
                 faults.add("the file", error.to_string().trim_end());
                 None
@@ -103,7 +108,8 @@ impl Config {
     }
 }
 
-fn read(mut file: Section<'_>) -> Config {
+/// `None` only where something is wrong.
+fn read(mut file: Section<'_>) -> Option<Config> {
     let connections = file.optional::<toml::Table>("connections").unwrap_or_default();
     let connections = read_connections(Section::new("connections", connections, file.faults()));
     let upstreams = policy::read(&mut file);
@@ -117,6 +123,20 @@ fn read(mut file: Section<'_>) -> Config {
         let policy = read_limit(&name, Section::new(format!("limits.{name}"), table, file.faults()));
         policies.insert(name, policy);
     }
+    let guesses = policies.get(AUTHENTICATION).cloned();
+    let guesses = guesses.unwrap_or_else(|| LimitPolicy::new(AUTHENTICATION, 100, QUARTER).ok());
+    let routes = read_routes(&mut file, &policies);
+    file.finish();
+    Some(Config { routes, connections, upstreams, clients, guesses: guesses?, cors })
+}
+
+/// The limit of wrong tokens from one address: counted whether it is named or not.
+const AUTHENTICATION: &str = "authentication";
+
+/// The usual window.
+const QUARTER: Duration = Duration::from_mins(15);
+
+fn read_routes(file: &mut Section<'_>, policies: &HashMap<String, Option<LimitPolicy>>) -> Routes {
     let tables = file.required::<Vec<toml::Table>>("routes").unwrap_or_default();
     if tables.is_empty() {
         file.fault("routes", "there is none");
@@ -125,7 +145,7 @@ fn read(mut file: Section<'_>) -> Config {
     let mut routes: Vec<Arc<Route>> = Vec::new();
     for (index, table) in tables.into_iter().enumerate() {
         let mut section = Section::new(format!("routes[{index}]"), table, file.faults());
-        let Some(route) = read_route(&mut section, &policies, &mut budgets) else {
+        let Some(route) = read_route(&mut section, policies, &mut budgets) else {
             section.finish();
             continue;
         };
@@ -139,8 +159,7 @@ fn read(mut file: Section<'_>) -> Config {
         section.finish();
         routes.push(Arc::new(route));
     }
-    file.finish();
-    Config { routes: Routes::new(routes), connections, upstreams, clients, cors }
+    Routes::new(routes)
 }
 
 fn read_connections(mut section: Section<'_>) -> Connections {
@@ -194,21 +213,7 @@ fn read_route(
     let methods = section
         .required::<Methods>("methods")
         .and_then(|methods| methods.list().map_err(|why| section.fault("methods", why)).ok());
-    let auth = section.required::<String>("auth").and_then(|auth| match auth.as_str() {
-        "public" => Some(Auth::Public),
-        "required" => Some(Auth::Required),
-        _ => {
-            section.fault("auth", "is public or required");
-            None
-        }
-    });
-    let role: Option<Role> = match auth {
-        Some(Auth::Required) => section.required("role"),
-        _ => section.optional("role"),
-    };
-    if auth == Some(Auth::Public) && role.is_some() {
-        section.fault("role", "a public route asks nobody for a role");
-    }
+    let (auth, role) = read_access(section);
     let limit = section.required::<String>("limit").and_then(|name| match limits.get(&name) {
         _ if name == UNLIMITED => Some(None),
         // A limit that is itself wrong was noted where it stands.
@@ -243,6 +248,26 @@ fn read_route(
         streaming: streaming?,
         rewrite,
     })
+}
+
+/// Who may come in.
+fn read_access(section: &mut Section<'_>) -> (Option<Auth>, Option<Role>) {
+    let auth = section.required::<String>("auth").and_then(|auth| match auth.as_str() {
+        "public" => Some(Auth::Public),
+        "required" => Some(Auth::Required),
+        _ => {
+            section.fault("auth", "is public or required");
+            None
+        }
+    });
+    let role: Option<Role> = match auth {
+        Some(Auth::Required) => section.required("role"),
+        _ => section.optional("role"),
+    };
+    if auth == Some(Auth::Public) && role.is_some() {
+        section.fault("role", "a public route asks nobody for a role");
+    }
+    (auth, role)
 }
 
 /// Methods by name, or all that read or write.
@@ -285,6 +310,12 @@ mod tests {
         let config = Config::standard();
         assert_eq!(config.connections, Connections::default());
         assert!(config.cors.is_none());
+        assert_eq!(config.connections.leave, Duration::from_millis(300), "somebody can see that it leaves");
+        let guesses = &config.guesses;
+        assert_eq!(
+            (guesses.name(), guesses.quota(), guesses.window().as_secs()),
+            ("authentication", 100, 900)
+        );
         for route in config.routes.iter() {
             assert_eq!(route.timeout, Duration::from_secs(3), "{}", route.pattern);
             let limit = route.limit.as_ref().map(|limit| (limit.quota(), limit.window().as_secs()));
@@ -345,7 +376,7 @@ mod tests {
         );
         for line in [
             "  colour: is not known",
-            "  connections.idle: 'soon' is no time",
+            "  connections.idle: expected a time, such as 3s",
             "  connections.most: ",
             "  clients: ",
             "  cors.origins: 'shop.example' is no origin",

@@ -1,16 +1,18 @@
 //! Which pages of other origins may use the API from a browser. Off unless configured.
 
-use crate::section::{Section, Span};
+use crate::section::Section;
 use axum::{
     body::Body,
     http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header},
 };
+use service::config::Span;
 use std::{convert::Infallible, time::Duration};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_http::cors::CorsLayer;
 
 /// What pages may read beside the body, unless said otherwise.
-const EXPOSED: [&str; 8] = [
+const EXPOSED: [&str; 9] = [
+    "etag",
     "location",
     "ratelimit",
     "ratelimit-policy",
@@ -22,10 +24,11 @@ const EXPOSED: [&str; 8] = [
 ];
 
 /// What pages may send, unless said otherwise.
-const ALLOWED: [&str; 7] = [
+const ALLOWED: [&str; 8] = [
     "authorization",
     "content-type",
     "idempotency-key",
+    "if-match",
     "last-event-id",
     "traceparent",
     "waybill-position",
@@ -61,8 +64,13 @@ pub(crate) fn read(mut section: Section<'_>) -> CorsLayer {
         .max_age(max_age)
 }
 
-/// What the browser is told about this request, and whether that is the whole answer (a preflight).
-pub(crate) async fn answer<B>(layer: &CorsLayer, request: &Request<B>) -> (HeaderMap, bool) {
+/// Tells the browser what it may do; gives the whole answer where that is all it asked for (a preflight).
+pub(crate) async fn answer<B>(
+    layer: Option<&CorsLayer>,
+    request: &Request<B>,
+    told: &mut HeaderMap,
+) -> Option<Response<Body>> {
+    let layer = layer?;
     let asks = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let preflight = request.method() == Method::OPTIONS && asks;
     let mut head = Request::new(());
@@ -72,7 +80,8 @@ pub(crate) async fn answer<B>(layer: &CorsLayer, request: &Request<B>) -> (Heade
     *head.headers_mut() = request.headers().clone();
     let nothing = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::empty())));
     match layer.layer(nothing).oneshot(head).await {
-        Ok(response) => (response.into_parts().0.headers, preflight),
+        Ok(response) => told.extend(response.into_parts().0.headers),
         Err(never) => match never {},
     }
+    preflight.then(|| Response::new(Body::empty()))
 }

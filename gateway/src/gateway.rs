@@ -1,23 +1,24 @@
 //! What a gateway consists of, and what it answers itself.
 
 use crate::{
-    Config, limit::Limiter, metrics::Counters, openapi::Descriptions, proxy::Proxy, reload,
+    Config, Reload, limit::Limiter, metrics::Counters, openapi::Descriptions, proxy::Proxy,
     upstream::Upstreams,
 };
 use arc_swap::ArcSwap;
 use axum::{
-    Json, Router,
+    Router,
     body::Body,
-    http::{Request, Response},
+    http::{Request, Response, header::CONTENT_TYPE},
+    response::IntoResponse,
     routing::get,
 };
 use hyper::body::Incoming;
 use serde_json::{Map, Value};
 use service::{
-    Clock, Metrics, Probes,
+    Clock, Metrics, Probes, Problem,
     auth::{Jwks, Verifier},
 };
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
@@ -28,8 +29,8 @@ const KEYS: (&str, &str) = ("users", "/.well-known/jwks.json");
 pub struct Parts {
     /// Routes and limits.
     pub config: Config,
-    /// Where `config` came from, to be followed; `None` where it never changes.
-    pub file: Option<PathBuf>,
+    /// When and from where `config` is read again.
+    pub reload: Reload,
     /// Who answers for the services.
     pub upstreams: Upstreams,
     /// Who may ask how often.
@@ -45,7 +46,7 @@ pub struct Parts {
 /// A gateway, ready to [`run`](crate::run).
 pub struct Gateway {
     config: Arc<ArcSwap<Config>>,
-    file: Option<PathBuf>,
+    reload: Option<Reload>,
     own: Router,
     pub(crate) proxy: Proxy,
     pub(crate) limiter: Limiter,
@@ -75,7 +76,7 @@ const OWN: [&str; 5] = ["/health", "/ready", "/metrics", "/openapi.json", "/api/
 impl Gateway {
     /// Puts the parts together, and begins to read the keys of access tokens.
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, file, upstreams, limiter, clock, metrics, details } = parts;
+        let Parts { config, reload, upstreams, limiter, clock, metrics, details } = parts;
         let (counters, ending) = (Counters::new(&metrics), Ending::default());
         let connect = config.connections.connect;
         let config = Arc::new(ArcSwap::from_pointee(config));
@@ -88,10 +89,16 @@ impl Gateway {
         });
         let leaving = ending.leaving.clone();
         let stays = move || if leaving.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) };
-        let documents = {
-            let (descriptions, proxy, config) = (Descriptions::default(), proxy.clone(), Arc::clone(&config));
-            get(async move || Json(descriptions.merged(&proxy, &config.load_full().routes).await))
-        };
+        let source = proxy.clone();
+        let descriptions = Descriptions::new(move |service| {
+            let source = source.clone();
+            Box::pin(async move { source.fetch(&service, "/openapi.json").await })
+        });
+        let described = Arc::clone(&config);
+        let documents = get(async move || match descriptions.document(&described.load_full()).await {
+            Some(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+            None => Problem::internal().into_response(),
+        });
         let own = Probes::new(metrics, details)
             .check("gateway", Arc::new(stays))
             .routes()
@@ -99,7 +106,7 @@ impl Gateway {
             .route("/api/openapi.json", documents)
             .merge(operators);
         let verifier = Verifier::new(keys, clock.clone());
-        Self { config, file, own, proxy, limiter, verifier, clock, counters, ending }
+        Self { config, reload: Some(reload), own, proxy, limiter, verifier, clock, counters, ending }
     }
 
     /// The configuration at this moment.
@@ -122,15 +129,11 @@ impl Gateway {
         }
     }
 
-    /// Follows the file of the configuration, if there is one, until the gateway stops.
-    pub(crate) fn follow(&self) {
-        let Some(file) = self.file.clone() else { return };
-        let follow =
-            reload::follow(file, Arc::clone(&self.config), self.counters.clone(), self.ending.stop.clone());
-        self.ending.tasks.spawn(async {
-            if let Err(error) = follow.await {
-                tracing::error!(%error, "the configuration is no longer followed");
-            }
-        });
+    /// Follows the configuration until the gateway stops.
+    pub(crate) fn follow(&mut self) {
+        if let Some(reload) = self.reload.take() {
+            let (config, stop) = (Arc::clone(&self.config), self.ending.stop.clone());
+            self.ending.tasks.spawn(reload.follow(config, self.counters.clone(), stop));
+        }
     }
 }

@@ -7,6 +7,7 @@
 mod chunks;
 mod head;
 
+use crate::{access::Line, server::Place};
 use bytes::{Buf, BytesMut};
 use chunks::Chunks;
 use head::Follows;
@@ -16,7 +17,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
@@ -48,16 +49,31 @@ pub(crate) struct HeadLimits {
 }
 
 /// Who is at the other end, and what became of the connection.
-#[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     refusal: OnceLock<Refusal>,
     upgraded: AtomicBool,
+    /// Lines of requests whose answers are on their way.
+    ended: Mutex<Vec<Line>>,
+    /// Held as long as anybody holds the connection.
+    _place: Place,
 }
 
 impl Peer {
-    pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, refusal: OnceLock::new(), upgraded: AtomicBool::new(false) }
+    pub(crate) fn new(address: SocketAddr, place: Place) -> Self {
+        let (refusal, upgraded) = (OnceLock::new(), AtomicBool::new(false));
+        Self { address, refusal, upgraded, ended: Mutex::default(), _place: place }
+    }
+
+    /// Writes the line of a request once its answer has gone out, or the connection has ended: a client does not wait
+    /// until something was logged.
+    pub(crate) fn ended(&self, line: Line) {
+        self.lines().push(line);
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Vec<Line>> {
+        // Every statement leaves it whole.
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why the last head was refused.
@@ -257,7 +273,11 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        // Everything was sent: now there is time. A line is written when it is dropped.
+        let lines = std::mem::take(&mut *self.peer.lines());
+        drop(lines);
+        Poll::Ready(Ok(()))
     }
 
     /// Says that nothing more is sent, and where the client is still sending lets it finish for a moment: closed at once,

@@ -1,16 +1,18 @@
 //! What happens to every request, in order.
 
+mod admission;
+
 use crate::{
     Gateway,
     access::{Counted, Ids, Line},
     cors,
     gateway::ITSELF,
     guard::{Peer, REFUSED},
-    limit::LimitKey,
     path, patience,
     proxy::{Call, Tunnel, too_large},
-    table::{Auth, Match, Route},
+    table::{Match, Route},
 };
+use admission::Arrival;
 use axum::{
     body::{Body, HttpBody},
     http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header},
@@ -18,10 +20,7 @@ use axum::{
 };
 use futures::FutureExt;
 use hyper::body::Incoming;
-use service::{
-    Problem,
-    auth::{AuthError, Principal},
-};
+use service::Problem;
 use std::{panic::AssertUnwindSafe, sync::Arc};
 use tokio::time::Instant;
 
@@ -45,10 +44,7 @@ pub(crate) async fn around(
     let answered = AssertUnwindSafe(async {
         accepted?;
         // 3. Requests that two readers could understand differently end here.
-        if request.uri() == REFUSED {
-            return Err(peer.refusal().into());
-        }
-        path::check(request.uri().path())?;
+        grammar(&request, &peer)?;
         // 4. The route: what the gateway answers itself, else what the table says.
         let (method, path) = (request.method(), request.uri().path());
         if let Some(own) = Gateway::own(path) {
@@ -57,38 +53,22 @@ pub(crate) async fn around(
         }
         let found = config.routes.find(method, path);
         // 5. CORS: a preflight is answered for every path that has a route; it comes without credentials.
-        if let Some(layer) = config.cors.as_ref().filter(|_| !matches!(found, Match::Nothing)) {
-            let (headers, preflight) = cors::answer(layer, &request).await;
-            told.extend(headers);
-            if preflight {
-                return Ok(Response::new(Body::empty()));
-            }
+        let cors = config.cors.as_ref().filter(|_| !matches!(found, Match::Nothing));
+        if let Some(preflight) = cors::answer(cors, &request, &mut told).await {
+            return Ok(preflight);
         }
         let route = one(found, &mut told)?;
         line.route = route.pattern.text();
-        // 6. Authentication: who asks.
-        let principal = authenticate(&gateway, &route, request.headers()).await?;
-        line.principal = principal.as_ref().map(|principal| principal.user);
+        let client = config.clients.of(peer.address.ip(), request.headers());
+        let arrival = Arrival { gateway: &gateway, config: &config, client, headers: request.headers() };
+        // 6. Authentication: who asks. Wrong tokens are counted.
+        let principal = arrival.authenticate(&route, &mut line, &mut told).await?;
         // 7. Roles: whether that is enough.
-        if let Some((principal, role)) = principal.as_ref().zip(route.role) {
-            principal.require(role)?;
-        }
+        principal.zip(route.role).map_or(Ok(()), |(principal, role)| principal.require(role))?;
         // 8. The rate limit: whether he has not asked too often.
-        if let Some(policy) = &route.limit {
-            let client = || config.clients.of(peer.address.ip(), request.headers());
-            let key =
-                principal.map_or_else(|| LimitKey::address(client()), |one| LimitKey::Principal(one.user));
-            let decision = gateway.limiter.check(policy, &key).await;
-            decision.headers(&mut told);
-            line.limit = if decision.allowed { "passed" } else { "refused" };
-            if !decision.allowed {
-                return Err(decision.problem());
-            }
-        }
+        arrival.limit(&route, principal, &mut line, &mut told).await?;
         // 9. The body limit: what says that it is too large is not even read; the rest is counted as it comes.
-        if request.size_hint().lower() > route.body {
-            return Err(too_large(route.body));
-        }
+        fits(&request, &route)?;
         if &*route.service == ITSELF {
             let path = route.rewritten(request.uri().path()).to_owned();
             return Ok(gateway.answer_itself(&path, request).await);
@@ -97,27 +77,26 @@ pub(crate) async fn around(
         let deadline = Instant::now() + route.timeout + patience::asked(&request, route.wait);
         // 11. The proxy: an instance is picked, its breaker asked, the request sent, and again where that is safe.
         let trusted = config.clients.trusts(peer.address.ip());
-        let call = Call { route: &route, peer: &peer, trusted, deadline };
+        let call = Call { route: &route, peer: &peer, client, trusted, deadline };
         gateway.proxy.forward(&call, request, &mut line).await
     });
     // A panic ends this request and nothing else. The panic hook has logged it.
     let answered = scope.run(answered.catch_unwind()).await.unwrap_or_else(|_| Err(Problem::internal()));
-    finish(&gateway, answered, &told, line, websocket)
+    finish(&gateway, peer, answered, told, line, websocket)
 }
 
 /// The answer with what every answer carries, on its way out.
 fn finish(
     gateway: &Gateway,
+    peer: Arc<Peer>,
     answered: Result<Response<Body>, Problem>,
-    told: &HeaderMap,
+    told: HeaderMap,
     mut line: Line,
     websocket: bool,
 ) -> Response<Counted> {
     let mut response = answered
         .unwrap_or_else(|problem| problem.with_correlation_id(line.ids.correlation()).into_response());
-    for (name, value) in told {
-        response.headers_mut().insert(name, value.clone());
-    }
+    response.headers_mut().extend(told);
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if websocket && !switched {
         // What the client may have sent in the other protocol must never be read as a request.
@@ -126,9 +105,20 @@ fn finish(
     line.answer.status = Some(response.status());
     if let Some(tunnel) = response.extensions_mut().remove::<Tunnel>() {
         gateway.ending.tasks.spawn(tunnel.run(line, gateway.ending.stop.clone()));
-        return response.map(|body| Counted::new(body, None));
+        return response.map(|body| Counted::new(body, None, peer));
     }
-    response.map(|body| Counted::new(body, Some(line)))
+    response.map(|body| Counted::new(body, Some(line), peer))
+}
+
+fn grammar(request: &Request<Incoming>, peer: &Peer) -> Result<(), Problem> {
+    if request.uri() == REFUSED {
+        return Err(peer.refusal().into());
+    }
+    path::check(request.uri().path())
+}
+
+fn fits(request: &Request<Incoming>, route: &Route) -> Result<(), Problem> {
+    if request.size_hint().lower() > route.body { Err(too_large(route.body)) } else { Ok(()) }
 }
 
 fn one(found: Match, told: &mut HeaderMap) -> Result<Arc<Route>, Problem> {
@@ -143,18 +133,5 @@ fn one(found: Match, told: &mut HeaderMap) -> Result<Arc<Route>, Problem> {
             Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail))
         }
         Match::Nothing => Err(Problem::not_found("no-such-route", "There is nothing at this path.")),
-    }
-}
-
-/// Whose token the request carries. A public route does not need one, and does not mind a bad one.
-async fn authenticate(
-    gateway: &Gateway,
-    route: &Route,
-    headers: &HeaderMap,
-) -> Result<Option<Principal>, Problem> {
-    let found = gateway.verifier.authenticate(headers).await;
-    match route.auth {
-        Auth::Public => Ok(found.unwrap_or_default()),
-        Auth::Required => Ok(Some(found?.ok_or(AuthError::Missing)?)),
     }
 }

@@ -15,9 +15,9 @@ mod policy;
 mod reach;
 mod table;
 
-pub use decision::Decision;
+pub(crate) use decision::Decision;
 pub use metrics::LimitMetrics;
-pub use policy::{LimitKey, LimitPolicy, PolicyError};
+pub use policy::{LimitKey, LimitPolicy};
 
 use lease::Leases;
 use nats::{Connection, TopologyError};
@@ -89,6 +89,12 @@ impl Limiter {
                 return decide(policy, alone, self.now());
             }
         }
+    }
+
+    /// How a request of this client would be refused, as far as this gateway knows by itself. Counts nothing.
+    pub(crate) fn exhausted(&self, policy: &LimitPolicy, client: &LimitKey) -> Option<Decision> {
+        let now = self.now();
+        Some(decide(policy, self.leases.spent(policy.key(client), now)?, now))
     }
 
     /// Gives back what is unspent, for other gateways: the last act of a gateway that stops. Says how many leases are

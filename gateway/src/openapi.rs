@@ -4,71 +4,12 @@
 //! the token that a route asks for, and the answers that come from the gateway and not from the service. Operations that
 //! no route leads to are left out.
 
-use crate::{
-    gateway::ITSELF,
-    proxy::Proxy,
-    table::{Auth, Match, PREFIX, Route, Routes},
-};
+mod descriptions;
+
+use crate::table::{Auth, Match, PREFIX, Route, Routes};
 use axum::http::Method;
+pub(crate) use descriptions::Descriptions;
 use serde_json::{Map, Value, json};
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
-use tokio::time::Instant;
-
-/// How long a description is taken for the present one.
-const FRESH: Duration = Duration::from_mins(1);
-
-/// The descriptions of services, as they were last seen. Clones share them.
-#[derive(Clone, Default)]
-pub(crate) struct Descriptions(Arc<Mutex<BTreeMap<Arc<str>, Seen>>>);
-
-struct Seen {
-    at: Instant,
-    document: Arc<Value>,
-}
-
-impl Descriptions {
-    /// The merged document. A service that is away is described as it last described itself; one that was never there
-    /// is missing.
-    pub(crate) async fn merged(&self, proxy: &Proxy, routes: &Routes) -> Value {
-        let mut services: Vec<Arc<str>> = routes.iter().map(|route| Arc::clone(&route.service)).collect();
-        services.sort();
-        services.dedup();
-        services.retain(|service| &**service != ITSELF);
-        let documents = services.iter().map(|service| self.of(proxy, service));
-        let documents = futures::future::join_all(documents).await;
-        let found =
-            services.iter().zip(documents).filter_map(|(service, document)| Some((&**service, document?)));
-        merge(found, routes)
-    }
-
-    async fn of(&self, proxy: &Proxy, service: &Arc<str>) -> Option<Arc<Value>> {
-        if let Some(seen) = self.seen().get(service).filter(|seen| seen.at.elapsed() < FRESH) {
-            return Some(Arc::clone(&seen.document));
-        }
-        let fetched = proxy.fetch(service, "/openapi.json").await;
-        match fetched.and_then(|text| Ok(serde_json::from_slice::<Value>(&text)?)) {
-            Ok(document) => {
-                let document = Arc::new(document);
-                let seen = Seen { at: Instant::now(), document: Arc::clone(&document) };
-                self.seen().insert(Arc::clone(service), seen);
-                Some(document)
-            }
-            Err(error) => {
-                tracing::warn!(service = &**service, error, "cannot read the OpenAPI description");
-                self.seen().get(service).map(|seen| Arc::clone(&seen.document))
-            }
-        }
-    }
-
-    fn seen(&self) -> std::sync::MutexGuard<'_, BTreeMap<Arc<str>, Seen>> {
-        // Every statement leaves the map valid.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Puts descriptions together.
 fn merge<'a, D: AsRef<Value>>(documents: impl IntoIterator<Item = (&'a str, D)>, routes: &Routes) -> Value {
@@ -133,11 +74,13 @@ const METHODS: [Method; 6] =
 
 fn describe(route: &Route, operation: &mut Value) {
     let mut answers = vec!["400", "404", "408", "413", "431", "500", "502", "503", "504"];
-    if route.auth == Auth::Required {
+    let required = route.auth == Auth::Required;
+    if required {
         answers.extend(["401", "403"]);
         operation["security"] = json!([{ "bearer": [] }]);
     }
-    if route.limit.is_some() {
+    // Wrong tokens are limited everywhere.
+    if required || route.limit.is_some() {
         answers.push("429");
     }
     for answer in answers {

@@ -4,6 +4,7 @@
 //! (`?wait=`, 5 s where it does not say). That time is not counted against the route's time-out.
 
 use axum::http::Request;
+use service::config::Span;
 use std::time::Duration;
 
 /// What a request that names a position waits, unless it says how long.
@@ -24,16 +25,7 @@ pub(crate) fn asked<B>(request: &Request<B>, longest: Duration) -> Duration {
     if parameter("after").is_none() && !request.headers().contains_key("waybill-position") {
         return Duration::ZERO;
     }
-    parameter("wait").and_then(span).unwrap_or(USUAL).min(longest)
-}
-
-/// `2`, `0.5`, `2s` or `500ms`, as services read it.
-fn span(text: &str) -> Option<Duration> {
-    let (number, unit) = match text.strip_suffix("ms") {
-        Some(number) => (number, 0.001),
-        None => (text.strip_suffix('s').unwrap_or(text), 1.0),
-    };
-    Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()
+    parameter("wait").and_then(|text| text.parse().ok()).map_or(USUAL, |Span(wait)| wait).min(longest)
 }
 
 #[cfg(test)]

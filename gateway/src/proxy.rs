@@ -1,7 +1,9 @@
 //! Passes a request on to an instance of its service, and the answer back.
 
+mod answer;
 mod body;
 mod budget;
+mod fetch;
 mod headers;
 mod tunnel;
 
@@ -9,21 +11,21 @@ use crate::{
     access::{Line, SERVICE},
     guard::Peer,
     metrics::Counters,
-    table::{PREFIX, Route},
-    upstream::{Failure, NoUpstream, Pick, Upstreams},
+    table::Route,
+    upstream::{Failure, InFlight, NoUpstream, Pick, Upstreams},
 };
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     http::{
-        HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request::Parts,
+        HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts,
         uri::Scheme,
     },
 };
-use body::{Download, Progress, Sending, Until};
+use body::{Progress, Sending};
 pub(crate) use body::{Upload, too_large};
 pub(crate) use budget::Budget;
-use http_body_util::{BodyExt, Limited};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+pub(crate) use fetch::FetchError;
+use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{self, Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
@@ -33,7 +35,7 @@ use service::{
     http::TRACEPARENT,
     telemetry::{Cause, KeyValue, Span, SpanKind, semconv},
 };
-use std::{error::Error, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 pub(crate) use tunnel::Tunnel;
@@ -61,6 +63,8 @@ pub(crate) struct Proxy {
 pub(crate) struct Call<'a> {
     pub(crate) route: &'a Route,
     pub(crate) peer: &'a Arc<Peer>,
+    /// Who the client is.
+    pub(crate) client: IpAddr,
     /// Whether the peer is a proxy of ours.
     pub(crate) trusted: bool,
     /// When there has to be an answer.
@@ -102,8 +106,8 @@ impl Proxy {
         let mut sending =
             sending.map_err(|_| too_slow())?.map_err(|_| at_fault().unwrap_or_else(Problem::internal))?;
 
-        let response = self.attempt(call, &head, &mut sending, &progress, line).await?;
-        Ok(self.answer(call, upgrade, response))
+        let (response, flight) = self.attempt(call, &head, &mut sending, &progress, line).await?;
+        self.answer(call, upgrade, response, flight).await
     }
 
     /// Asks one instance after the other.
@@ -114,7 +118,7 @@ impl Proxy {
         sending: &mut Sending,
         progress: &Progress,
         line: &mut Line,
-    ) -> Result<Response<Incoming>, Problem> {
+    ) -> Result<(Response<Incoming>, InFlight), Problem> {
         let Call { route, deadline, .. } = call;
         let mut tried = Vec::new();
         route.budget.earn();
@@ -132,12 +136,12 @@ impl Proxy {
             let failure = match timeout_at(*deadline, self.client.request(request)).await {
                 Ok(Ok(response)) => {
                     let status = response.status();
-                    pick.answered(response.status(), response.headers());
+                    let flight = pick.answered(response.status(), response.headers());
                     span.describe(|| [KeyValue::new(semconv::HTTP_STATUS, i64::from(status.as_u16()))]);
                     if status.is_server_error() {
                         span.fail(|| format!("answered with {}", status.as_u16()));
                     }
-                    return Ok(response);
+                    return Ok((response, flight));
                 }
                 // A client that is slow, breaks off or sends too much says nothing about the instance.
                 Err(_) if !progress.is_complete() => return Err(too_slow()),
@@ -175,81 +179,7 @@ impl Proxy {
         self.counters.upstream_error(service, kind);
         unavailable(service, u32::try_from(seconds).unwrap_or(u32::MAX))
     }
-
-    /// The answer as the client gets it.
-    fn answer(
-        &self,
-        call: &Call<'_>,
-        upgrade: Option<OnUpgrade>,
-        response: Response<Incoming>,
-    ) -> Response<Body> {
-        let mut response = response;
-        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if let Some(client) = upgrade.filter(|_| switched) {
-            let service = hyper::upgrade::on(&mut response);
-            let mut response = response.map(|_| Body::empty());
-            response.extensions_mut().insert(Tunnel { client, service, peer: Arc::clone(call.peer) });
-            return response;
-        }
-        let (mut parts, body) = response.into_parts();
-        headers::strip(&mut parts.headers);
-        if call.route.rewrite {
-            headers::relocate(&mut parts.headers, PREFIX);
-        }
-        parts.version = Version::HTTP_11;
-        let events = parts
-            .headers
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-        let until = if call.route.streaming && events {
-            Until::Stop(Box::pin(self.stop.clone().cancelled_owned()))
-        } else {
-            Until::Deadline(call.deadline, None)
-        };
-        Response::from_parts(parts, Body::new(Download::new(body, until)))
-    }
-
-    /// Gets a small document from any instance of a service, such as its OpenAPI description.
-    pub(crate) async fn fetch(
-        &self,
-        service: &str,
-        path: &str,
-    ) -> Result<Bytes, Box<dyn Error + Send + Sync>> {
-        let pick = self.upstreams.pick(service, &[]).map_err(|_| format!("{service} is not available"))?;
-        let uri = Uri::builder()
-            .scheme(Scheme::HTTP)
-            .authority(pick.authority.clone())
-            .path_and_query(path)
-            .build()?;
-        let request = self.client.request(Request::get(uri).body(Body::empty())?);
-        let (status, body) = match timeout_at(Instant::now() + FETCH_WITHIN, take(request)).await {
-            Ok(Ok(taken)) => taken,
-            Ok(Err(error)) => {
-                pick.failed(Failure::Reset);
-                return Err(error);
-            }
-            Err(_) => {
-                pick.failed(Failure::Timeout);
-                return Err(format!("{service} does not answer").into());
-            }
-        };
-        pick.succeeded(status.as_u16());
-        if status.is_success() {
-            Ok(body)
-        } else {
-            Err(format!("{service} answers {path} with {status}").into())
-        }
-    }
 }
-
-async fn take(answer: legacy::ResponseFuture) -> Result<(StatusCode, Bytes), Box<dyn Error + Send + Sync>> {
-    let (parts, body) = answer.await?.into_parts();
-    Ok((parts.status, Limited::new(body, FETCHED).collect().await?.to_bytes()))
-}
-
-/// The largest document that is fetched, in bytes, and how long that may take.
-const FETCHED: usize = 4 * 1024 * 1024;
-const FETCH_WITHIN: Duration = Duration::from_secs(3);
 
 /// The head of a request as every instance gets it.
 struct Head {
@@ -263,7 +193,7 @@ fn head(parts: Parts, call: &Call<'_>, line: &Line, upgrade: bool) -> Head {
     let mut headers = parts.headers;
     headers::strip(&mut headers);
     headers.remove(header::EXPECT);
-    headers::forwarded(&mut headers, call.peer.address, call.trusted);
+    headers::forwarded(&mut headers, call.peer.address, call.client, call.trusted);
     line.ids.send(&mut headers);
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

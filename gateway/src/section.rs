@@ -1,9 +1,8 @@
 //! A table of a TOML file, read key by key so that everything wrong with it is noted, and not only the first thing.
 
-use jiff::SignedDuration;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use service::config::Faults;
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr};
 
 /// A table at a place in the file. Every key that is known is taken out; what is left at the end is a fault.
 pub(crate) struct Section<'a> {
@@ -51,19 +50,6 @@ impl<'a> Section<'a> {
     }
 }
 
-/// A span of time as people write it: `3s`, `500ms`, `15m`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) Duration);
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        let span = text.parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
-        span.map(Self)
-            .ok_or_else(|| D::Error::custom(format!("'{text}' is no time such as 3s, 500ms or 15m")))
-    }
-}
-
 /// A number of bytes as people write it: `512`, `64KiB`, `1MiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Size(pub(crate) u64);
@@ -92,6 +78,7 @@ impl FromStr for Size {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use service::config::Span;
 
     #[test]
     fn everything_wrong_is_noted_with_its_place() {
@@ -104,7 +91,7 @@ mod tests {
         section.finish();
         let said = faults.to_string();
         for line in [
-            "routes[0].a: 'x' is no time",
+            "routes[0].a: expected a time, such as 3s",
             "routes[0].b: invalid type: boolean",
             "routes[0].d: is missing",
             "routes[0].c: is not known",

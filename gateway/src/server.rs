@@ -8,10 +8,11 @@ use crate::{
 };
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -22,9 +23,13 @@ const RELEASE: Duration = Duration::from_secs(1);
 /// Serves until `shutdown`, then ends in four steps: `/ready` says no while connections are still accepted; nothing new is
 /// accepted, and streams are ended, so that their clients connect elsewhere; requests in flight finish; a deadline ends
 /// the rest. Says whether everything was finished by then.
-pub async fn run(listener: TcpListener, gateway: Gateway, shutdown: CancellationToken) -> io::Result<bool> {
-    let gateway = Arc::new(gateway);
+pub async fn run(
+    listener: TcpListener,
+    mut gateway: Gateway,
+    shutdown: CancellationToken,
+) -> io::Result<bool> {
     gateway.follow();
+    let gateway = Arc::new(gateway);
     let Ending { leaving, stop, tasks } = gateway.ending.clone();
     let connections = gateway.config().connections.clone();
     let places = Arc::new(Semaphore::new(connections.most));
@@ -32,17 +37,16 @@ pub async fn run(listener: TcpListener, gateway: Gateway, shutdown: Cancellation
     let accepting = async {
         loop {
             // As many as there may be: others wait in the system's queue.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let (stream, peer) = accept(&listener).await;
+            let Ok(permit) = Arc::clone(&places).acquire_owned().await else { return };
+            let (stream, address) = accept(&listener).await;
+            let place = Place::take(permit, gateway.counters.connections.clone());
+            let peer = Arc::new(Peer::new(address, place));
             let (gateway, kill) = (Arc::clone(&gateway), kill.clone());
             tasks.spawn(async move {
-                gateway.counters.connections.inc();
                 tokio::select! {
                     () = serve(&gateway, stream, peer) => {}
                     () = kill.cancelled() => {}
                 }
-                gateway.counters.connections.dec();
-                drop(place);
             });
         }
     };
@@ -79,13 +83,32 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-async fn serve(gateway: &Arc<Gateway>, stream: TcpStream, address: SocketAddr) {
+/// A connection's place among those that there may be, until it is closed: also while it carries another protocol.
+pub(crate) struct Place {
+    open: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Place {
+    fn take(permit: OwnedSemaphorePermit, open: Gauge) -> Self {
+        open.inc();
+        Self { open, _permit: permit }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}
+
+async fn serve(gateway: &Arc<Gateway>, stream: TcpStream, peer: Arc<Peer>) {
+    let address = peer.address;
     // Answers are sent as they come: waiting to fill a packet only delays them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
     let connections = gateway.config().connections.clone();
-    let peer = Arc::new(Peer::new(address));
     let guarded = Guarded::new(stream, Arc::clone(&peer), connections.head_limits());
     let stop = gateway.ending.stop.clone();
     let answer = service_fn(move |request| {

@@ -9,12 +9,12 @@ use std::{cmp::Reverse, fmt, sync::Arc, time::Duration};
 /// What one route declares. Nothing of it is implied: a route that leaves one of these out is refused at start.
 #[derive(Debug)]
 pub struct Route {
-    /// Where it begins; see [`Pattern`].
-    pub pattern: Pattern,
+    /// Where it begins.
+    pub(crate) pattern: Pattern,
     /// The service that answers.
     pub service: Arc<str>,
     /// The methods that it takes.
-    pub methods: Vec<Method>,
+    pub(crate) methods: Vec<Method>,
     /// Whether a token is needed.
     pub auth: Auth,
     /// The least role that it takes; `None` for a public route.
@@ -22,17 +22,17 @@ pub struct Route {
     /// How much of it one client gets; `None` where the route says that it is not limited.
     pub limit: Option<LimitPolicy>,
     /// How long one request may take, to the end of its answer; for a streaming answer, to its beginning.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// How much longer it may take where the request asks to wait for a position; see `patience`.
-    pub wait: Duration,
+    pub(crate) wait: Duration,
     /// The largest body, in bytes.
-    pub body: u64,
+    pub(crate) body: u64,
     /// Whether an idempotent request that found no answer is sent to another instance.
-    pub retry: bool,
+    pub(crate) retry: bool,
     /// Whether answers may be streams without end: server-sent events, `WebSocket`.
-    pub streaming: bool,
+    pub(crate) streaming: bool,
     /// Whether the path loses its prefix `/api`.
-    pub rewrite: bool,
+    pub(crate) rewrite: bool,
     pub(crate) budget: Arc<Budget>,
 }
 
@@ -68,7 +68,7 @@ impl Routes {
     }
 
     /// Every route, most specific first.
-    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
         self.0.iter().map(|route| &**route)
     }
 
@@ -89,7 +89,7 @@ impl Routes {
 
 impl Route {
     /// The path that the service sees.
-    pub fn rewritten<'a>(&self, path: &'a str) -> &'a str {
+    pub(crate) fn rewritten<'a>(&self, path: &'a str) -> &'a str {
         path.strip_prefix(PREFIX).filter(|rest| self.rewrite && rest.starts_with('/')).unwrap_or(path)
     }
 }
@@ -99,7 +99,7 @@ pub(crate) const PREFIX: &str = "/api";
 
 /// A path and everything beneath it. `{name}` stands for any one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern {
+pub(crate) struct Pattern {
     text: Arc<str>,
     segments: Vec<Segment>,
 }
@@ -112,7 +112,7 @@ enum Segment {
 
 impl Pattern {
     /// Reads `/api/products/{sku}/price`.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let path = text.strip_prefix('/').ok_or("begins with a slash")?;
         let segment = |segment: &str| match segment.strip_prefix('{').map(|rest| rest.strip_suffix('}')) {
             Some(Some(name)) if !name.is_empty() && !name.contains(['{', '}']) => Ok(Segment::Any),
@@ -126,7 +126,7 @@ impl Pattern {
     }
 
     /// Whether the path is this one or beneath it.
-    pub fn matches(&self, path: &str) -> bool {
+    pub(crate) fn matches(&self, path: &str) -> bool {
         let mut rest = path.strip_prefix('/').unwrap_or(path).split('/');
         self.segments.iter().all(|segment| match (segment, rest.next()) {
             (Segment::Name(name), Some(found)) => name == found,

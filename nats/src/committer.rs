@@ -99,6 +99,7 @@ impl Costs {
 
 struct Waiting {
     writes: Vec<Write>,
+    since: Instant,
     reply: oneshot::Sender<Answer>,
 }
 
@@ -151,7 +152,7 @@ impl Committer {
             return Route::Direct(writes);
         }
         let (reply, answer) = oneshot::channel();
-        state.queue.push_back(Waiting { writes, reply });
+        state.queue.push_back(Waiting { writes, since: Instant::now(), reply });
         if state.drivers < self.shared.policy.batches {
             state.drivers += 1;
             tokio::spawn(Arc::clone(&self.shared).drive());
@@ -237,6 +238,12 @@ impl Shared {
         let mut subjects: HashSet<Subject> = HashSet::new();
         let (mut group, mut later, mut count) = (Vec::new(), VecDeque::new(), 0);
         while let Some(waiting) = state.queue.pop_front() {
+            // The server hangs, or cannot keep up: nobody waits longer for his turn than for an answer.
+            if waiting.since.elapsed() > self.timeout {
+                let late = AppendError::Unavailable("too much waits before it".to_owned());
+                let _ = waiting.reply.send(Answer::Failed(late));
+                continue;
+            }
             let full = !group.is_empty() && count + waiting.writes.len() > MAX_BATCH;
             let clash = waiting.writes.iter().any(|write| subjects.contains(write.subject()));
             // A later append of the same aggregate must not overtake one that is put back.

@@ -1,6 +1,9 @@
 //! A connection to NATS with the settings Waybill relies on.
 
-use async_nats::{Client, ConnectOptions, Event, connection::State, jetstream};
+use async_nats::{
+    Client, ConnectOptions, Event, Message, Request, RequestError, RequestErrorKind, connection::State,
+    jetstream, subject::ToSubject,
+};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -48,9 +51,10 @@ pub enum ConnectError {
 }
 
 impl Connection {
-    /// Connects, and refuses a server that is too old or has no JetStream. `name` shows up in the server's
-    /// connection list.
-    pub async fn connect(url: &str, name: &str) -> Result<Self, ConnectError> {
+    /// Connects to the first server that answers, and refuses one that is too old or has no JetStream. `urls` are the
+    /// addresses of one or more nodes of a cluster, with commas between them; `name` shows up in the server's connection
+    /// list.
+    pub async fn connect(urls: &str, name: &str) -> Result<Self, ConnectError> {
         let (connects, connected) = watch::channel(0);
         let options = ConnectOptions::new()
             .name(name)
@@ -71,9 +75,10 @@ impl Connection {
                 }
                 async move { tracing::info!(%event, "nats connection") }
             });
-        let shown = without_secret(url);
+        let urls: Vec<_> = urls.split(',').map(str::trim).collect();
+        let shown = urls.iter().map(|url| without_secret(url)).collect::<Vec<_>>().join(", ");
         let unreachable = |source| ConnectError::Unreachable { url: shown.clone(), source };
-        let client = options.connect(url).await.map_err(unreachable)?;
+        let client = options.connect(urls).await.map_err(unreachable)?;
         let info = client.server_info();
         if parse_version(&info.version) < MIN_SERVER {
             return Err(ConnectError::TooOld { url: shown, found: info.version });
@@ -83,6 +88,19 @@ impl Connection {
         }
         let jetstream = jetstream::new(client.clone());
         Ok(Self { client, jetstream, connected })
+    }
+
+    /// Asks, and waits no longer than `timeout`, whatever happens. The client's own time-out begins when the request has a
+    /// place in its queue, which is full while a server hangs.
+    pub(crate) async fn ask(
+        &self,
+        subject: impl ToSubject,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Message, RequestError> {
+        let answer = self.client.send_request(subject, request.timeout(None));
+        let answer = tokio::time::timeout(timeout, answer).await;
+        answer.unwrap_or_else(|_| Err(RequestError::new(RequestErrorKind::TimedOut)))
     }
 
     /// Whether the server can be reached at this moment.

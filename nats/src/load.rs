@@ -239,8 +239,8 @@ impl Loader<'_> {
                 (format!("$JS.API.DIRECT.GET.{stream}"), format!(r#"{{"seq":{sequence}}}"#).into())
             }
         };
-        let request = async_nats::Request::new().payload(body).timeout(Some(self.timeout));
-        let answer = self.connection.client.send_request(api, request).await;
+        let request = async_nats::Request::new().payload(body);
+        let answer = self.connection.ask(api, request, self.timeout).await;
         let answer = answer.map_err(|error| unavailable(error.to_string()))?;
         match answer.status {
             None => self.message(answer).map(Some),

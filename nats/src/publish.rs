@@ -179,13 +179,22 @@ pub(crate) fn check_sizes(connection: &Connection, writes: &[Write]) -> Result<(
 
 /// One message, one answer.
 pub(crate) async fn single(connection: &Connection, write: Write, timeout: Duration) -> Answer {
-    let request =
-        async_nats::Request::new().headers(write.headers).payload(write.body).timeout(Some(timeout));
-    answer(connection.client.send_request(to_subject(&write.subject), request).await)
+    let request = async_nats::Request::new().headers(write.headers).payload(write.body);
+    answer(connection.ask(to_subject(&write.subject), request, timeout).await)
 }
 
 /// Several messages, all or none, one answer. The guards are checked against the stream before the batch.
 pub(crate) async fn batch<'a>(
+    connection: &Connection,
+    writes: impl ExactSizeIterator<Item = &'a Write>,
+    timeout: Duration,
+) -> Answer {
+    // What has been sent of it when the time is up has no end, and the server drops it.
+    let sent = send_batch(connection, writes, timeout);
+    tokio::time::timeout(timeout, sent).await.unwrap_or(Answer::Silence)
+}
+
+async fn send_batch<'a>(
     connection: &Connection,
     writes: impl ExactSizeIterator<Item = &'a Write>,
     timeout: Duration,
@@ -205,8 +214,8 @@ pub(crate) async fn batch<'a>(
             continue;
         }
         headers.insert(async_nats::header::NATS_BATCH_COMMIT, "1");
-        let request = async_nats::Request::new().headers(headers).payload(body).timeout(Some(timeout));
-        return answer(connection.client.send_request(subject, request).await);
+        let request = async_nats::Request::new().headers(headers).payload(body);
+        return answer(connection.ask(subject, request, timeout).await);
     }
     Answer::Stored { last: 0, duplicate: false }
 }

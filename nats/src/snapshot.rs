@@ -36,8 +36,8 @@ fn subject(of: &Subject) -> (String, String) {
 pub(crate) async fn read(connection: &Connection, of: &Subject, timeout: Duration) -> Option<Snapshot> {
     let (bucket, key) = subject(of);
     let api = format!("$JS.API.DIRECT.GET.KV_{bucket}.{key}");
-    let request = async_nats::Request::new().payload(Bytes::new()).timeout(Some(timeout));
-    let answer = connection.client.send_request(api, request).await.ok()?;
+    let request = async_nats::Request::new().payload(Bytes::new());
+    let answer = connection.ask(api, request, timeout).await.ok()?;
     if answer.status.is_some() { None } else { serde_json::from_slice(&answer.payload).ok() }
 }
 
@@ -53,9 +53,8 @@ pub(crate) async fn write(
         seq: Option<u64>,
     }
     let Ok(body) = serde_json::to_vec(snapshot) else { return false };
-    let request =
-        async_nats::Request::new().headers(HeaderMap::new()).payload(body.into()).timeout(Some(timeout));
-    let answer = connection.client.send_request(subject(of).1, request).await;
+    let request = async_nats::Request::new().headers(HeaderMap::new()).payload(body.into());
+    let answer = connection.ask(subject(of).1, request, timeout).await;
     let ack = answer.ok().and_then(|answer| serde_json::from_slice::<Ack>(&answer.payload).ok());
     ack.is_some_and(|ack| ack.seq.is_some())
 }

@@ -9,7 +9,7 @@ use axum::{
 };
 use events::Position;
 use serde::Deserialize;
-use service::{Problem, auth::Principal, extract::Query};
+use service::{Problem, auth::Principal, config::Span, extract::Query};
 use std::time::Duration;
 use utoipa::IntoParams;
 
@@ -88,13 +88,7 @@ fn positions(after: Option<&str>, headers: &HeaderMap) -> Result<Vec<Position>, 
 
 /// `5`, `0.5`, `5s` or `500ms`.
 fn parse_wait(text: &str) -> Result<Duration, Problem> {
-    let (number, unit) = match text.strip_suffix("ms") {
-        Some(number) => (number, 0.001),
-        None => (text.strip_suffix('s').unwrap_or(text), 1.0),
-    };
-    let digits = number.starts_with(|first: char| first.is_ascii_digit());
-    let seconds = number.parse::<f64>().ok().filter(|_| digits).map(|number| number * unit);
-    let wait = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let wait = text.parse().ok().map(|Span(wait)| wait);
     wait.filter(|wait| *wait <= LONGEST_WAIT).ok_or_else(|| {
         let detail = "Wait is a number of seconds up to 30, or of milliseconds, such as 500ms.";
         Problem::bad_request("invalid-wait", detail).with_field("wait")

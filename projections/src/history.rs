@@ -1,12 +1,48 @@
-//! What happened to something, oldest first: rows of a table with the columns `id`, `kind`, `time`, `actor`, `causation`,
-//! `stream` and `sequence`.
+//! What happened to something, oldest first. Without the facts' data, which may be personal.
 
-use crate::sqlite::{DatabaseError, Row};
+use crate::{
+    Changes,
+    sqlite::{DatabaseError, Row},
+    table::{Table, Type, Value, row},
+};
 use jiff::Timestamp;
+use nats::Recorded;
 use serde::Serialize;
 use std::collections::HashMap;
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+/// A table of what happened to whatever the first column of its key names; the others are `stream` and `sequence`.
+pub(crate) const fn table(name: &'static str, key: &'static [(&'static str, Type); 3]) -> Table {
+    const COLUMNS: &[(&str, Type)] = &[
+        ("id", Type::Uuid),
+        ("kind", Type::Text),
+        ("time", Type::Timestamp),
+        ("actor", Type::Text),
+        ("causation", Type::Uuid),
+    ];
+    Table { name, key, columns: COLUMNS, indexes: &[] }
+}
+
+/// Takes an event into the history of what it is about, in such a table.
+pub(crate) fn happened(
+    recorded: &Recorded,
+    about: impl Into<Value>,
+    to: &'static Table,
+    changes: &mut Changes,
+) {
+    const ANY: Table = table("", &[("", Type::Uuid); 3]);
+    let (position, envelope) = (recorded.position, &recorded.envelope);
+    let key = [about.into(), position.context.stream().into(), position.sequence.into()];
+    let row = row!(ANY {
+        id: envelope.id,
+        kind: envelope.kind.clone(),
+        time: envelope.time,
+        actor: envelope.actor.as_str().to_owned(),
+        causation: envelope.causation,
+    });
+    changes.upsert(to, key, row);
+}
 
 /// What happened.
 #[derive(Debug, Serialize, ToSchema)]

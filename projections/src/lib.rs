@@ -21,6 +21,7 @@ mod inventory;
 mod metrics;
 mod notifications;
 mod orders;
+mod page;
 mod payments;
 mod personal;
 mod progress;

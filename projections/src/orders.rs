@@ -7,7 +7,7 @@ mod queries;
 mod stage;
 
 use crate::{
-    Changes, View,
+    Changes, View, history,
     table::{Table, Type, Value, row},
 };
 use events::{
@@ -68,19 +68,11 @@ const PROGRESS: Table = Table {
     indexes: &[],
 };
 
-/// What happened to an order, in all streams. Without the facts' data, which holds addresses.
-const ORDER_EVENTS: Table = Table {
-    name: "order_events",
-    key: &[("order_id", Type::Uuid), ("stream", Type::Text), ("sequence", Type::Int)],
-    columns: &[
-        ("id", Type::Uuid),
-        ("kind", Type::Text),
-        ("time", Type::Timestamp),
-        ("actor", Type::Text),
-        ("causation", Type::Uuid),
-    ],
-    indexes: &[],
-};
+/// What happened to an order, in all streams.
+const ORDER_EVENTS: Table = history::table(
+    "order_events",
+    &[("order_id", Type::Uuid), ("stream", Type::Text), ("sequence", Type::Int)],
+);
 
 /// What a fact changes.
 fn project(recorded: &Recorded, changes: &mut Changes) {
@@ -122,7 +114,7 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         | Fact::Notification(_)
         | Fact::Email(_) => return,
     };
-    happened(recorded, order, changes);
+    history::happened(recorded, order, &ORDER_EVENTS, changes);
 }
 
 fn order(recorded: &Recorded, event: &OrderEvent, changes: &mut Changes) -> OrderId {
@@ -180,19 +172,6 @@ fn advance(order: OrderId, step: Option<[(usize, Value); 1]>, changes: &mut Chan
         changes.patch(&PROGRESS, order, step);
     }
     order
-}
-
-fn happened(recorded: &Recorded, order: OrderId, changes: &mut Changes) {
-    let (position, envelope) = (recorded.position, &recorded.envelope);
-    let key = [order.into(), position.context.stream().into(), position.sequence.into()];
-    let row = row!(ORDER_EVENTS {
-        id: envelope.id,
-        kind: envelope.kind.clone(),
-        time: envelope.time,
-        actor: envelope.actor.as_str().to_owned(),
-        causation: envelope.causation,
-    });
-    changes.upsert(&ORDER_EVENTS, key, row);
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 mod queries;
 
 use crate::{
-    Changes, View,
+    Changes, View, history,
     table::{Table, Type, Value, row},
 };
 use events::{
@@ -50,19 +50,11 @@ const SUBSCRIPTIONS: Table = Table {
     indexes: &[&["topic", "user_id"]],
 };
 
-/// What happened to a user. Without the facts' data, which is personal.
-const USER_EVENTS: Table = Table {
-    name: "user_events",
-    key: &[("user_id", Type::Uuid), ("stream", Type::Text), ("sequence", Type::Int)],
-    columns: &[
-        ("id", Type::Uuid),
-        ("kind", Type::Text),
-        ("time", Type::Timestamp),
-        ("actor", Type::Text),
-        ("causation", Type::Uuid),
-    ],
-    indexes: &[],
-};
+/// What happened to a user.
+const USER_EVENTS: Table = history::table(
+    "user_events",
+    &[("user_id", Type::Uuid), ("stream", Type::Text), ("sequence", Type::Int)],
+);
 
 /// What a fact changes.
 fn project(recorded: &Recorded, changes: &mut Changes) {
@@ -92,7 +84,7 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         UserEvent::Erased(it) => erased(it, changes),
     };
     changes.patch(&USERS, user, row!(USERS { updated_at: updated_at, version: version }));
-    happened(recorded, user, changes);
+    history::happened(recorded, user, &USER_EVENTS, changes);
 }
 
 fn created(recorded: &Recorded, it: &UserCreated, changes: &mut Changes) -> UserId {
@@ -135,19 +127,6 @@ fn erased(it: &UserErased, changes: &mut Changes) -> UserId {
         changes.delete(&SUBSCRIPTIONS, [it.user_id.into(), topic.as_str().to_owned().into()]);
     }
     it.user_id
-}
-
-fn happened(recorded: &Recorded, user: UserId, changes: &mut Changes) {
-    let (position, envelope) = (recorded.position, &recorded.envelope);
-    let key = [user.into(), position.context.stream().into(), position.sequence.into()];
-    let row = row!(USER_EVENTS {
-        id: envelope.id,
-        kind: envelope.kind.clone(),
-        time: envelope.time,
-        actor: envelope.actor.as_str().to_owned(),
-        causation: envelope.causation,
-    });
-    changes.upsert(&USER_EVENTS, key, row);
 }
 
 #[cfg(test)]

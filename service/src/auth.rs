@@ -14,7 +14,7 @@ mod verifier;
 mod testing;
 
 pub use documentation::{BEARER, Denied, document};
-pub use extract::layer;
+pub use extract::{layer, restrict};
 pub use jwks::{Jwks, SourceError};
 pub use principal::{Claims, Principal, Role};
 pub use verifier::{AuthError, Verifier};

@@ -123,7 +123,7 @@ impl Breakers {
         locked(&self.upstreams).values().map(Breaker::status).collect()
     }
 
-    /// `GET /ops/breakers`, for operators.
+    /// `GET /ops/breakers`, for operators: whoever mounts it sees to that.
     pub fn routes(&self) -> Router {
         let this = self.clone();
         Router::new().route("/ops/breakers", get(async move || Json(this.list())))
@@ -369,5 +369,54 @@ mod tests {
         }
         assert!(breakers.of("users").acquire().is_err());
         breakers.of("fraud").acquire().unwrap().succeeded();
+    }
+
+    /// What is written to the log of this thread.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            locked(&self.0).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn transitions_are_logged_each_at_its_level() {
+        let written = Written::default();
+        let sink = written.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(move || sink.clone());
+        let _log = tracing::subscriber::set_default(log.finish());
+        let breaker = breakers().0.of("users");
+        for _ in 0..10 {
+            breaker.acquire().unwrap().failed();
+        }
+        advance(Duration::from_secs(30)).await;
+        let probe = breaker.acquire().unwrap();
+        probe.succeeded();
+        let text = String::from_utf8(locked(&written.0).clone()).unwrap();
+        let lines: Vec<_> = text.lines().map(|line| line.trim().replace("service::breaker: ", "")).collect();
+        assert_eq!(
+            lines,
+            [
+                "WARN circuit breaker opened upstream=\"users\" calls=10 failures=10",
+                "INFO circuit breaker half-open, trying one call upstream=\"users\"",
+                "INFO circuit breaker closed upstream=\"users\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_usual_policy_has_the_numbers_of_the_design() {
+        let Policy { window, minimum, error_percent, open_for } = Policy::default();
+        assert_eq!(
+            (window.as_millis(), minimum, error_percent, open_for.as_millis()),
+            (10_000, 10, 50, 30_000)
+        );
     }
 }

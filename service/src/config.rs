@@ -1,6 +1,8 @@
 //! Settings by name, read so that all faults are reported at once.
 
-use std::{env, error::Error, ffi::OsString, fmt, str::FromStr};
+use jiff::SignedDuration;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use std::{env, error::Error, ffi::OsString, fmt, str::FromStr, time::Duration};
 
 /// The exit code for wrong settings or arguments (`EX_USAGE` of sysexits).
 pub const EXIT_USAGE: u8 = 64;
@@ -86,6 +88,30 @@ impl Settings {
     }
 }
 
+/// A span of time as people write it: `3s`, `500ms`, `15m`, `1h 30m`; a number alone is in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl FromStr for Span {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let seconds = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let span = if seconds {
+            text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        } else {
+            text.parse::<SignedDuration>().ok().and_then(|span| span.try_into().ok())
+        };
+        span.map(Self).ok_or("expected a time, such as 3s, 500ms or 15m")
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +140,37 @@ mod tests {
         let mut settings = settings(&[("PORT", "3002")]);
         let port = settings.required::<u16>("PORT");
         assert_eq!(settings.finish(port), Ok(3002));
+    }
+
+    #[test]
+    fn spans_are_read_as_people_write_them() {
+        for (text, ms) in [
+            ("3s", 3000),
+            ("500ms", 500),
+            ("15m", 900_000),
+            ("1h 30m", 5_400_000),
+            ("0.5s", 500),
+            ("2", 2000),
+            ("0.5", 500),
+            ("0", 0),
+        ] {
+            assert_eq!(text.parse(), Ok(Span(Duration::from_millis(ms))), "{text}");
+        }
+        for bad in [
+            "",
+            ".",
+            "s",
+            "ms",
+            "-1",
+            "-1s",
+            "soon",
+            "1e9",
+            "NaN",
+            "inf",
+            "3 sheep",
+            "9".repeat(400).as_str(),
+        ] {
+            assert!(bad.parse::<Span>().is_err(), "{bad}");
+        }
     }
 }

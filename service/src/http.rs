@@ -14,7 +14,7 @@ use axum::{
     serve::ListenerExt,
 };
 use futures::FutureExt;
-use std::{io, panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
+use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -211,6 +211,7 @@ pub async fn serve(
         shutdown.cancelled().await;
         tokio::time::sleep(drain).await;
     };
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
     let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         result = server => result.map(|()| true),

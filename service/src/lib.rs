@@ -4,7 +4,7 @@
 //!
 //! - [`Clock`]: the only source of time and of new identifiers
 //! - [`Problem`]: every error of every API, as problem+json; [`extract`]: request parts, read strictly
-//! - [`auth`]: who sends a request, by access token
+//! - [`auth`]: who sends a request, by access token; [`origin`]: from where
 //! - [`http`]: the layers around every route, and serving with a drain
 //! - [`client`], [`breaker`]: calls of other services, and when to stop calling
 //! - [`Metrics`], [`Probes`]: `/metrics`, `/health`, `/ready`
@@ -16,6 +16,7 @@ pub mod client;
 pub mod config;
 pub mod extract;
 pub mod http;
+pub mod origin;
 pub mod telemetry;
 
 mod clock;

@@ -1,6 +1,7 @@
 //! # The harness of the end-to-end tests
 //!
 //! - [`World`]: a nats-server and services in this process, started with the function that `waybill` uses
+//! - [`Front`]: the gateway in front of a world
 //! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes
 //! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
@@ -14,6 +15,7 @@
 //! alone builds it first: `cargo build -p waybill && cargo test -p waybill-tests`.
 
 mod collector;
+mod front;
 mod mail;
 mod process;
 mod python;
@@ -24,6 +26,7 @@ mod wait;
 mod world;
 
 pub use collector::{CollectedLog, CollectedSpan, Collector};
+pub use front::Front;
 pub use mail::{MailServer, Received as ReceivedMail};
 pub use process::Process;
 pub use python::{installed, python};

@@ -190,7 +190,7 @@ fn nats_pid_file(dir: &Path) -> PathBuf {
     dir.join("nats/nats-server.pid")
 }
 
-fn pid(id: u32) -> Option<Pid> {
+pub(crate) fn pid(id: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(id).ok()?)
 }
 

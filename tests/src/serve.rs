@@ -1,8 +1,20 @@
 //! `waybill serve` as real processes against the NATS of a [`World`]: to be killed one by one.
 
-use crate::{Process, World};
-use std::{fs, io, path::PathBuf, process::Stdio};
+use crate::{Process, World, eventually, process};
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+use std::{
+    ffi::OsStr,
+    fs, io,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 use tokio::process::{Child, Command};
+
+/// Far more than starting or stopping takes.
+const WITHIN: Duration = Duration::from_mins(1);
 
 /// A running `waybill serve`. Dropped, it is killed.
 #[derive(Debug)]
@@ -14,18 +26,19 @@ pub struct Serve {
 impl Serve {
     /// Serves one service on a free port, with read models in a folder of its own beside those of the world.
     pub fn start(world: &World, service: &str, name: &str) -> io::Result<Self> {
-        Self::with(world, service, name, &[])
+        Self::with(world, service, name, &[] as &[&str])
     }
 
-    /// The same, with more flags.
-    pub fn with(world: &World, service: &str, name: &str, flags: &[String]) -> io::Result<Self> {
+    /// The same, with more flags. Its log is JSON.
+    pub fn with(world: &World, service: &str, name: &str, flags: &[impl AsRef<OsStr>]) -> io::Result<Self> {
         let dir = world.config.data.with_file_name(name);
         fs::create_dir_all(&dir)?;
         let key = dir.join("master.key");
         fs::write(&key, &*world.config.master_key.to_base64())?;
         let log = fs::File::options().create(true).append(true).open(dir.join("log"))?;
         let child = Command::new(Process::executable())
-            .args(["serve", service, "--port", "0", "--nats-url", &world.config.nats_url, "--data"])
+            .args(["serve", service, "--port", "0", "--log-format", "json"])
+            .args(["--nats-url", &world.config.nats_url, "--data"])
             .arg(&dir)
             .arg("--master-key-file")
             .arg(key)
@@ -38,9 +51,51 @@ impl Serve {
         Ok(Self { child, dir })
     }
 
+    /// Where it listens, once it does.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub async fn address(&self) -> SocketAddr {
+        eventually("it listens", WITHIN, async || {
+            let line = self.log().into_iter().find(|line| line["message"] == "listening")?;
+            line["address"].as_str()?.parse().ok()
+        })
+        .await
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
     /// Kills it as a crash would.
     pub async fn kill(&mut self) -> io::Result<()> {
         self.child.kill().await
+    }
+
+    /// Asks it to read its configuration again.
+    pub fn hang_up(&self) -> io::Result<()> {
+        self.signal(Signal::HUP)
+    }
+
+    /// Asks it to stop.
+    pub fn terminate(&self) -> io::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let pid = self.child.id().and_then(process::pid).ok_or(io::ErrorKind::NotFound)?;
+        Ok(kill_process(pid, signal)?)
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Panics
+    /// When it does not end in time.
+    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
+        let ended = tokio::time::timeout(WITHIN, self.child.wait()).await;
+        ended.unwrap_or_else(|_| panic!("{} does not end", self.dir.display()))
     }
 }
 

@@ -2,9 +2,11 @@
 
 use crate::{eventually, request};
 use events::Context;
+use futures::future::try_join_all;
 use nats::{
     Connection, Filter, From, Reader, Until,
-    server::{self, Binary, Server},
+    server::{self, Binary, Node, Server},
+    topology,
 };
 use std::{collections::BTreeMap, time::Duration};
 use tempfile::TempDir;
@@ -19,7 +21,7 @@ use waybill::{
 const READY_WITHIN: Duration = Duration::from_mins(1);
 const SETTLED_WITHIN: Duration = Duration::from_mins(1);
 
-/// A nats-server of its own, and services against it. Dropped, everything ends.
+/// A nats-server of its own, or a cluster, and services against it. Dropped, everything ends.
 pub struct World {
     /// The services; more of them can be started against the same NATS.
     pub system: Option<System>,
@@ -27,8 +29,10 @@ pub struct World {
     pub api: Api,
     /// How the services were started: the world outside can be set here while they run.
     pub config: Config,
-    /// The nats-server: can be killed and paused.
+    /// The nats-server: can be killed and paused. Of a cluster the first node.
     pub nats: Server,
+    /// The other nodes.
+    pub others: Vec<Server>,
     _dir: TempDir,
 }
 
@@ -53,7 +57,51 @@ impl World {
         let nats = Server::start(server::Config { durability: config.durability, ..server }).await?;
         config.nats_url = nats.url();
         let (system, api) = start(&config, services).await?;
-        Ok(Self { system: Some(system), api, config, nats, _dir: dir })
+        Ok(Self { system: Some(system), api, config, nats, others: Vec::new(), _dir: dir })
+    }
+
+    /// Every service against a cluster of three nodes, each with a copy of everything. A node that is killed stays dead.
+    /// They are called `nats-1` and so on.
+    ///
+    /// # Panics
+    /// When the nodes do not find each other in time.
+    pub async fn cluster() -> Result<Self, Failure> {
+        let dir = tempfile::tempdir()?;
+        let base = server::Config::new(Binary::locate(None).await?, dir.path());
+        let mut free = Vec::new();
+        for _ in 0..3 {
+            free.push(TcpListener::bind(("127.0.0.1", 0)).await?);
+        }
+        let ports = free.iter().map(|listener| Ok(listener.local_addr()?.port()));
+        let ports = ports.collect::<std::io::Result<Vec<_>>>()?;
+        drop(free);
+        let nodes = ports.iter().zip(1..).map(|(&cluster_port, number)| {
+            let name = format!("nats-{number}");
+            let data_dir = dir.path().join(&name);
+            let node = Some(Node { name, cluster_port, all_cluster_ports: ports.clone() });
+            Server::start(server::Config { data_dir, node, restart: false, ..base.clone() })
+        });
+        let mut nodes = try_join_all(nodes).await?;
+        let urls: Vec<_> = nodes.iter().map(Server::url).collect();
+        let config = Config { replicas: 3, ..Config::new(urls.join(","), dir.path().join("views")) };
+        let connection = Connection::connect(&config.nats_url, "test").await?;
+        eventually("three nodes keep the streams", READY_WITHIN, async || {
+            topology::ensure(&connection, &Context::ALL, 3).await.ok()
+        })
+        .await;
+        let (system, api) = start(&config, &Service::ALL).await?;
+        let nats = nodes.remove(0);
+        Ok(Self { system: Some(system), api, config, nats, others: nodes, _dir: dir })
+    }
+
+    /// The node of this name.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn node(&self, name: &str) -> &Server {
+        let number: usize = name.strip_prefix("nats-").and_then(|number| number.parse().ok()).unwrap_or(0);
+        let mut nodes = [&self.nats].into_iter().chain(&self.others);
+        nodes.nth(number.wrapping_sub(1)).unwrap_or_else(|| panic!("there is no node {name}"))
     }
 
     /// Starts some services once more against the same NATS, with read models of their own in `views`: as another
@@ -80,7 +128,7 @@ impl World {
 
     /// A connection of the test's own.
     pub async fn connect(&self) -> Result<Connection, Failure> {
-        Ok(Connection::connect(&self.nats.url(), "test").await?)
+        Ok(Connection::connect(&self.config.nats_url, "test").await?)
     }
 
     /// How many events each stream holds.

@@ -35,7 +35,7 @@ fn is_stale(answer: &Answer) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_are_accepted_with_a_stale_snapshot_while_the_users_service_is_dead() {
     // Nothing is remembered: every order asks.
-    let mut world = World::of(&OTHERS, |config| config.users_fresh_for = Duration::ZERO).await.unwrap();
+    let mut world = World::of(&OTHERS, |config| config.users_calls.fresh_for = Duration::ZERO).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::serve(Service::Users, &world.config, &folder.path().join("1")).unwrap();
     let registry =
@@ -82,7 +82,8 @@ async fn orders_are_accepted_with_a_stale_snapshot_while_the_users_service_is_de
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_remembered_until_a_fact_says_otherwise() {
-    let mut world = World::with(|config| config.users_fresh_for = Duration::from_hours(1)).await.unwrap();
+    let mut world =
+        World::with(|config| config.users_calls.fresh_for = Duration::from_hours(1)).await.unwrap();
     let api = &world.api;
     let user_id = api.register("ada").await.unwrap();
     let stocked = api.stock_product("p", ("TEA", "Tea", 450), 100).await.unwrap();

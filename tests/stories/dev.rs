@@ -4,6 +4,8 @@ use std::{fs, process::Output};
 use tokio::process::Command;
 use waybill_tests::{Process, settled};
 
+const NOBODY: &str = "00000000-0000-0000-0000-000000000007";
+
 async fn waybill(arguments: &[&str]) -> Output {
     Command::new(Process::executable()).args(arguments).output().await.unwrap()
 }
@@ -17,6 +19,14 @@ async fn it_is_found_refuses_a_second_one_stops_cleanly_and_continues() {
     let file: serde_json::Value = serde_json::from_slice(&fs::read(data.join("dev.json")).unwrap()).unwrap();
     assert_eq!(file["durability"], "always");
     assert_eq!(file["services"].as_object().unwrap().len(), 6);
+    // Ready is who answers for everybody through the front door, from the first moment.
+    for asked in ["products", "users/{}", "orders/{}", "payments/{}", "shipments/{}"]
+        .map(|path| path.replace("{}", NOBODY))
+    {
+        let request = first.api.http().get(format!("{}/api/{asked}", file["gateway"].as_str().unwrap()));
+        let answer = first.api.send_as_operator(request).await.unwrap();
+        assert!([200, 404].contains(&answer.status), "{asked}: {answer:?}");
+    }
 
     let second = waybill(&["dev", "--data", shown]).await;
     assert_eq!(second.status.code(), Some(1));

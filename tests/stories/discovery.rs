@@ -1,107 +1,92 @@
 //! Instances come, leave and are killed, and whoever asks does not notice.
 
-use gateway::{Failure, UpstreamPolicy, Upstreams};
-use nats::{InstanceId, Registry, RegistryOptions};
-use service::{Clock, Metrics};
-use std::{collections::BTreeSet, time::Duration};
-use tokio::{net::TcpListener, time::Instant};
-use waybill::{
-    api::{Api, Tokens},
-    edge::{Edge, EdgeConfig},
-    system::Service,
-};
-use waybill_tests::{Serve, World, eventually};
+use futures::future::join_all;
+use nats::{Registry, RegistryOptions};
+use serde_json::json;
+use std::time::Duration;
+use tokio::time::Instant;
+use waybill::system::Service;
+use waybill_tests::{Front, Serve, World, eventually};
 
 const SOON: Duration = Duration::from_mins(1);
 
-/// Asks for a service as a gateway does.
-struct Caller {
-    upstreams: Upstreams,
-    registry: Registry,
-    http: reqwest::Client,
+/// Waits until the gateway knows so many instances of the inventory.
+async fn known(front: &Front, count: usize) {
+    eventually("that many instances are known", SOON, async || {
+        (front.instances(Service::Inventory).await.unwrap().len() == count).then_some(())
+    })
+    .await;
 }
 
-impl Caller {
-    async fn of(world: &World) -> Self {
-        let connection = world.connect().await.unwrap();
-        let registry = Registry::watch(&connection, RegistryOptions::default()).await.unwrap();
-        let policy = UpstreamPolicy::default();
-        let upstreams = Upstreams::start(registry.clone(), policy, Clock::system(), &Metrics::new());
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(3)).build().unwrap();
-        Self { upstreams, registry, http }
-    }
-
-    /// A request that can be repeated, with one repetition elsewhere. Says who answered.
-    async fn ask(&self, attempts: usize) -> Option<InstanceId> {
-        let mut tried = Vec::new();
-        for _ in 0..attempts {
-            let pick = self.upstreams.pick("inventory", &tried).ok()?;
-            let id = pick.instance.id;
-            match self.http.get(format!("http://{}/health", pick.authority)).send().await {
-                Ok(answer) => {
-                    pick.succeeded(answer.status().as_u16());
-                    return Some(id);
-                }
-                Err(error) if error.is_connect() => pick.failed(Failure::Connect),
-                Err(_) => pick.failed(Failure::Reset),
-            }
-            tried.push(id);
-        }
-        None
-    }
-
-    /// Waits until so many instances answer.
-    async fn answered_by(&self, count: usize) -> BTreeSet<InstanceId> {
-        eventually("that many instances answer", SOON, async || {
-            let mut seen = BTreeSet::new();
-            for _ in 0..20 {
-                seen.extend(self.ask(1).await);
-            }
-            (seen.len() == count).then_some(seen)
-        })
-        .await
+/// Requests that can be repeated, some at once.
+async fn ask(front: &Front) {
+    let asked = join_all((0..8).map(|_| front.api.get(Service::Inventory, "/products"))).await;
+    for answer in asked {
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
     }
 }
 
 #[tokio::test]
 async fn an_instance_that_is_killed_fails_no_request_that_can_be_repeated() {
     let world = World::start().await.unwrap();
-    let caller = Caller::of(&world).await;
-    let first = caller.answered_by(1).await;
+    let front = Front::patient(&world, "").await.unwrap();
+    known(&front, 1).await;
     let mut second = Serve::start(&world, "inventory", "second").unwrap();
-    let both = caller.answered_by(2).await;
+    known(&front, 2).await;
+    let registry =
+        Registry::watch(&world.connect().await.unwrap(), RegistryOptions::default()).await.unwrap();
+    eventually("both are known here too", SOON, async || {
+        (registry.instances("inventory").len() == 2).then_some(())
+    })
+    .await;
 
-    second.kill().await.unwrap();
+    let mut killing = std::pin::pin!(second.kill());
+    loop {
+        tokio::select! {
+            biased;
+            () = ask(&front) => {}
+            killed = &mut killing => break killed.unwrap(),
+        }
+    }
     let killed = Instant::now();
     let mut asked = 0;
-    let known = async |caller: &Caller| caller.registry.instances("inventory").len();
-    while known(&caller).await == 2 {
-        assert!(caller.ask(2).await.is_some_and(|id| first.contains(&id)), "request {asked} failed");
+    while registry.instances("inventory").len() == 2 {
+        ask(&front).await;
         asked += 1;
         let lifetime = RegistryOptions::default().lifetime;
         assert!(killed.elapsed() < lifetime + Duration::from_secs(3), "it is still known");
     }
-    assert!(asked > 100, "only {asked} requests were made");
-    assert!(both.is_superset(&first));
-    assert_eq!(caller.answered_by(1).await, first);
+    assert!(asked > 20, "only {asked} times");
+    let repeated = r#"waybill_gateway_retries_total{service="inventory",outcome="sent"}"#;
+    assert!(front.counted(repeated).await.unwrap() > 0, "nobody asked the one that was killed");
+    known(&front, 1).await;
+    ask(&front).await;
+    assert!(front.stop().await);
 }
 
 #[tokio::test]
 async fn an_instance_that_leaves_fails_no_request_at_all() {
     let world = World::start().await.unwrap();
-    let caller = Caller::of(&world).await;
-    let first = caller.answered_by(1).await;
+    let front = Front::patient(&world, "").await.unwrap();
+    known(&front, 1).await;
     let (second, _) = world.another("second", &[Service::Inventory]).await.unwrap();
-    caller.answered_by(2).await;
+    known(&front, 2).await;
     let mut leaving = std::pin::pin!(second.stop());
+    // The gateway repeats none of these.
+    let change = front.api.url(Service::Inventory, "/inventory/NONE/adjustments");
+    let change = || front.api.http().post(&change).json(&json!({ "delta": 1, "reason": "found" }));
     loop {
         tokio::select! {
             biased;
             finished = &mut leaving => break assert!(finished),
-            answer = caller.ask(1) => assert!(answer.is_some(), "a request failed"),
+            answer = front.as_operator(change()) => assert_eq!(answer.unwrap().status, 404),
         }
     }
-    assert_eq!(caller.answered_by(1).await, first);
+    known(&front, 1).await;
+    let repeated = r#"waybill_gateway_retries_total{service="inventory",outcome="sent"}"#;
+    assert_eq!(front.counted(repeated).await.unwrap(), 0);
+    assert!(front.stop().await);
 }
 
 /// A path of every service that it answers to an operator, whatever there is.
@@ -122,23 +107,9 @@ async fn whichever_service_is_killed_the_gateway_says_so_in_time_and_recovers() 
         .iter()
         .map(|(service, _)| Serve::start(&world, service.name(), service.name()).unwrap())
         .collect();
-    let routes = include_str!("../../gateway/routes.toml").replace("quota = 100", "quota = 100000");
     // Half a minute for every service would be minutes.
-    let routes = format!("[breaker]\nopen = \"2s\"\n\n{routes}");
-    let file = world.config.data.with_file_name("routes.toml");
-    std::fs::write(&file, routes).unwrap();
-    let edge = EdgeConfig {
-        nats_url: world.config.nats_url.clone(),
-        replicas: 1,
-        file: Some(file),
-        clock: Clock::system(),
-    };
-    let edge = Edge::start(&edge, TcpListener::bind("127.0.0.1:0").await.unwrap()).await.unwrap();
-    let url = format!("http://{}/api", edge.address());
-    let urls = Service::ALL.map(|service| (service.name().to_owned(), url.clone()));
-    let tokens =
-        Tokens::open(&world.config.nats_url, &world.config.master_key, &Clock::system()).await.unwrap();
-    let api = Api::at(urls.into()).with_tokens(tokens);
+    let front = Front::patient(&world, "[breaker]\nopen = \"2s\"\n").await.unwrap();
+    let api = &front.api;
     let answers = async |(service, path): (Service, &str)| {
         eventually("the service answers through the gateway", SOON, async || {
             (api.get(service, path).await.unwrap().status == 404).then_some(())
@@ -167,5 +138,5 @@ async fn whichever_service_is_killed_the_gateway_says_so_in_time_and_recovers() 
         processes[index] = Serve::start(&world, service.name(), &again).unwrap();
         answers((service, path)).await;
     }
-    edge.stop().await;
+    assert!(front.stop().await);
 }

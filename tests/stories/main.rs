@@ -5,12 +5,14 @@
 
 mod access;
 mod again;
+mod cluster;
 mod contention;
 mod crash;
 mod customers;
 mod dev;
 mod discovery;
 mod edge;
+mod gateway;
 mod notifications;
 mod order;
 mod outage;

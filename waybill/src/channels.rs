@@ -1,10 +1,10 @@
 //! How notifications are sent, by flags, environment and files: the mail server, templates, endpoints of webhooks.
 
-use crate::{failure::Failure, outside::Span, settings::Flag};
+use crate::{failure::Failure, settings::Flag};
 use commands::notifications::{Channels, Mail, Post, Sender, Smtp, SmtpTls, TIMEOUT, Templates, Webhook};
 use secrecy::SecretString;
 use serde::Deserialize;
-use service::config::Settings;
+use service::config::{Settings, Span};
 use std::{
     collections::HashSet,
     env, fs,

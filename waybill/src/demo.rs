@@ -6,6 +6,7 @@ mod story;
 use crate::{
     api::{Api, Tokens},
     audit::Audit,
+    calls::UsersCalls,
     dev::{DevFile, Local, Plan},
     failure::Failure,
     outside::Outside,
@@ -63,6 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         durability: Durability::Always,
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         ports: Ports::free(),
+        users_calls: UsersCalls::default(),
         outside: Outside::default(),
         channels: Channels::outbox(dir.path().join("outbox")),
         gateway_config: None,

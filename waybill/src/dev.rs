@@ -8,6 +8,7 @@ mod state;
 
 use crate::{
     api::{Api, Tokens},
+    calls::{CallArgs, UsersCalls},
     channels::ChannelArgs,
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
@@ -56,6 +57,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
     ports: Option<String>,
     #[command(flatten)]
+    calls: CallArgs,
+    #[command(flatten)]
     outside: OutsideArgs,
     #[command(flatten)]
     channels: ChannelArgs,
@@ -68,6 +71,7 @@ pub(crate) struct Plan {
     pub(crate) durability: Durability,
     pub(crate) host: IpAddr,
     pub(crate) ports: Ports,
+    pub(crate) users_calls: UsersCalls,
     pub(crate) outside: Outside,
     pub(crate) channels: Channels,
     pub(crate) gateway_config: Option<PathBuf>,
@@ -115,7 +119,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {
-    let given = args.outside.flags().into_iter().chain(args.channels.flags());
+    let given = args.outside.flags().into_iter().chain(args.calls.flags()).chain(args.channels.flags());
     let mut flags = settings::flags(given.chain([
         ("--durability", Some(args.durability.clone())),
         ("--host", Some(args.host.clone())),
@@ -124,7 +128,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let durability = flags.optional::<Durability>("--durability");
     let host = flags.optional::<IpAddr>("--host");
     let ports = flags.optional("--ports").unwrap_or_default();
-    let outside = Outside::read(&mut flags);
+    let (outside, users_calls) = (Outside::read(&mut flags), UsersCalls::read(&mut flags));
     let channels = args.channels.read(&mut flags, &args.data);
     let (data, gateway_config) = (args.data.clone(), args.gateway_config.clone());
     let plan = durability.zip(host);
@@ -133,6 +137,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         durability,
         host,
         ports,
+        users_calls,
         outside,
         channels,
         gateway_config,
@@ -153,6 +158,7 @@ impl Local {
         let nats = nats.await?;
         let config = Config {
             durability: plan.durability,
+            users_calls: plan.users_calls,
             outside: plan.outside.clone(),
             channels: plan.channels.clone(),
             master_key: master_key::find_or_create(&plan.data)?,
@@ -169,6 +175,8 @@ impl Local {
         let edge = Edge::start(&edge, listener(&plan, GATEWAY, edge::PORT).await?).await?;
         let local = Self { plan, edge, system, nats, tokens, _lock: lock };
         local.api().wait_ready(READY_WITHIN).await?;
+        // Ready services are made known a moment later.
+        local.edge.wait_for(Service::ALL.map(Service::name), READY_WITHIN).await?;
         Ok(local)
     }
 

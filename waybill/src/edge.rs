@@ -1,12 +1,16 @@
 //! The gateway of a process: what it needs of NATS, and how it starts and stops.
 
 use crate::failure::{Failure, because};
-use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Upstreams};
+use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
 use nats::{Connection, Registry, RegistryOptions};
 use serde_json::Map;
 use service::{Clock, Metrics};
-use std::{fs, io, net::SocketAddr, path::PathBuf};
-use tokio::{net::TcpListener, task::JoinHandle};
+use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
+use tokio::{
+    net::TcpListener,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 
 /// The gateway's name, among the names of services.
@@ -14,10 +18,12 @@ pub const GATEWAY: &str = "gateway";
 /// Its port, unless another is asked for.
 pub const PORT: u16 = 8080;
 
+const POLL: Duration = Duration::from_millis(10);
+
 /// What a gateway needs to run.
 #[derive(Clone, Debug)]
 pub struct EdgeConfig {
-    /// Where NATS is.
+    /// Where NATS is; addresses of several nodes with commas between them.
     pub nats_url: String,
     /// Copies of what gateways share.
     pub replicas: usize,
@@ -31,6 +37,7 @@ pub struct EdgeConfig {
 #[derive(Debug)]
 pub struct Edge {
     address: SocketAddr,
+    upstreams: Upstreams,
     shutdown: CancellationToken,
     server: JoinHandle<io::Result<bool>>,
 }
@@ -38,6 +45,8 @@ pub struct Edge {
 impl Edge {
     /// Starts it on a listener.
     pub async fn start(edge: &EdgeConfig, listener: TcpListener) -> Result<Self, Failure> {
+        // Before all that takes time: a hangup must not end a gateway that is still starting.
+        let reload = Reload::new(edge.file.clone())?;
         let config = read(edge)?;
         let (metrics, clock) = (Metrics::new(), edge.clock.clone());
         service::telemetry::export_metrics(GATEWAY, &metrics);
@@ -53,8 +62,8 @@ impl Edge {
         let details = details.map(|(name, value)| (name.to_owned(), value.into()));
         let gateway = Gateway::new(Parts {
             config,
-            file: edge.file.clone(),
-            upstreams,
+            reload,
+            upstreams: upstreams.clone(),
             limiter,
             clock,
             metrics,
@@ -63,12 +72,31 @@ impl Edge {
         let (address, shutdown) = (listener.local_addr()?, CancellationToken::new());
         let server = tokio::spawn(gateway::run(listener, gateway, shutdown.clone()));
         tracing::info!(service = GATEWAY, %address, "listening");
-        Ok(Self { address, shutdown, server })
+        Ok(Self { address, upstreams, shutdown, server })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Waits until it knows an instance of each of these services: before that, it answers 503 for them.
+    pub async fn wait_for(
+        &self,
+        services: impl IntoIterator<Item = &str>,
+        within: Duration,
+    ) -> Result<(), Failure> {
+        let deadline = Instant::now() + within;
+        for service in services {
+            // Nobody is asked: a pick that is dropped counts as not made.
+            while self.upstreams.pick(service, &[]).is_err() {
+                if Instant::now() > deadline {
+                    return Err(format!("the gateway knows no {service} after {within:?}").into());
+                }
+                sleep(POLL).await;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until it ends by itself, which is a failure.

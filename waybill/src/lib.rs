@@ -4,13 +4,15 @@
 //!
 //! - [`system`]: one function makes a service of its write side, its read side and its probes; `dev`, `serve`, `demo` and
 //!   the tests all start services with it
-//! - [`outside`]: the simulated world outside, by flags; `channels`: how notifications are sent
+//! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
+//!   are sent; all by flags
 //! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`, `token`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
 pub mod api;
 pub mod audit;
+pub mod calls;
 pub mod cli;
 pub mod edge;
 pub mod failure;

@@ -6,9 +6,8 @@ use commands::{
     shipping::SimulatedCarrier,
 };
 use events::UserId;
-use jiff::SignedDuration;
-use service::config::Settings;
-use std::{str::FromStr, sync::Arc, time::Duration};
+use service::config::{Settings, Span};
+use std::{str::FromStr, sync::Arc};
 
 /// Flags of the simulated world outside.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -92,18 +91,6 @@ impl<T: FromStr> FromStr for List<T> {
 
     fn from_str(text: &str) -> Result<Self, T::Err> {
         text.split(',').map(|item| item.trim().parse()).collect::<Result<_, _>>().map(Self)
-    }
-}
-
-/// `200ms`.
-pub(crate) struct Span(pub(crate) Duration);
-
-impl FromStr for Span {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let span = text.parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
-        span.map(Self).ok_or("expected a time, such as 200ms")
     }
 }
 

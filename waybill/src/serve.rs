@@ -1,10 +1,11 @@
 //! `waybill serve`: services against an existing NATS.
 
 use crate::{
+    calls::{CallArgs, UsersCalls},
     channels::ChannelArgs,
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
-    outside::{Outside, OutsideArgs, Span},
+    outside::{Outside, OutsideArgs},
     settings::{self, MasterKeyArgs},
     system::{Advertise, Config, Service, System},
 };
@@ -28,8 +29,8 @@ pub(crate) struct Args {
     /// users, orders, payments, inventory, shipping, notifications, gateway, or all
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
-    /// Where NATS is
-    #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
+    /// Where NATS is; several nodes of a cluster with commas between them
+    #[arg(long, value_name = "URL,..", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
     /// Folder of the read models
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
@@ -54,9 +55,9 @@ pub(crate) struct Args {
     /// Where the keys of access tokens are published [default: the keys themselves, as NATS keeps them]
     #[arg(long, value_name = "URL", env = "WAYBILL_JWKS_URL")]
     jwks_url: Option<String>,
-    /// How long orders rely on what the users service said of a customer [default: 30s]
-    #[arg(long, value_name = "TIME", env = "WAYBILL_USERS_FRESH_FOR")]
-    users_fresh_for: Option<String>,
+    /// Networks of gateways, who alone are believed from which address a client comes [default: this machine]
+    #[arg(long, value_name = "NETWORK,..", env = "WAYBILL_TRUSTED_PROXIES")]
+    trusted_proxies: Option<String>,
     /// What NATS is configured to do before it acknowledges: always writes to disk, interval does so every two minutes
     #[arg(long, value_name = "PROFILE", env = "WAYBILL_DURABILITY", default_value = "always")]
     durability: String,
@@ -65,6 +66,8 @@ pub(crate) struct Args {
     replicas: String,
     #[command(flatten)]
     master_key: MasterKeyArgs,
+    #[command(flatten)]
+    calls: CallArgs,
     #[command(flatten)]
     outside: OutsideArgs,
     #[command(flatten)]
@@ -125,14 +128,14 @@ async fn bind(name: &str, host: &str, port: u16) -> Result<TcpListener, Failure>
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {
-    let given = args.outside.flags().into_iter().chain(args.channels.flags());
+    let given = args.outside.flags().into_iter().chain(args.calls.flags()).chain(args.channels.flags());
     let mut flags = settings::flags(given.chain([
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
         ("--advertise", args.advertise.clone()),
         ("--jwks-url", args.jwks_url.clone()),
-        ("--users-fresh-for", args.users_fresh_for.clone()),
+        ("--trusted-proxies", args.trusted_proxies.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
@@ -164,13 +167,14 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let outside = Outside::read(flags);
     let channels = args.channels.read(flags, &args.data);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
-    let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
+    let trusted_proxies = flags.optional("--trusted-proxies");
+    let users_calls = UsersCalls::read(flags);
     // A gateway alone opens nothing that is locked with the master key.
     let alone = named.services.is_empty();
     let master_key = if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
     let usual = Config::new(nats_url?, &args.data);
-    let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
     let (durability, replicas) = durability.zip(replicas)?;
+    let trusted_proxies = trusted_proxies.unwrap_or(usual.trusted_proxies);
     Some(Config {
         durability,
         replicas,
@@ -178,7 +182,8 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         channels,
         master_key,
         jwks_url,
-        users_fresh_for,
+        trusted_proxies,
+        users_calls,
         advertise,
         ..usual
     })
@@ -259,10 +264,12 @@ mod tests {
     #[test]
     fn every_fault_is_named_at_once() {
         let faults = read(
-            "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x",
+            "orders carts --nats-url nats://x --ports orders=x --durability maybe --replicas 2 --carrier x \
+             --breaker-errors 0 --trusted-proxies gateway",
         );
         let faults = faults.unwrap_err();
-        for flag in ["SERVICE", "--ports", "--durability", "--replicas", "--carrier"] {
+        let flags = ["SERVICE", "--ports", "--durability", "--replicas", "--carrier", "--breaker-errors"];
+        for flag in flags.into_iter().chain(["--trusted-proxies"]) {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
         assert!(read("all --nats-url nats://x --port 80").unwrap_err().contains("--port"));

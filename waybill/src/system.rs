@@ -8,6 +8,7 @@ mod presence;
 pub(crate) use assembly::verifier;
 
 use crate::{
+    calls::UsersCalls,
     failure::{Failure, because},
     outside::Outside,
 };
@@ -16,7 +17,7 @@ use events::Context;
 use nats::{Connection, Durability, KeyRing, MasterKey, RegistryOptions, topology};
 pub use presence::Advertise;
 use presence::Presence;
-use service::{Clock, Shutdown};
+use service::{Clock, Shutdown, origin::TrustedProxies};
 use std::{
     collections::BTreeMap,
     fmt, io,
@@ -98,7 +99,7 @@ impl FromStr for Service {
 /// What services need to run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where NATS is.
+    /// Where NATS is; addresses of several nodes with commas between them.
     pub nats_url: String,
     /// Folder of the read models.
     pub data: PathBuf,
@@ -116,8 +117,10 @@ pub struct Config {
     pub master_key: MasterKey,
     /// Where the keys of access tokens are published; those kept beside the log are taken, unless it is said.
     pub jwks_url: Option<String>,
-    /// How long orders rely on what the users service said of a customer, unless they hear otherwise.
-    pub users_fresh_for: Duration,
+    /// Who is believed on whose behalf a request comes: gateways. This machine, unless it is said.
+    pub trusted_proxies: TrustedProxies,
+    /// How orders call the users service.
+    pub users_calls: UsersCalls,
     /// How services stay known to others.
     pub registry: RegistryOptions,
     /// Where others reach the services; where they listen, unless it is said.
@@ -141,7 +144,8 @@ impl Config {
             clock: Clock::system(),
             master_key: MasterKey::generate(),
             jwks_url: None,
-            users_fresh_for: Duration::from_secs(30),
+            trusted_proxies: TrustedProxies::loopback(),
+            users_calls: UsersCalls::default(),
             registry: RegistryOptions::default(),
             advertise: None,
             linger: Duration::from_millis(300),

@@ -107,6 +107,8 @@ pub(super) struct World {
     pub(super) log: Vec<Fact>,
     /// What the carrier has booked.
     pub(super) bookings: BTreeSet<OrderId>,
+    /// What was called off with it, which it books no more.
+    called_off: BTreeSet<OrderId>,
     /// Facts that a service has not acknowledged.
     todo: BTreeSet<(Service, usize)>,
     flights: Vec<Flight>,
@@ -159,6 +161,7 @@ impl World {
         }
         if let Some(order) = call_off {
             self.bookings.remove(&order);
+            self.called_off.insert(order);
         }
         self.todo.remove(&(flight.service, flight.fact));
     }
@@ -220,11 +223,17 @@ impl World {
                 if before.parcel().is_some() {
                     return Ok((unwanted(&before), vec![]));
                 }
-                if matches!(outside.answer, Answer::Booked(_)) {
+                let answer = match &outside.answer {
+                    Answer::Booked(_) if self.called_off.contains(&paid.order_id) => {
+                        Answer::Refused(String::new())
+                    }
+                    answer => answer.clone(),
+                };
+                if matches!(answer, Answer::Booked(_)) {
                     self.bookings.insert(paid.order_id);
                 }
                 self.decide(lag, |d| {
-                    shipping::schedule(d, paid, &outside.answer)?;
+                    shipping::schedule(d, paid, &answer)?;
                     d.state(&key).map(unwanted)
                 })
             }

@@ -8,7 +8,7 @@ use axum::{
 use events::{CorrelationId, Position};
 use service::{
     Correlation, Problem, TraceParent,
-    auth::Principal,
+    auth::{Principal, Role},
     client,
     http::{CORRELATION_ID, TRACEPARENT},
 };
@@ -62,6 +62,14 @@ where
             traceparent: parts.extensions.get().map(|TraceParent(trace)| Arc::clone(trace)),
             authorization: parts.headers.get(header::AUTHORIZATION).cloned(),
         })
+    }
+}
+
+impl Call {
+    /// The same, if an operator sends it; refuses (403) anybody else.
+    pub(crate) fn of_operator(self) -> Result<Self, Problem> {
+        self.principal.require(Role::Operator)?;
+        Ok(self)
     }
 }
 

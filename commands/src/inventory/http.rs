@@ -3,14 +3,14 @@
 use super::{Item, ItemCommand, Product, ProductCommand, StockChange, change_stock};
 use crate::{
     Decision, Key,
-    http::{self, Api, Call, CallHeaders, Command, Created, Recorded, Refused, Unknown, check},
+    http::{self, Api, Call, CallHeaders, Command, Created, Done, Recorded, Refused, Unknown, check},
 };
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{extract::State, response::Response};
 use events::{Money, Sku, inventory::Stock};
 use serde::{Deserialize, Serialize};
 use service::{
     Problem,
-    auth::{Denied, Role},
+    auth::Denied,
     extract::{Body, Path},
 };
 use std::sync::Arc;
@@ -52,14 +52,11 @@ async fn add_product(
     call: Call,
     Body(body): Body<AddProduct>,
 ) -> Result<Response, Problem> {
-    call.principal.require(Role::Operator)?;
-    let command = call.command(&api.clock, "POST /products", &body);
+    let command = call.of_operator()?.command(&api.clock, "POST /products", &body);
     let AddProduct { sku, name, price } = body;
     let add = ProductCommand::Add { sku: sku.clone(), name, price };
     check::<Product>(&None, add.clone())?;
-    let (key, created) = (Key::<Product>::new(&sku), (StatusCode::CREATED, location(&sku)));
-    let (subject, keys) = (key.subject().clone(), vec![key.likely_new()]);
-    api.accept(command, subject, keys, created, move |decision| decision.apply(&key, add.clone())).await
+    api.apply(command, Key::<Product>::new(&sku), Done::created(location(&sku)), add).await
 }
 
 /// A price.
@@ -83,13 +80,10 @@ async fn reprice_product(
     Path(sku): Path<Sku>,
     Body(body): Body<RepriceProduct>,
 ) -> Result<Response, Problem> {
-    call.principal.require(Role::Operator)?;
-    let command = call.command(&api.clock, format_args!("PUT /products/{sku}/price"), &body);
+    let command = call.of_operator()?.command(&api.clock, format_args!("PUT /products/{sku}/price"), &body);
     let reprice = ProductCommand::Reprice { price: body.price };
     check::<Product>(&None, reprice.clone())?;
-    let (key, changed) = (Key::<Product>::new(&sku), (StatusCode::ACCEPTED, location(&sku)));
-    let (subject, keys) = (key.subject().clone(), vec![key.load()]);
-    api.accept(command, subject, keys, changed, move |decision| decision.apply(&key, reprice.clone())).await
+    api.apply(command, Key::<Product>::new(&sku), Done::recorded(location(&sku)), reprice).await
 }
 
 /// Goods that arrived.
@@ -113,8 +107,8 @@ async fn receive_stock(
     Path(sku): Path<Sku>,
     Body(body): Body<ReceiveStock>,
 ) -> Result<Response, Problem> {
-    call.principal.require(Role::Operator)?;
-    let command = call.command(&api.clock, format_args!("POST /inventory/{sku}/receipts"), &body);
+    let command =
+        call.of_operator()?.command(&api.clock, format_args!("POST /inventory/{sku}/receipts"), &body);
     change(&api, command, sku, StockChange::Receive { quantity: body.quantity }).await
 }
 
@@ -144,8 +138,8 @@ async fn adjust_stock(
     Path(sku): Path<Sku>,
     Body(body): Body<AdjustStock>,
 ) -> Result<Response, Problem> {
-    call.principal.require(Role::Operator)?;
-    let command = call.command(&api.clock, format_args!("POST /inventory/{sku}/adjustments"), &body);
+    let command =
+        call.of_operator()?.command(&api.clock, format_args!("POST /inventory/{sku}/adjustments"), &body);
     let AdjustStock { delta, reason } = body;
     change(&api, command, sku, StockChange::Adjust { delta, reason }).await
 }
@@ -158,10 +152,9 @@ async fn change(
 ) -> Result<Response, Problem> {
     check::<Item>(&Stock::default(), ItemCommand { sku: sku.clone(), change: change.clone() })?;
     let (item, product) = (Key::<Item>::new(&sku), Key::<Product>::new(&sku));
-    let (subject, keys) = (item.subject().clone(), vec![item.load(), product.load()]);
-    let changed = (StatusCode::ACCEPTED, location(&sku));
+    let done = Done::recorded(location(&sku));
     let run = move |decision: &mut Decision| change_stock(decision, &sku, change.clone());
-    api.accept(command, subject, keys, changed, run).await
+    api.accept(command, item.load(), vec![product.load()], done, run).await
 }
 
 /// Where a product is found, with its stock.

@@ -2,16 +2,12 @@
 
 use super::{Notification, NotificationCommand};
 use crate::{
-    Decision, Key,
-    http::{self, Api, Call, CallHeaders, Nothing, Optional, Recorded, Refused, Unknown},
+    Key,
+    http::{self, Api, Call, CallHeaders, Done, Nothing, Optional, Recorded, Refused, Unknown},
 };
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{extract::State, response::Response};
 use events::notifications::NotificationId;
-use service::{
-    Problem,
-    auth::{Denied, Role},
-    extract::Path,
-};
+use service::{Problem, auth::Denied, extract::Path};
 use std::sync::Arc;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -36,11 +32,8 @@ async fn redeliver(
     Path(id): Path<NotificationId>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    call.principal.require(Role::Operator)?;
-    let command = call.command(&api.clock, format_args!("POST /notifications/{id}/redeliver"), &body);
-    let key = Key::<Notification>::new(&id);
-    let (subject, keys) = (key.subject().clone(), vec![key.load()]);
-    let run = move |decision: &mut Decision| decision.apply(&key, NotificationCommand::Redeliver);
-    let answer = (StatusCode::ACCEPTED, format!("/notifications/{id}"));
-    api.accept(command, subject, keys, answer, run).await
+    let command =
+        call.of_operator()?.command(&api.clock, format_args!("POST /notifications/{id}/redeliver"), &body);
+    let done = Done::recorded(format!("/notifications/{id}"));
+    api.apply(command, Key::<Notification>::new(&id), done, NotificationCommand::Redeliver).await
 }

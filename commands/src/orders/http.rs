@@ -7,7 +7,8 @@ use super::{
 use crate::{
     Aggregate, Decision, ExecuteError, Key, Refusal,
     http::{
-        self, Answer, Api, Attempt, Call, CallHeaders, Optional, PositionBody, Recorded, Refused, Unknown,
+        self, Answer, Api, Attempt, Call, CallHeaders, Done, Optional, PositionBody, Recorded, Refused,
+        Unknown,
     },
     users::UserRejection,
 };
@@ -291,22 +292,30 @@ async fn cancel_order(
 ) -> Result<Response, Problem> {
     let (api, principal) = (&orders.api, call.principal);
     let command = call.command(&api.clock, format_args!("POST /orders/{id}/cancel"), &body);
-    let (key, changed) = (Key::<Order>::new(id), (StatusCode::ACCEPTED, location(id)));
-    let reason = match body.reason {
-        Some(reason) => orders.sealed(&key, &principal, reason).await?,
-        None => None,
+    if let Some(reason) = &body.reason {
+        check_reason(reason).map_err(Refusal::from)?;
+    }
+    let all = Arc::clone(&orders);
+    let carry_out = async move |attempt: Attempt| {
+        let key = Key::<Order>::new(id);
+        // Not before the key was looked up: what was answered stays answered, also when the customer was erased since.
+        let reason = match body.reason {
+            Some(reason) => all.sealed(&key, &principal, reason).await?,
+            None => None,
+        };
+        let cancel = OrderCommand::Cancel { reason };
+        let (about, done) = (key.load(), Done::recorded(location(id)));
+        let run = move |decision: &mut Decision| {
+            let others = |order: &OrderState| !principal.may_act_for(order.user_id.uuid());
+            // Whether somebody else has such an order is nobody's business.
+            if decision.state(&key)?.as_ref().is_some_and(others) {
+                return Err(OrderRejection::Unknown.into());
+            }
+            decision.apply(&key, cancel.clone())
+        };
+        attempt.accept(about, [], done, run).await
     };
-    let cancel = OrderCommand::Cancel { reason };
-    let (subject, keys) = (key.subject().clone(), vec![key.load()]);
-    let run = move |decision: &mut Decision| {
-        let others = |order: &OrderState| !principal.may_act_for(order.user_id.uuid());
-        // Whether somebody else has such an order is nobody's business.
-        if decision.state(&key)?.as_ref().is_some_and(others) {
-            return Err(OrderRejection::Unknown.into());
-        }
-        decision.apply(&key, cancel.clone())
-    };
-    api.accept(command, subject, keys, changed, run).await
+    api.answer(command, carry_out).await
 }
 
 impl Orders {
@@ -317,12 +326,11 @@ impl Orders {
         order: &Key<Order>,
         principal: &Principal,
         reason: String,
-    ) -> Result<Option<Personal<String>>, Problem> {
-        check_reason(&reason).map_err(Refusal::from)?;
+    ) -> Result<Option<Personal<String>>, ExecuteError> {
         let order = self.api.executor.state(order).await?;
         let own = order.filter(|order| principal.may_act_for(order.user_id.uuid()));
         let Some(order) = own else { return Ok(None) };
-        Ok(Some(self.keys.seal(order.user_id, &reason).await.map_err(ExecuteError::from)?))
+        Ok(Some(self.keys.seal(order.user_id, &reason).await?))
     }
 }
 

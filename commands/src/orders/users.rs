@@ -2,6 +2,7 @@
 //! be asked there is an own copy, read from the log when first needed and kept up to date by the facts of users. An order
 //! that had to rely on it says so.
 
+use super::asking::Asking;
 use crate::{
     Executor, Key,
     users::{User, UserState},
@@ -41,6 +42,7 @@ pub(super) struct Users {
     service: UsersService,
     executor: Executor,
     kept: Arc<Mutex<LruCache<UserId, Known>>>,
+    asking: Asking<Said>,
 }
 
 /// What is known of a user who exists, or did.
@@ -50,6 +52,16 @@ struct Known {
     erased: bool,
     /// Until when the users service need not be asked again.
     fresh_until: Option<Instant>,
+}
+
+/// What the users service says of a user.
+#[derive(Clone, Copy)]
+enum Said {
+    Known,
+    Erased,
+    Unknown,
+    /// It could not be asked.
+    Nothing,
 }
 
 /// What of the users service's answer matters here.
@@ -69,12 +81,13 @@ impl Users {
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), ReplayError> {
         let filter = Filter { subject: Some(events::Aggregate::User.filter()), ..Filter::default() };
         let reader = Reader::open(connection, Context::Users, From::Now, Until::Forever, filter).await?;
-        let users = Self { service, executor, kept: Arc::new(Mutex::new(LruCache::new(KEPT))) };
+        let kept = Arc::new(Mutex::new(LruCache::new(KEPT)));
+        let users = Self { service, executor, kept, asking: Asking::new() };
         Ok((users.clone(), users.follow(reader)))
     }
 
     /// How a customer is known; `None` of one who is erased. Refuses (422) one who does not exist. `ask` makes the call
-    /// of the users service, where one is needed.
+    /// of the users service, where one is needed and none is under way.
     pub(super) async fn check(
         &self,
         user: UserId,
@@ -88,14 +101,12 @@ impl Users {
             }
             _ => {}
         }
-        match self.service.client.send(ask()).await.and_then(|answer| answer.json::<Answer>()) {
-            Ok(Answer { erased }) => Ok((!erased).then(|| self.confirm(user))),
+        match self.asking.join(user, || said(self.service.client.clone(), ask())).await {
+            Said::Erased => Ok(None),
+            Said::Known => Ok(self.confirm(user)),
             // Its read model may be behind the log.
-            Err(CallError::Status { status, .. }) if status.as_u16() == 404 => {
-                Ok(self.exists(user).await?.then(|| self.confirm(user)))
-            }
-            Err(error) => {
-                tracing::debug!(%error, "an own copy of the user is relied on");
+            Said::Unknown => Ok(self.exists(user).await?.then(|| self.confirm(user)).flatten()),
+            Said::Nothing => {
                 let exists = known.is_some() || self.exists(user).await?;
                 Ok(exists.then_some(UserSnapshot { stale: true }))
             }
@@ -145,17 +156,29 @@ impl Users {
         kept.put(user, Known { erased, fresh_until: None });
     }
 
-    /// The user exists at this moment.
-    fn confirm(&self, user: UserId) -> UserSnapshot {
+    /// The user exists at this moment, unless a fact was faster than the answer.
+    fn confirm(&self, user: UserId) -> Option<UserSnapshot> {
         let fresh_until = Some(Instant::now() + self.service.fresh_for);
         let mut kept = self.lock();
         let erased = kept.peek(&user).is_some_and(|known| known.erased);
         kept.put(user, Known { erased, fresh_until });
-        UserSnapshot { stale: false }
+        (!erased).then_some(UserSnapshot { stale: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, LruCache<UserId, Known>> {
         // Every statement leaves the copy valid.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn said(client: Client, call: Call) -> Said {
+    match client.send(call).await.and_then(|answer| answer.json::<Answer>()) {
+        Ok(Answer { erased: false }) => Said::Known,
+        Ok(Answer { erased: true }) => Said::Erased,
+        Err(CallError::Status { status, .. }) if status.as_u16() == 404 => Said::Unknown,
+        Err(error) => {
+            tracing::debug!(%error, "an own copy of the user is relied on");
+            Said::Nothing
+        }
     }
 }

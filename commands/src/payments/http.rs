@@ -3,15 +3,17 @@
 use super::{Account, AccountCommand, AccountState, Payment, PaymentRejection, Refund, refund};
 use crate::{
     Aggregate, Decision, Key, Refusal, Stop,
-    http::{self, Api, Call, CallHeaders, Created, Nothing, Optional, Recorded, Refused, Unknown, check},
+    http::{
+        self, Api, Call, CallHeaders, Created, Done, Nothing, Optional, Recorded, Refused, Unknown, check,
+    },
     orders::{Order, OrderStatus},
 };
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{extract::State, response::Response};
 use events::{AccountId, Currency, Money, OrderId, UserId, orders::Reason, payments::AccountOpened};
 use serde::{Deserialize, Serialize};
 use service::{
     Problem,
-    auth::{Denied, Role},
+    auth::Denied,
     extract::{Body, Path},
 };
 use std::sync::Arc;
@@ -54,9 +56,7 @@ async fn open_account(
     let command = call.command(&api.clock, "POST /accounts", &body);
     let account_id = AccountId::new(command.new_id("account", &api.clock));
     let open = AccountCommand::Open { account_id, user_id: body.user_id, currency: body.currency };
-    let (key, created) = (Key::<Account>::new(account_id), (StatusCode::CREATED, location(account_id)));
-    let (subject, keys) = (key.subject().clone(), vec![key.likely_new()]);
-    api.accept(command, subject, keys, created, move |decision| decision.apply(&key, open.clone())).await
+    api.apply(command, Key::<Account>::new(account_id), Done::created(location(account_id)), open).await
 }
 
 /// Money that came in.
@@ -80,13 +80,10 @@ async fn credit_account(
     Path(id): Path<AccountId>,
     Body(body): Body<CreditAccount>,
 ) -> Result<Response, Problem> {
-    call.principal.require(Role::Operator)?;
-    let command = call.command(&api.clock, format_args!("POST /accounts/{id}/credits"), &body);
+    let command = call.of_operator()?.command(&api.clock, format_args!("POST /accounts/{id}/credits"), &body);
     let credit = AccountCommand::Credit { amount: body.amount };
     check::<Account>(&empty_account(id, body.amount.currency), credit.clone())?;
-    let (key, changed) = (Key::<Account>::new(id), (StatusCode::ACCEPTED, location(id)));
-    let (subject, keys) = (key.subject().clone(), vec![key.load()]);
-    api.accept(command, subject, keys, changed, move |decision| decision.apply(&key, credit.clone())).await
+    api.apply(command, Key::<Account>::new(id), Done::recorded(location(id)), credit).await
 }
 
 /// What an account can be asked at least.
@@ -113,12 +110,12 @@ async fn refund_payment(
     Path(order_id): Path<OrderId>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    call.principal.require(Role::Operator)?;
-    let command = call.command(&api.clock, format_args!("POST /payments/{order_id}/refunds"), &body);
+    let command =
+        call.of_operator()?.command(&api.clock, format_args!("POST /payments/{order_id}/refunds"), &body);
     let (payment, order) = (Key::<Payment>::new(order_id), Key::<Order>::new(order_id));
-    let (subject, keys) = (payment.subject().clone(), vec![payment.load(), order.load()]);
-    let changed = (StatusCode::ACCEPTED, format!("/payments/{order_id}"));
-    api.accept(command, subject, keys, changed, move |decision| refund_completed(decision, order_id)).await
+    let done = Done::recorded(format!("/payments/{order_id}"));
+    let run = move |decision: &mut Decision| refund_completed(decision, order_id);
+    api.accept(command, payment.load(), vec![order.load()], done, run).await
 }
 
 /// Gives back what was taken for a completed order. An order that is in flight may still be charged, or refunded

@@ -3,12 +3,17 @@
 use crate::behaviour;
 use events::{Address, OrderId, orders::Line};
 use futures::{FutureExt, future::BoxFuture};
+use lru::LruCache;
 use std::{
     collections::HashSet,
+    num::NonZeroUsize,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+
+/// Parcels called off that the simulation remembers. (The compiler evaluates the `expect`.)
+const CALLED_OFF: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// A carrier. Everything asked of it may be asked again: the order names the parcel. Its words are recorded as they are,
 /// so they must not repeat the address.
@@ -21,7 +26,9 @@ pub trait CarrierGateway: Send + Sync {
         items: &'a [Line],
     ) -> BoxFuture<'a, Result<Answer, CarrierUnavailable>>;
 
-    /// Calls a parcel off. Nothing happens where none is booked.
+    /// Calls a parcel off, for ever: a booking of the same order that arrives later is refused. Two processes may be at work
+    /// on one order, and one of them may book late and die before it learns that the parcel is not wanted. Nothing else
+    /// happens where none is booked.
     fn cancel(&self, order: OrderId) -> BoxFuture<'_, Result<(), CarrierUnavailable>>;
 }
 
@@ -82,6 +89,7 @@ impl FromStr for Behaviour {
 pub struct SimulatedCarrier {
     behaviour: Arc<Mutex<Behaviour>>,
     unserved: Arc<HashSet<String>>,
+    called_off: Arc<Mutex<LruCache<OrderId, ()>>>,
 }
 
 impl Default for SimulatedCarrier {
@@ -97,6 +105,7 @@ impl SimulatedCarrier {
         Self {
             behaviour: Arc::new(Mutex::new(behaviour)),
             unserved: Arc::new(unserved.into_iter().collect()),
+            called_off: Arc::new(Mutex::new(LruCache::new(CALLED_OFF))),
         }
     }
 
@@ -131,6 +140,9 @@ impl CarrierGateway for SimulatedCarrier {
             if self.unserved.contains(&address.country) {
                 return Ok(Answer::Refused("the carrier does not serve that country".to_owned()));
             }
+            if self.called_off.lock().unwrap_or_else(PoisonError::into_inner).contains(&order) {
+                return Ok(Answer::Refused("the parcel was called off".to_owned()));
+            }
             let (_, number) = order.uuid().as_u64_pair();
             let tracking_number = format!("SIM-{number:016X}");
             Ok(Answer::Booked(Booking { carrier: "simulated".to_owned(), tracking_number }))
@@ -138,8 +150,13 @@ impl CarrierGateway for SimulatedCarrier {
         .boxed()
     }
 
-    fn cancel(&self, _order: OrderId) -> BoxFuture<'_, Result<(), CarrierUnavailable>> {
-        async move { self.answer().await.map(|_| ()) }.boxed()
+    fn cancel(&self, order: OrderId) -> BoxFuture<'_, Result<(), CarrierUnavailable>> {
+        async move {
+            self.answer().await?;
+            self.called_off.lock().unwrap_or_else(PoisonError::into_inner).put(order, ());
+            Ok(())
+        }
+        .boxed()
     }
 }
 
@@ -165,6 +182,15 @@ mod tests {
         assert!(matches!(book(&handle, "refuse").await, Ok(Answer::Refused(_))));
         assert_eq!(book(&handle, "down").await, Err(CarrierUnavailable));
         assert_eq!(carrier.cancel(order(1)).await, Err(CarrierUnavailable));
+    }
+
+    #[tokio::test]
+    async fn a_parcel_that_was_called_off_cannot_be_booked_late() {
+        let carrier = SimulatedCarrier::default();
+        carrier.cancel(order(1)).await.unwrap();
+        let answer = carrier.book(order(1), &address(), &[]).await;
+        assert_eq!(answer, Ok(Answer::Refused("the parcel was called off".to_owned())));
+        assert!(matches!(carrier.book(order(2), &address(), &[]).await, Ok(Answer::Booked(_))));
     }
 
     #[tokio::test]

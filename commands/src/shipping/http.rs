@@ -2,17 +2,13 @@
 
 use super::{Shipment, ShipmentCommand, dispatch};
 use crate::{
-    Key,
-    http::{self, Api, Call, CallHeaders, Nothing, Optional, Recorded, Refused, Unknown},
+    Decision, Key,
+    http::{self, Api, Call, CallHeaders, Done, Nothing, Optional, Recorded, Refused, Unknown},
     orders::Order,
 };
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{extract::State, response::Response};
 use events::OrderId;
-use service::{
-    Problem,
-    auth::{Denied, Role},
-    extract::Path,
-};
+use service::{Problem, auth::Denied, extract::Path};
 use std::sync::Arc;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -38,11 +34,11 @@ async fn dispatch_shipment(
     Path(order_id): Path<OrderId>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    call.principal.require(Role::Operator)?;
-    let command = call.command(&api.clock, format_args!("POST /shipments/{order_id}/dispatch"), &body);
+    let command =
+        call.of_operator()?.command(&api.clock, format_args!("POST /shipments/{order_id}/dispatch"), &body);
     let (shipment, order) = (Key::<Shipment>::new(order_id), Key::<Order>::new(order_id));
-    let (subject, keys) = (shipment.subject().clone(), vec![shipment.load(), order.load()]);
-    api.accept(command, subject, keys, changed(order_id), move |decision| dispatch(decision, order_id)).await
+    let run = move |decision: &mut Decision| dispatch(decision, order_id);
+    api.accept(command, shipment.load(), vec![order.load()], recorded(order_id), run).await
 }
 
 /// A parcel arrives
@@ -57,14 +53,12 @@ async fn deliver_shipment(
     Path(order_id): Path<OrderId>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    call.principal.require(Role::Operator)?;
-    let command = call.command(&api.clock, format_args!("POST /shipments/{order_id}/deliver"), &body);
-    let (key, deliver) = (Key::<Shipment>::new(order_id), ShipmentCommand::Deliver { order_id });
-    let (subject, keys) = (key.subject().clone(), vec![key.load()]);
-    let run = move |decision: &mut crate::Decision| decision.apply(&key, deliver.clone());
-    api.accept(command, subject, keys, changed(order_id), run).await
+    let command =
+        call.of_operator()?.command(&api.clock, format_args!("POST /shipments/{order_id}/deliver"), &body);
+    let deliver = ShipmentCommand::Deliver { order_id };
+    api.apply(command, Key::<Shipment>::new(order_id), recorded(order_id), deliver).await
 }
 
-fn changed(order_id: OrderId) -> (StatusCode, String) {
-    (StatusCode::ACCEPTED, format!("/shipments/{order_id}"))
+fn recorded(order_id: OrderId) -> Done {
+    Done::recorded(format!("/shipments/{order_id}"))
 }

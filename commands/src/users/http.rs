@@ -15,14 +15,16 @@ use super::{
     user::checked,
 };
 use crate::{
-    Decision, ExecuteError, Key, Refusal, Stop,
+    Decision, ExecuteError, Key, Refusal,
     http::{
-        self, Accepted, Answer, Api, Attempt, Call, CallHeaders, Created, Nothing, Optional, Recorded,
+        self, Accepted, Answer, Api, Attempt, Call, CallHeaders, Created, Done, Nothing, Optional, Recorded,
         Refused, Unknown,
     },
 };
 use axum::{extract::State, http::StatusCode, response::Response};
-use bodies::{ChangeRoles, IfMatch, IfMatchHeader, Preferences, Register, Stale, UpdateProfile};
+use bodies::{
+    ChangeRoles, IfMatch, IfMatchHeader, Preferences, Register, Stale, Subscription, UpdateProfile,
+};
 use events::{
     UserId,
     users::{self, Role, Topic, UserCreated},
@@ -32,6 +34,7 @@ use service::{
     Problem,
     auth::{self, Denied, Principal},
     extract::{Body, Path},
+    origin::TrustedProxies,
 };
 use std::{error::Error, sync::Arc};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -44,6 +47,8 @@ pub(super) struct Users {
     pub(super) credentials: Credentials,
     pub(super) sessions: Sessions,
     pub(super) throttle: Throttle,
+    /// Who is believed on whose behalf somebody logs in.
+    pub(super) proxies: TrustedProxies,
     pub(super) issuer: Issuer,
 }
 
@@ -158,21 +163,23 @@ impl Users {
         Ok(change)
     }
 
-    /// Carries out a command on a user.
-    async fn accept(
+    /// Asks a user.
+    async fn apply(
         &self,
         command: http::Command,
         user: UserId,
-        run: impl Fn(&mut Decision) -> Result<(), Stop> + Send + Sync + 'static,
+        asked: UserCommand,
     ) -> Result<Response, Problem> {
-        let key = Key::<User>::new(user);
-        let (subject, keys) = (key.subject().clone(), vec![key.load()]);
-        self.api.accept(command, subject, keys, (StatusCode::ACCEPTED, location(user)), run).await
+        self.api.apply(command, Key::<User>::new(user), recorded(user), asked).await
     }
 }
 
 fn location(user: UserId) -> String {
     format!("/users/{user}")
+}
+
+fn recorded(user: UserId) -> Done {
+    Done::recorded(location(user))
 }
 
 /// What is kept beside the log cannot be reached.
@@ -200,8 +207,14 @@ async fn update_user(
     let address = body.email.as_deref().map(Address::of_field).transpose()?;
     let request = users.digester.request(&(&body, version));
     let command = call.command(&users.api.clock, format_args!("PATCH /users/{id}"), &request);
-    let change = users.seal(id, body, address).await?;
-    users.accept(command, id, move |decision| update_profile(decision, id, &change, version)).await
+    let all = Arc::clone(&users);
+    let carry_out = async move |attempt: Attempt| {
+        // Not before the key was looked up: what was answered stays answered, also when the user was erased since.
+        let change = all.seal(id, body, address).await?;
+        let run = move |decision: &mut Decision| update_profile(decision, id, &change, version);
+        attempt.accept(Key::<User>::new(id).load(), [], recorded(id), run).await
+    };
+    users.api.answer(command, carry_out).await
 }
 
 /// Erase a user, for ever
@@ -220,7 +233,9 @@ async fn erase_user(
 ) -> Result<Response, Problem> {
     call.principal.require_for(id.uuid())?;
     let command = call.command(&users.api.clock, format_args!("DELETE /users/{id}"), &body);
-    users.accept(command, id, move |decision| erase(decision, id)).await
+    let about = Key::<User>::new(id).load();
+    let run = move |decision: &mut Decision| erase(decision, id);
+    users.api.accept(command, about, Vec::new(), recorded(id), run).await
 }
 
 /// Set the preferences
@@ -238,55 +253,54 @@ async fn set_preferences(
     call.principal.require_for(id.uuid())?;
     let command = call.command(&users.api.clock, format_args!("PUT /users/{id}/preferences"), &body);
     let preferences = checked(body.into()).map_err(Refusal::from)?;
-    let set = UserCommand::SetPreferences(preferences);
-    let key = Key::<User>::new(id);
-    users.accept(command, id, move |decision| decision.apply(&key, set.clone())).await
+    users.apply(command, id, UserCommand::SetPreferences(preferences)).await
 }
 
 /// Subscribe to a topic
 #[utoipa::path(
     put, path = "/users/{id}/subscriptions/{topic}", tag = "users", security(("bearer" = [])),
-    params(
-        ("id" = Uuid, Path, description = "The user"),
-        ("topic" = String, Path, description = "1 to 64 of `a-z 0-9 _ -`", pattern = "^[a-z0-9_-]{1,64}$", example = "order-updates"),
-        CallHeaders,
-    ),
-    request_body = Option<Nothing>, responses(Recorded, Denied, Unknown, Refused)
+    params(Subscription, CallHeaders), request_body = Option<Nothing>,
+    responses(Recorded, Denied, Unknown, Refused)
 )]
 async fn subscribe(
     State(users): State<Arc<Users>>,
     call: Call,
-    Path((id, topic)): Path<(UserId, Topic)>,
+    Path(subscription): Path<Subscription>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    call.principal.require_for(id.uuid())?;
-    let scope = format!("PUT /users/{id}/subscriptions/{topic}");
-    let command = call.command(&users.api.clock, scope, &body);
-    let key = Key::<User>::new(id);
-    users.accept(command, id, move |d| d.apply(&key, UserCommand::Subscribe(topic.clone()))).await
+    users.change(call, "PUT", subscription, &body, UserCommand::Subscribe).await
 }
 
 /// Unsubscribe from a topic
 #[utoipa::path(
     delete, path = "/users/{id}/subscriptions/{topic}", tag = "users", security(("bearer" = [])),
-    params(
-        ("id" = Uuid, Path, description = "The user"),
-        ("topic" = String, Path, description = "1 to 64 of `a-z 0-9 _ -`", pattern = "^[a-z0-9_-]{1,64}$", example = "order-updates"),
-        CallHeaders,
-    ),
-    request_body = Option<Nothing>, responses(Recorded, Denied, Unknown, Refused)
+    params(Subscription, CallHeaders), request_body = Option<Nothing>,
+    responses(Recorded, Denied, Unknown, Refused)
 )]
 async fn unsubscribe(
     State(users): State<Arc<Users>>,
     call: Call,
-    Path((id, topic)): Path<(UserId, Topic)>,
+    Path(subscription): Path<Subscription>,
     Optional(body): Optional<Nothing>,
 ) -> Result<Response, Problem> {
-    call.principal.require_for(id.uuid())?;
-    let scope = format!("DELETE /users/{id}/subscriptions/{topic}");
-    let command = call.command(&users.api.clock, scope, &body);
-    let key = Key::<User>::new(id);
-    users.accept(command, id, move |d| d.apply(&key, UserCommand::Unsubscribe(topic.clone()))).await
+    users.change(call, "DELETE", subscription, &body, UserCommand::Unsubscribe).await
+}
+
+impl Users {
+    /// Changes whether a user hears of a topic.
+    async fn change(
+        &self,
+        call: Call,
+        method: &str,
+        Subscription { id, topic }: Subscription,
+        body: &Nothing,
+        change: impl FnOnce(Topic) -> UserCommand,
+    ) -> Result<Response, Problem> {
+        call.principal.require_for(id.uuid())?;
+        let scope = format!("{method} /users/{id}/subscriptions/{topic}");
+        let command = call.command(&self.api.clock, scope, body);
+        self.apply(command, id, change(topic)).await
+    }
 }
 
 /// Change what a user may do
@@ -308,6 +322,5 @@ async fn change_roles(
         return Err(Refusal::from(UserRejection::NoRole).into());
     }
     let command = call.command(&users.api.clock, format_args!("PUT /users/{id}/roles"), &body);
-    let key = Key::<User>::new(id);
-    users.accept(command, id, move |d| d.apply(&key, UserCommand::ChangeRoles(body.roles.clone()))).await
+    users.apply(command, id, UserCommand::ChangeRoles(body.roles)).await
 }

@@ -135,6 +135,11 @@ impl Sessions {
         Ok(Session { user, id, refreshed: 0 })
     }
 
+    /// Whose refresh token it is; `None` where nobody here wrote it.
+    pub(super) fn user(&self, token: &str) -> Option<UserId> {
+        self.read(token).map(|session| session.user)
+    }
+
     /// The session of a refresh token goes on, once; used again, the token ends it.
     pub(super) async fn refresh(&self, token: &str) -> Result<Refreshed, BucketError> {
         let Some(session) = self.read(token) else { return Ok(Refreshed::Unknown) };

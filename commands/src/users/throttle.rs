@@ -6,7 +6,7 @@ use events::users::EmailHash;
 use jiff::{SignedDuration, Timestamp};
 use nats::{Bucket, BucketConfig, BucketError, Connection, Kept, TopologyError};
 use serde::{Deserialize, Serialize};
-use service::{Clock, Problem};
+use service::{Clock, Problem, origin::network_of};
 use std::{net::IpAddr, time::Duration};
 
 /// How long attempts are remembered, from the first one.
@@ -31,9 +31,10 @@ impl Source {
     fn key(&self) -> String {
         match self {
             Self::Account(hash) => format!("account.{hash}"),
-            Self::Client(IpAddr::V4(address)) => format!("client.{}", hex(&address.octets())),
-            // Whoever has one IPv6 address has the other 2^64 of its network.
-            Self::Client(IpAddr::V6(address)) => format!("client.{}", hex(&address.octets()[..8])),
+            Self::Client(address) => match network_of(*address) {
+                IpAddr::V4(address) => format!("client.{}", hex(&address.octets())),
+                IpAddr::V6(network) => format!("client.{}", hex(&network.octets()[..8])),
+            },
         }
     }
 

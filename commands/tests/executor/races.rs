@@ -6,7 +6,14 @@ use crate::rig::{
 use commands::{ExecuteError, Key, Receipt, Stop};
 use futures::{FutureExt, future::join_all};
 use nats::AppendError;
-use std::{collections::HashSet, time::Duration, time::Instant};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -190,7 +197,7 @@ async fn without_a_server_it_fails_quickly_and_recovers_by_itself() {
     let start = Instant::now();
     let result: Result<Receipt, _> = stopped.change(&shelf(), Change::Put(1)).await;
     assert!(matches!(result, Err(ExecuteError::Append(AppendError::Unavailable(_)))), "{result:?}");
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(3), "at once, not after waiting: {:?}", start.elapsed());
     drop(folder);
 }
 
@@ -248,9 +255,10 @@ async fn a_group_whose_answer_is_late_is_neither_lost_nor_doubled() {
     let (process, key) = (rig.process().await, shelf());
     process.change(&key, Change::Put(1)).await.unwrap();
     rig.server.pause();
+    let given_up = Arc::new(AtomicUsize::new(0));
     let puts: Vec<_> = (0..20)
         .map(|_| {
-            let (process, key) = (process.clone(), again(&key));
+            let (process, key, given_up) = (process.clone(), again(&key), given_up.clone());
             tokio::spawn(async move {
                 let id = command();
                 loop {
@@ -259,16 +267,17 @@ async fn a_group_whose_answer_is_late_is_neither_lost_nor_doubled() {
                         Err(
                             ExecuteError::Append(AppendError::Unknown | AppendError::Unavailable(_))
                             | ExecuteError::Load(_),
-                        ) => tokio::time::sleep(Duration::from_millis(20)).await,
+                        ) => {
+                            given_up.fetch_add(1, Ordering::Relaxed);
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
                         Err(error) => panic!("{error:?}"),
                     }
                 }
             })
         })
         .collect();
-    // The answer to the first append is given up after three seconds.
-    let paused = Instant::now();
-    until("the answer is given up", async || paused.elapsed() > Duration::from_millis(3500)).await;
+    until("the answer is given up", async || given_up.load(Ordering::Relaxed) > 0).await;
     rig.server.resume();
     for put in soon("all puts", join_all(puts)).await {
         put.unwrap();

@@ -27,6 +27,7 @@ async fn a_request_sent_again_has_one_effect_and_the_same_answer() {
     a_fault_takes_no_key(&shop).await;
     the_key_counts_where_it_was_sent(&shop).await;
     the_key_is_of_whoever_sends_it(&shop).await;
+    after_an_erasure(&shop).await;
     Box::pin(after_a_restart(&nats, &shop)).await;
     nats.server.stop().await;
 }
@@ -138,6 +139,25 @@ async fn the_key_is_of_whoever_sends_it(shop: &Shop) {
         opened.push(first.id());
     }
     assert_ne!(opened[0], opened[1]);
+}
+
+/// Nothing can be sealed any more for somebody who was erased; it was answered before.
+async fn after_an_erasure(shop: &Shop) {
+    let user = shop.clock.uuid();
+    let account = shop.account(user, "EUR").await;
+    shop.product("GIFT", 100).await;
+    let placed = shop.post("/orders", &order(user, account, &[("GIFT", 1)])).await.expect(202).id();
+    let (cancel, reason) = (format!("/orders/{placed}/cancel"), json!({ "reason": "found it cheaper" }));
+    let cancelled = shop.post_once(&cancel, "cancel", &reason).await.expect(202);
+    let (profile, name, bearer) =
+        (format!("/users/{user}"), json!({ "name": "Ada King" }), shop.customer(user).await);
+    let headers = [("Authorization", &*bearer), ("Idempotency-Key", "profile")];
+    let changed = shop.ask(Method::PATCH, &profile, &headers, &name).await.expect(202);
+
+    shop.keys.destroy(UserId::new(user)).await.unwrap();
+    assert_replayed(&shop.post_once(&cancel, "cancel", &reason).await, &cancelled);
+    assert_replayed(&shop.ask(Method::PATCH, &profile, &headers, &name).await, &changed);
+    shop.post_once(&cancel, "again", &reason).await.problem(409, "user-erased");
 }
 
 async fn after_a_restart(nats: &Nats, shop: &Shop) {

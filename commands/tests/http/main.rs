@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
 
 mod answers;
+mod asking;
 mod documentation;
 mod faults;
 mod idempotency;

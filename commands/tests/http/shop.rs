@@ -30,6 +30,7 @@ use service::{
     auth::{self, Jwks, Role, Verifier},
     breaker::{Breakers, Policy},
     client::Client,
+    origin::TrustedProxies,
 };
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tempfile::TempDir;
@@ -82,10 +83,10 @@ pub(crate) struct Shop {
     users: Option<WriteSide>,
 }
 
-/// No users service is known to orders: they rely on their own copy.
-fn nobody_to_ask(metrics: &Metrics) -> UsersService {
+/// The users service that orders ask, at this address. Where there is none they rely on their own copy.
+fn users_service(url: Option<String>, metrics: &Metrics) -> UsersService {
     let breaker = Breakers::new(Policy::default(), metrics).of("users");
-    let client = Client::new("users", Arc::new(|| None), breaker).unwrap();
+    let client = Client::new("users", Arc::new(move || url.clone()), breaker).unwrap();
     UsersService { client, fresh_for: Duration::from_secs(30) }
 }
 
@@ -114,6 +115,15 @@ impl Shop {
 
     /// With a time that the story sets.
     pub(crate) async fn open_at(nats: &Nats, clock: Clock) -> Self {
+        Self::open_with(nats, clock, None).await
+    }
+
+    /// With a users service that orders ask.
+    pub(crate) async fn open_asking(nats: &Nats, users: String) -> Self {
+        Self::open_with(nats, Clock::system(), Some(users)).await
+    }
+
+    async fn open_with(nats: &Nats, clock: Clock, users: Option<String>) -> Self {
         let connect = async || Connection::connect(&nats.server.url(), "test").await.unwrap();
         let (connection, metrics) = (connect().await, Metrics::new());
         nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
@@ -124,7 +134,8 @@ impl Shop {
             clock: clock.clone(),
             master_key: nats.master_key.clone(),
             keys: KeyRing::open(&connection, &nats.master_key, 1).await.unwrap(),
-            users: nobody_to_ask(&metrics),
+            users: users_service(users, &metrics),
+            proxies: TrustedProxies::loopback(),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
             channels: Channels::outbox(nats.folder.path().join("outbox")),

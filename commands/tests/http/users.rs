@@ -1,21 +1,26 @@
 //! Users as a client sees them: who may come in, who may do what, and what is left of somebody who is erased.
 
 use crate::shop::{Answer, DEADLINE, Nats, Shop, verifier};
-use axum::http::Method;
+use axum::{
+    body::Body,
+    extract::ConnectInfo,
+    http::{Method, Request},
+};
 use commands::{
     Key,
     users::{INTERESTS, User, UserState},
 };
-use events::{Aggregate, Context, Fact, UserId, users::UserEvent};
+use events::{Aggregate, Context, EventId, Fact, UserId, users::UserEvent};
 use futures::{StreamExt, future::join_all};
 use jiff::Timestamp;
-use nats::{Bucket, BucketConfig, Change, Filter, From, Message, Reader, Until};
+use nats::{Bucket, BucketConfig, Change, Filter, From, Message, Reader, Until, Write};
 use serde_json::{Value, json};
 use service::{
     Clock, Shutdown,
     auth::{AuthError, Role},
+    origin::CLIENT_ADDRESS,
 };
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 use uuid::Uuid;
 
 const PASSWORD: &str = "correct horse battery";
@@ -220,6 +225,7 @@ async fn a_session_is_refreshed_and_ends() {
     refreshing(&shop, user, &clock).await;
     logging_out(&shop, user).await;
     another_password(&shop, user, &clock).await;
+    Box::pin(a_refresh_without_an_answer(&nats, &shop)).await;
     nats.server.stop().await;
 }
 
@@ -280,6 +286,24 @@ async fn refreshing(shop: &Shop, user: Uuid, clock: &Clock) {
     let login = shop.log_in("ada@example.com", PASSWORD).await.expect(201);
     clock.advance(Duration::from_hours(30 * 24));
     shop.refresh(&login).await.problem(401, "session-over");
+}
+
+/// Nobody can say what the user may do. The token is not used up: when it comes again, it is nobody's who stole it.
+async fn a_refresh_without_an_answer(nats: &Nats, shop: &Shop) {
+    let user = shop.register(&somebody("eve@example.com")).await;
+    let login = shop.log_in("eve@example.com", PASSWORD).await.expect(201);
+    let subject = Aggregate::User.subject(user);
+    let store = shop.executors[&Context::Users].store();
+    let last = store.last(&subject).await.unwrap().unwrap();
+    let (mut envelope, sequence) = (last.envelope().unwrap(), last.position.sequence);
+    envelope.id = EventId::new(shop.clock.uuid());
+    let unreadable = Write::new(&subject, Some(sequence), &envelope, None, b"?".to_vec());
+    store.append(vec![unreadable]).await.unwrap();
+
+    let elsewhere = Shop::open_at(nats, shop.clock.clone()).await;
+    let before = shop.kept("SESSIONS").await;
+    assert_eq!(elsewhere.refresh(&login).await.status, 500);
+    assert_eq!(shop.kept("SESSIONS").await, before, "the token is as good as it was");
 }
 
 async fn logging_out(shop: &Shop, user: Uuid) {
@@ -346,22 +370,29 @@ async fn attempts_are_counted_for_all_processes_together() {
     clock.advance(Duration::from_secs(901));
     shop.log_in("ada@example.com", PASSWORD).await.expect(201);
 
-    // Many accounts from one address, which the gateway tells.
-    let from = |client: &'static str| {
+    // Many accounts from one address, which the gateway tells. Anybody else who tells one is counted himself.
+    let from = |peer: [u8; 4], client: &'static str| {
         let shop = &shop;
         async move {
             let body = json!({ "email": format!("{}@example.com", shop.clock.uuid()), "password": "x" });
-            shop.ask(Method::POST, "/sessions", &[("x-forwarded-for", client)], &body).await
+            let request = Request::post("/sessions")
+                .header("content-type", "application/json")
+                .header("x-forwarded-for", format!("192.0.2.{}", fastrand::u8(..)))
+                .header(CLIENT_ADDRESS, client)
+                .extension(ConnectInfo(SocketAddr::from((peer, 4711))));
+            shop.send(request.body(Body::from(body.to_string())).unwrap()).await
         }
     };
+    let (gateway, stranger) = ([127, 0, 0, 1], [198, 51, 100, 1]);
     let mut statuses = Vec::new();
     for _ in 0..21 {
         // A few at once are counted as if they came one after the other.
-        statuses.extend(join_all((0..5).map(|_| from("10.0.0.1, 192.0.2.7"))).await.iter().map(|a| a.status));
+        statuses.extend(join_all((0..5).map(|_| from(gateway, "192.0.2.7"))).await.iter().map(|a| a.status));
     }
     assert_eq!(statuses[..100], [401; 100]);
     assert_eq!(statuses[100..], [429; 5]);
-    from("192.0.2.8").await.problem(401, "wrong-credentials");
+    from(gateway, "192.0.2.8").await.problem(401, "wrong-credentials");
+    from(stranger, "192.0.2.7").await.problem(401, "wrong-credentials");
     nats.server.stop().await;
 }
 

@@ -22,11 +22,6 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Requests per window.
-    pub fn limit(&self) -> u32 {
-        self.policy.quota()
-    }
-
     /// Seconds until the window ends, rounded up so that whoever waits for them is not refused again.
     fn seconds(&self) -> u32 {
         let whole = self.reset.as_secs() + u64::from(self.reset.subsec_nanos() > 0);
@@ -51,7 +46,7 @@ impl Decision {
     pub fn problem(&self) -> Problem {
         let detail = format!(
             "{} requests in {} s are allowed; the next one in {} s.",
-            self.limit(),
+            self.policy.quota(),
             self.policy.window().as_secs(),
             self.seconds()
         );

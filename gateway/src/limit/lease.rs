@@ -68,6 +68,11 @@ impl Leases {
         self.table.spend(key, now)
     }
 
+    /// How things stand with a client that has nothing left.
+    pub(super) fn spent(&self, key: QuotaKey, now: i64) -> Option<Look> {
+        self.table.spent(key, now)
+    }
+
     /// Asks for a lease. Gives a decision when the records cannot be reached; else look again.
     pub(super) async fn ask(self: &Arc<Self>, key: QuotaKey, terms: QuotaTerms) -> Option<Look> {
         if !self.quota.is_connected() {

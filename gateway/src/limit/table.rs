@@ -125,6 +125,14 @@ impl Table {
         entry.look(verdict)
     }
 
+    /// How things stand with a client of whom it is known that everything is spent.
+    pub(super) fn spent(&self, key: QuotaKey, now: i64) -> Option<Look> {
+        let mut set = self.set(key);
+        let entry = live(&mut set, key, now)?;
+        let all = entry.standing == Standing::SPENT || entry.standing.alone() > 0;
+        (all && entry.own == 0 && entry.left == 0).then(|| entry.look(Verdict::Refused))
+    }
+
     /// Whether there is nothing to spend, and perhaps more to be had.
     pub(super) fn needs_lease(&self, key: QuotaKey, now: i64) -> bool {
         let mut set = self.set(key);

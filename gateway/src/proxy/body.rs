@@ -1,5 +1,6 @@
 //! Bodies on their way: what a client sends, counted and limited, and what a service answers, ended when it has to be.
 
+use crate::upstream::InFlight;
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -15,7 +16,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Bodies up to this size, in bytes, are kept until there is an answer, so that they can be sent again.
 const KEPT: u64 = 64 * 1024;
@@ -147,9 +148,10 @@ impl Sending {
 }
 
 /// What a service answers. It ends by itself, or is ended.
-pub(super) struct Download {
-    body: Incoming,
+pub(super) struct Download<B> {
+    body: B,
     until: Until,
+    _flight: InFlight,
 }
 
 /// What ends an answer that does not end by itself.
@@ -157,16 +159,17 @@ pub(super) enum Until {
     /// Its time: the connection breaks off, so that nobody takes the answer for complete.
     Deadline(Instant, Option<Pin<Box<Sleep>>>),
     /// The gateway stops: a stream of events ends as if there were no more, and its client connects again, elsewhere.
-    Stop(Pin<Box<WaitForCancellationFutureOwned>>),
+    Stop(Events),
 }
 
-impl Download {
-    pub(super) fn new(body: Incoming, until: Until) -> Self {
-        Self { body, until }
+impl<B> Download<B> {
+    /// The instance counts as busy with it until it is dropped.
+    pub(super) fn new(body: B, until: Until, flight: InFlight) -> Self {
+        Self { body, until, _flight: flight }
     }
 }
 
-impl HttpBody for Download {
+impl<B: HttpBody<Data = Bytes, Error: Into<axum::BoxError>> + Unpin> HttpBody for Download<B> {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -174,20 +177,35 @@ impl HttpBody for Download {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+        let this = &mut *self;
+        // First of all, since there may always be more to pass on.
+        match &mut this.until {
+            Until::Deadline(deadline, _) => {
+                if Instant::now() >= *deadline {
+                    return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
+                }
+            }
+            Until::Stop(events) => {
+                if events.poll_stop(context).is_ready() && events.is_between() {
+                    return Poll::Ready(events.farewell().map(|text| Ok(Frame::data(text))));
+                }
+            }
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(context) {
+            if let (Until::Stop(events), Some(Ok(frame))) = (&mut this.until, &frame) {
+                events.pass(frame.data_ref());
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)));
         }
-        match &mut self.until {
+        match &mut this.until {
             Until::Deadline(deadline, sleep) => {
                 let deadline = *deadline;
                 let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
                 ready!(sleep.as_mut().poll(context));
                 Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())))
             }
-            Until::Stop(stop) => {
-                ready!(stop.as_mut().poll(context));
-                Poll::Ready(None)
-            }
+            // In the middle of an event: its client asks for it again.
+            Until::Stop(events) => events.poll_stop(context).map(|()| None),
         }
     }
 
@@ -197,5 +215,131 @@ impl HttpBody for Download {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Where in a stream of server-sent events we are, and when it has to end.
+pub(super) struct Events {
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    stopped: bool,
+    /// Whether something may be added to it.
+    open: bool,
+    /// The last bytes that have passed.
+    tail: Vec<u8>,
+}
+
+/// So many bytes tell whether an event has ended: by an empty line, and lines end in CR, LF or both.
+const TAIL: usize = 3;
+
+/// When clients come again to whom the gateway says good-bye, in milliseconds: not all at once.
+const RETRY: std::ops::Range<u32> = 500..1500;
+
+impl Events {
+    /// `open` says whether something may be added: not where the stream is compressed, or its length is known.
+    pub(super) fn new(stop: CancellationToken, open: bool) -> Self {
+        Self { stop: Box::pin(stop.cancelled_owned()), stopped: false, open, tail: Vec::new() }
+    }
+
+    fn poll_stop(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !self.stopped {
+            ready!(self.stop.as_mut().poll(context));
+            self.stopped = true;
+        }
+        Poll::Ready(())
+    }
+
+    fn pass(&mut self, data: Option<&Bytes>) {
+        let data = data.map_or(&[][..], |data| data);
+        self.tail.extend_from_slice(&data[data.len().saturating_sub(TAIL)..]);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+    }
+
+    /// Whether the last event has ended and the next one has not begun.
+    fn is_between(&self) -> bool {
+        let ends = [&b"\n\n"[..], b"\r\r", b"\n\r\n"];
+        self.tail.is_empty() || ends.iter().any(|end| self.tail.ends_with(end))
+    }
+
+    /// The last thing that is said, once: when to come again.
+    fn farewell(&mut self) -> Option<Bytes> {
+        let open = std::mem::take(&mut self.open);
+        open.then(|| format!("retry: {}\n\n", fastrand::u32(RETRY)).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::{UpstreamPolicy, Upstreams};
+    use axum::http::{HeaderMap, StatusCode};
+    use nats::{Instance, InstanceId, Registry};
+    use service::{Clock, Metrics};
+    use std::time::Duration;
+    use tokio::{sync::watch, time::advance};
+
+    /// An answer that always has more to pass on: each time a whole event.
+    fn ready(until: Until) -> Download<Body> {
+        let instance = Instance {
+            service: "orders".to_owned(),
+            id: InstanceId(uuid::Uuid::nil()),
+            url: "http://127.0.0.1:9".to_owned(),
+            version: "1".to_owned(),
+            started: jiff::Timestamp::UNIX_EPOCH,
+        };
+        let (_, known) = watch::channel([instance].as_slice().into());
+        let (registry, policy) = (Registry::named_by(known), UpstreamPolicy::default());
+        let upstreams = Upstreams::start(registry, policy, Clock::system(), &Metrics::new());
+        let flight = upstreams.pick("orders", &[]).unwrap().answered(StatusCode::OK, &HeaderMap::new());
+        let events = futures::stream::repeat_with(|| Ok::<_, io::Error>("data: more\n\n"));
+        Download::new(Body::from_stream(events), until, flight)
+    }
+
+    async fn next(body: &mut Download<Body>) -> Option<Result<Bytes, io::ErrorKind>> {
+        let frame = body.frame().await?;
+        Some(frame.map(|frame| frame.into_data().unwrap()).map_err(|error| error.kind()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_pauses_ends_on_time() {
+        let time = Duration::from_secs(3);
+        let mut body = ready(Until::Deadline(Instant::now() + time, None));
+        assert!(next(&mut body).await.unwrap().is_ok());
+        advance(time).await;
+        assert_eq!(next(&mut body).await, Some(Err(io::ErrorKind::TimedOut)));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_never_pauses_ends_when_it_is_told_to() {
+        let stop = CancellationToken::new();
+        let mut body = ready(Until::Stop(Events::new(stop.clone(), true)));
+        assert!(next(&mut body).await.unwrap().is_ok());
+        stop.cancel();
+        let last = next(&mut body).await.unwrap().unwrap();
+        assert!(last.starts_with(b"retry: ") && last.ends_with(b"\n\n"), "{last:?}");
+        assert_eq!(next(&mut body).await, None);
+    }
+
+    #[test]
+    fn an_event_ends_with_an_empty_line_however_it_is_cut() {
+        let between = |pieces: &[&'static str]| {
+            let mut events = Events::new(CancellationToken::new(), true);
+            for piece in pieces {
+                events.pass(Some(&Bytes::from_static(piece.as_bytes())));
+            }
+            events.is_between()
+        };
+        for whole in [
+            &[][..],
+            &["data: 1\n\n"],
+            &["data: 1\n", "\n"],
+            &["a\r\n\r", "\n"],
+            &["a\r", "\r"],
+            &[": hi\n", "\n", ""],
+        ] {
+            assert!(between(whole), "{whole:?}");
+        }
+        for cut in [&["data: 1\n"][..], &["data: 1"], &["\n\nd"], &["\n\n", "d"], &["a\r\n"]] {
+            assert!(!between(cut), "{cut:?}");
+        }
     }
 }

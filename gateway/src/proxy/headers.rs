@@ -1,6 +1,7 @@
 //! Headers that end at the gateway, and those that say where a request came from.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use service::origin::CLIENT_ADDRESS;
 use std::net::{IpAddr, SocketAddr};
 
 /// Headers that concern one connection and not the message (RFC 9110, section 7.6.1), beside those that `Connection`
@@ -65,13 +66,18 @@ pub(super) fn relocate(headers: &mut HeaderMap, prefix: &str) {
     }
 }
 
-/// Says where the request came from. What it says itself of that is believed only where the peer is one of our proxies.
-pub(super) fn forwarded(headers: &mut HeaderMap, peer: SocketAddr, trusted: bool) {
+/// Says where the request came from. What it says itself of that is believed only where the peer is one of our proxies;
+/// who the client is says the gateway alone.
+pub(super) fn forwarded(headers: &mut HeaderMap, peer: SocketAddr, client: IpAddr, trusted: bool) {
     let host = headers.remove(header::HOST);
     if !trusted {
         for name in &FROM_PROXIES {
             headers.remove(name);
         }
+    }
+    headers.remove(CLIENT_ADDRESS);
+    if let Ok(client) = HeaderValue::try_from(client.to_string()) {
+        headers.insert(CLIENT_ADDRESS, client);
     }
     let address = peer.ip().to_canonical();
     append(headers, X_FORWARDED_FOR, &address.to_string());
@@ -153,9 +159,11 @@ mod tests {
             ("x-forwarded-proto", "https"),
             ("x-forwarded-port", "443"),
             ("x-real-ip", "1.1.1.1"),
+            ("waybill-client-address", "1.1.1.1"),
         ];
         let mut sent = headers(&invented);
-        forwarded(&mut sent, "[2001:db8::7]:5000".parse().unwrap(), false);
+        forwarded(&mut sent, "[2001:db8::7]:5000".parse().unwrap(), "2001:db8::7".parse().unwrap(), false);
+        assert_eq!(sent["waybill-client-address"], "2001:db8::7");
         assert_eq!(sent["x-forwarded-for"], "2001:db8::7");
         assert_eq!(sent["forwarded"], "for=\"[2001:db8::7]\";host=\"shop.example\";proto=http");
         assert_eq!(
@@ -167,7 +175,8 @@ mod tests {
         }
 
         let mut sent = headers(&invented);
-        forwarded(&mut sent, "[::ffff:10.0.0.1]:5000".parse().unwrap(), true);
+        forwarded(&mut sent, "[::ffff:10.0.0.1]:5000".parse().unwrap(), "192.0.2.7".parse().unwrap(), true);
+        assert_eq!(sent["waybill-client-address"], "192.0.2.7", "also from a proxy of ours");
         assert_eq!(sent["x-forwarded-for"], "1.1.1.1, 10.0.0.1");
         assert_eq!(sent["forwarded"], "for=1.1.1.1, for=10.0.0.1;host=\"shop.example\";proto=http");
         assert_eq!(

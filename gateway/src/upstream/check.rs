@@ -18,15 +18,15 @@ use tokio::time::{sleep, timeout};
 
 /// How the health of instances is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CheckPolicy {
+pub(crate) struct CheckPolicy {
     /// How often; a tenth more or less, so that gateways do not ask all at once.
-    pub every: Duration,
+    pub(crate) every: Duration,
     /// How long an answer may take.
-    pub timeout: Duration,
+    pub(crate) timeout: Duration,
     /// So many good answers in a row make an instance healthy.
-    pub rise: u32,
+    pub(crate) rise: u32,
     /// So many bad ones in a row make it unhealthy.
-    pub fall: u32,
+    pub(crate) fall: u32,
 }
 
 impl Default for CheckPolicy {

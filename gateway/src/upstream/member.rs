@@ -14,15 +14,15 @@ use tokio::time::Instant;
 
 /// When an instance is left out because of its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EjectionPolicy {
+pub(crate) struct EjectionPolicy {
     /// So many failures in a row eject it.
-    pub failures: u32,
+    pub(crate) failures: u32,
     /// For how long, at first; each time that follows soon adds as much, up to ten times.
-    pub base: Duration,
+    pub(crate) base: Duration,
     /// At most so many of a service's instances are ejected like this, in percent. The only one never is.
-    pub percent: u32,
+    pub(crate) percent: u32,
     /// How long an instance is left alone that refused a connection, however many do.
-    pub refused: Duration,
+    pub(crate) refused: Duration,
 }
 
 impl Default for EjectionPolicy {
@@ -177,7 +177,7 @@ impl Condition {
 
 /// A call under way. Counted until it is dropped.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Member>);
+pub(crate) struct InFlight(Arc<Member>);
 
 impl InFlight {
     pub(super) fn enter(member: &Arc<Member>) -> Self {
@@ -203,4 +203,58 @@ fn authority(url: &str) -> Result<Authority, &'static str> {
         return Err("its address is not of the form http://host:port");
     }
     uri.authority().cloned().ok_or("its address has no host")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::CheckPolicy, *};
+    use nats::InstanceId;
+    use uuid::Uuid;
+
+    fn member() -> Member {
+        let instance = Instance {
+            service: "orders".to_owned(),
+            id: InstanceId(Uuid::from_u128(1)),
+            url: "http://127.0.0.1:9".to_owned(),
+            version: "1".to_owned(),
+            started: Timestamp::UNIX_EPOCH,
+        };
+        Member::new(&instance).unwrap()
+    }
+
+    #[test]
+    fn so_many_checks_in_a_row_change_its_health_and_one_that_differs_begins_anew() {
+        let member = member();
+        let after = |checks: &str| {
+            for check in checks.chars() {
+                let result = if check == '+' { Ok(()) } else { Err("away".to_owned()) };
+                member.checked(result, 3, 2, Timestamp::UNIX_EPOCH);
+            }
+            member.condition().healthy
+        };
+        for (checks, healthy) in [
+            ("-", true),
+            ("+-", true),
+            // Two bad ones in a row.
+            ("-", false),
+            ("+", false),
+            ("+", false),
+            ("-++", false),
+            // Three good ones in a row.
+            ("+", true),
+            ("-+-+-", true),
+            ("-", false),
+            ("+++", true),
+        ] {
+            assert_eq!(after(checks), healthy, "{checks}");
+        }
+    }
+
+    #[test]
+    fn the_usual_policy_has_the_numbers_of_the_design() {
+        let EjectionPolicy { failures, base, percent, refused } = EjectionPolicy::default();
+        assert_eq!((failures, base.as_millis(), percent, refused.as_millis()), (5, 30_000, 50, 5_000));
+        let CheckPolicy { every, timeout, rise, fall } = CheckPolicy::default();
+        assert_eq!((every.as_secs(), timeout.as_millis(), rise, fall), (30, 2_000, 1, 2));
+    }
 }

@@ -1,8 +1,8 @@
 //! How instances are chosen, checked and left out, as the configuration says it.
 
 use super::{CheckPolicy, EjectionPolicy, UpstreamPolicy};
-use crate::section::{Section, Span};
-use service::breaker;
+use crate::section::Section;
+use service::{breaker, config::Span};
 
 /// Reads the sections `breaker`, `health` and `ejection` of the configuration; each number has a default.
 pub(crate) fn read(file: &mut Section<'_>) -> UpstreamPolicy {

@@ -258,13 +258,144 @@ async fn pages_of_other_origins_are_let_in_only_where_that_is_configured() {
         (200, "https://shop.example")
     );
     assert!(answer.headers["access-control-allow-methods"].contains("POST"), "{answer:?}");
+    for name in ["authorization", "content-type", "idempotency-key", "if-match", "waybill-position"] {
+        assert!(answer.headers["access-control-allow-headers"].contains(name), "{name}: {answer:?}");
+    }
     let answer = rig.ask("GET", "/api/orders", &page[..1], "").await;
     assert_eq!(
         (answer.status, &*answer.headers["access-control-allow-origin"]),
         (200, "https://shop.example")
     );
-    assert!(answer.headers["access-control-expose-headers"].contains("x-correlation-id"), "{answer:?}");
+    for name in ["etag", "location", "retry-after", "waybill-position", "x-correlation-id", "x-request-id"] {
+        assert!(answer.headers["access-control-expose-headers"].contains(name), "{name}: {answer:?}");
+    }
     let answer = rig.ask("GET", "/api/orders", &[("origin", "https://evil.example")], "").await;
     assert!(!answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
     assert!(orders.seen().iter().all(|seen| seen.method != "OPTIONS"));
+}
+
+#[tokio::test]
+async fn a_small_answer_that_breaks_off_is_none() {
+    let address = raw(async |mut stream: TcpStream| {
+        read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+    })
+    .await;
+    let rig = Rig::start(OPEN, &[("orders", address)]).await;
+    let answer = rig.get("/api/orders").await;
+    assert_eq!((answer.status, &*answer.problem()), (502, "bad-gateway"));
+    let hanging = raw(async |mut stream: TcpStream| {
+        read_until(&mut stream, "\r\n\r\n").await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+        read_to_end(&mut stream).await;
+    })
+    .await;
+    let rig = Rig::start(&OPEN.replace("\"3s\"", "\"300ms\""), &[("orders", hanging)]).await;
+    let answer = rig.get("/api/orders").await;
+    assert_eq!((answer.status, &*answer.problem()), (504, "gateway-timeout"));
+}
+
+/// What the gateway shows to operators.
+const OPS: &str = r#"
+    [[routes]]
+    path = "/api/ops"
+    service = "gateway"
+    methods = "read"
+    auth = "public"
+    limit = "none"
+    timeout = "3s"
+    body = "0B"
+    retry = false
+    streaming = false
+"#;
+
+#[tokio::test]
+async fn an_instance_is_busy_until_its_answer_has_ended() {
+    let (go, gone) = (Arc::new(tokio::sync::Semaphore::new(0)), mpsc::unbounded_channel());
+    let (gate, told) = (Arc::clone(&go), gone.0);
+    let mut answered = gone.1;
+    let address = raw(move |mut stream: TcpStream| {
+        let (gate, told) = (Arc::clone(&gate), told.clone());
+        async move {
+            read_until(&mut stream, "\r\n\r\n").await;
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nfirs\r\n")
+                .await
+                .unwrap();
+            told.send(()).unwrap();
+            gate.acquire().await.unwrap().forget();
+            stream.write_all(b"4\r\nlast\r\n0\r\n\r\n").await.unwrap();
+        }
+    })
+    .await;
+    let rig = Rig::start(&format!("{OPEN}{OPS}"), &[("orders", address)]).await;
+    let busy = async || {
+        let listed = rig.get("/api/ops/instances").await.json();
+        let orders = listed.as_array().unwrap().iter().find(|one| one["service"] == "orders");
+        orders.unwrap()["inFlight"].as_u64().unwrap()
+    };
+    assert_eq!(busy().await, 0);
+    let mut client = rig.connect().await;
+    client.write_all(b"GET /api/orders HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    soon("the answer has begun", answered.recv()).await.unwrap();
+    read_until(&mut client, "firs").await;
+    assert_eq!(busy().await, 1);
+    go.add_permits(1);
+    read_until(&mut client, "last").await;
+    until("it is free again", async || busy().await == 0).await;
+}
+
+#[tokio::test]
+async fn an_open_breaker_is_seen_by_clients_and_operators_and_closes_again() {
+    let healthy = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let state = Arc::clone(&healthy);
+    let answer = get(async move || {
+        if state.load(Ordering::Relaxed) {
+            axum::http::StatusCode::OK
+        } else {
+            axum::http::StatusCode::INTERNAL_SERVER_ERROR
+        }
+    });
+    let orders = serve(Router::new().route("/orders", answer).route("/health", get(async || ""))).await;
+    let policy = "[breaker]\nwindow = '10s'\nminimum = 4\nopen = '1500ms'\n[ejection]\nfailures = 1000\n";
+    let rig = Rig::start(&format!("{policy}{OPEN}{OPS}"), &[("orders", orders)]).await;
+    for _ in 0..4 {
+        assert_eq!(rig.get("/api/orders").await.status, 500);
+    }
+    let opened = Instant::now();
+    let answer = rig.get("/api/orders").await;
+    assert_eq!((answer.status, &*answer.problem()), (503, "service-unavailable"));
+    assert!((1..=2).contains(&answer.headers["retry-after"].parse::<u32>().unwrap()), "{answer:?}");
+    assert_eq!(rig.metric("waybill_breaker_state{upstream=\"orders\"} ").await, Some(2.0));
+    let listed = rig.get("/api/ops/breakers").await.json();
+    let orders = listed.as_array().unwrap().iter().find(|one| one["upstream"] == "orders").unwrap();
+    assert_eq!((&orders["state"], &orders["failures"]), (&"open".into(), &4.into()));
+    healthy.store(true, Ordering::Relaxed);
+    until("it lets one try and closes", async || rig.get("/api/orders").await.status == 200).await;
+    assert!(opened.elapsed() >= Duration::from_millis(1400), "{:?}", opened.elapsed());
+    assert_eq!(rig.metric("waybill_breaker_state{upstream=\"orders\"} ").await, Some(0.0));
+}
+
+#[tokio::test]
+async fn services_describe_themselves_once_for_everybody_and_apart_from_their_breakers() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let broken = get(async move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        axum::http::StatusCode::INTERNAL_SERVER_ERROR
+    });
+    let orders =
+        serve(Router::new().route("/openapi.json", broken).route("/orders", get(async || "fine"))).await;
+    let rig = Rig::start(&format!("[breaker]\nminimum = 1\n{OPEN}{OPS}"), &[("orders", orders)]).await;
+    for _ in 0..50 {
+        let answer = rig.get("/openapi.json").await;
+        assert_eq!((answer.status, &*answer.headers["content-type"]), (200, "application/json"));
+        assert_eq!(answer.json()["openapi"], "3.1.0");
+    }
+    // More often only where this took longer than a failure is remembered.
+    assert!(asked.load(Ordering::Relaxed) <= 3, "{asked:?}");
+    let listed = rig.get("/api/ops/breakers").await.json();
+    let orders = listed.as_array().unwrap().iter().find(|one| one["upstream"] == "orders").unwrap();
+    assert_eq!((&orders["state"], &orders["calls"]), (&"closed".into(), &0.into()));
+    assert_eq!(rig.get("/api/orders").await.status, 200);
 }

@@ -13,7 +13,9 @@ use axum::{
     routing::any,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, UpstreamPolicy, Upstreams};
+use gateway::{
+    Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, UpstreamPolicy, Upstreams,
+};
 use jiff::SignedDuration;
 use nats::{
     Connection, Durability, Instance, InstanceId, Registry,
@@ -84,8 +86,23 @@ pub(crate) struct Rig {
     pub(crate) issuer: Issuer,
     pub(crate) shutdown: CancellationToken,
     pub(crate) running: JoinHandle<std::io::Result<bool>>,
-    _nats: Server,
+    nats: Arc<Nats>,
+}
+
+/// Shared by gateways that count together.
+struct Nats {
+    server: Server,
     _folder: TempDir,
+}
+
+impl Nats {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let binary = Binary::locate(None).await.unwrap();
+        let config = server::Config::new(binary, folder.path().join("nats"));
+        let config = server::Config { durability: Durability::Interval, ..config };
+        Self { server: Server::start(config).await.unwrap(), _folder: folder }
+    }
 }
 
 impl Rig {
@@ -96,34 +113,42 @@ impl Rig {
 
     /// The same, with a file that is followed.
     pub(crate) async fn with(config: &str, services: &[(&str, SocketAddr)], file: Option<PathBuf>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let binary = Binary::locate(None).await.unwrap();
-        let nats = server::Config {
-            durability: Durability::Interval,
-            ..server::Config::new(binary, folder.path().join("nats"))
-        };
-        let nats = Server::start(nats).await.unwrap();
-        let connection = Connection::connect(&nats.url(), "test").await.unwrap();
-        let clock = Clock::system();
+        Self::on(Arc::new(Nats::start().await), config, services, file).await
+    }
+
+    /// Another gateway, which counts together with this one.
+    pub(crate) async fn beside(&self, config: &str, services: &[(&str, SocketAddr)]) -> Self {
+        Self::on(Arc::clone(&self.nats), config, services, None).await
+    }
+
+    async fn on(
+        nats: Arc<Nats>,
+        config: &str,
+        services: &[(&str, SocketAddr)],
+        file: Option<PathBuf>,
+    ) -> Self {
+        let connection = Connection::connect(&nats.server.url(), "test").await.unwrap();
+        let (clock, metrics) = (Clock::system(), Metrics::new());
         let limiter =
             Limiter::start(&connection, clock.clone(), LimitSettings::default(), LimitMetrics::default());
         let issuer = Issuer::start().await;
         let mut services = services.to_vec();
         services.push(("users", issuer.address));
+        let config = Config::parse(config).unwrap();
         let gateway = Gateway::new(Parts {
-            config: Config::parse(config).unwrap(),
-            file,
-            upstreams: upstreams(&services),
+            upstreams: upstreams(&services, config.upstreams, &metrics),
+            config,
+            reload: Reload::new(file).unwrap(),
             limiter: limiter.await.unwrap(),
             clock,
-            metrics: Metrics::new(),
+            metrics,
             details: Map::new(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let running = tokio::spawn(gateway::run(listener, gateway, shutdown.clone()));
-        Self { address, issuer, shutdown, running, _nats: nats, _folder: folder }
+        Self { address, issuer, shutdown, running, nats }
     }
 
     /// Sends a request and takes the whole answer.
@@ -160,7 +185,7 @@ impl Rig {
 }
 
 /// Instances as the registry would name them.
-fn upstreams(services: &[(&str, SocketAddr)]) -> Upstreams {
+fn upstreams(services: &[(&str, SocketAddr)], policy: UpstreamPolicy, metrics: &Metrics) -> Upstreams {
     let clock = Clock::system();
     let instance = |(service, address): &(&str, SocketAddr)| Instance {
         service: (*service).to_owned(),
@@ -170,7 +195,7 @@ fn upstreams(services: &[(&str, SocketAddr)]) -> Upstreams {
         started: clock.now(),
     };
     let (_, known) = watch::channel(services.iter().map(instance).collect());
-    Upstreams::start(Registry::named_by(known), UpstreamPolicy::default(), clock.clone(), &Metrics::new())
+    Upstreams::start(Registry::named_by(known), policy, clock.clone(), metrics)
 }
 
 /// Everything until the other side closes.

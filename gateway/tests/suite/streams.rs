@@ -32,7 +32,7 @@ pub(crate) async fn events() -> (std::net::SocketAddr, mpsc::UnboundedSender<&'s
 }
 
 /// A service that speaks another protocol after the upgrade: it says everything twice.
-pub(crate) async fn twice() -> std::net::SocketAddr {
+async fn twice() -> std::net::SocketAddr {
     raw(async |mut stream: TcpStream| {
         let head = read_until(&mut stream, "\r\n\r\n").await;
         assert!(head.contains("upgrade: websocket") && head.contains("sec-websocket-key: abc"), "{head}");
@@ -101,4 +101,27 @@ async fn a_route_that_does_not_stream_grants_no_upgrade() {
     let rig = Rig::start(&config, &[("orders", address)]).await;
     let answer = rig.send(UPGRADE.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("connection: close"), "{answer}");
+}
+
+/// A connection counts as open, and keeps its place, whatever it carries.
+#[tokio::test]
+async fn a_websocket_keeps_its_place_among_the_connections() {
+    let config = format!("{OPEN}\n[connections]\nmost = 2");
+    let rig = Rig::start(&config, &[("orders", twice().await)]).await;
+    let open = async || rig.metric("waybill_gateway_connections ").await;
+    let mut socket = rig.connect().await;
+    socket.write_all(UPGRADE.as_bytes()).await.unwrap();
+    read_until(&mut socket, "hello;").await;
+    assert_eq!(open().await, Some(2.0), "itself, and the one that asks");
+    let mut second = rig.connect().await;
+    second.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    read_until(&mut second, "200 OK").await;
+    // There is no place for a third one.
+    let mut third = rig.connect().await;
+    third.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut byte = [0];
+    let early = tokio::time::timeout(std::time::Duration::from_millis(200), third.read(&mut byte)).await;
+    assert!(early.is_err(), "it is served");
+    drop(socket);
+    read_until(&mut third, "200 OK").await;
 }

@@ -3,7 +3,7 @@
 use crate::rig::{DEADLINE, Rig, command, event, first, item, sized, soon};
 use events::{CommandId, Subject, envelope::header};
 use futures::future::join_all;
-use nats::{AppendError, Appended, EventStore, Write};
+use nats::{AppendError, Appended, Durability, EventStore, StoreOptions, Write};
 use std::{collections::HashMap, sync::Arc, time::Duration, time::Instant};
 
 fn conflict(result: &Result<Appended, AppendError>) -> bool {
@@ -103,6 +103,39 @@ async fn without_a_stream_or_a_server_it_says_so_at_once() {
     soon("disconnected", disconnected).await;
     assert!(unavailable(store.append(vec![first(&item())]).await), "no server");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+/// The committer has a queue and so has the client: whoever waits for his turn, or for a place, waits no longer than for an
+/// answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_hangs_holds_up_nobody_however_many_ask() {
+    for durability in [Durability::Always, Durability::Interval] {
+        let rig = Rig::start().await;
+        let timeout = Duration::from_millis(500);
+        let options = StoreOptions { durability, timeout, ..StoreOptions::default() };
+        let store = EventStore::new(&rig.connection, options);
+        rig.server.pause();
+        let asked: Vec<_> = (0..11_000)
+            .map(|_| {
+                let (store, write) = (store.clone(), sized(&item(), Some(0), (command(), 0, 1), None, 8000));
+                tokio::spawn(async move {
+                    let start = Instant::now();
+                    (store.append(vec![write]).await, start.elapsed())
+                })
+            })
+            .collect();
+        let mut longest = Duration::ZERO;
+        for one in asked {
+            let (result, took) = soon("an answer", one).await.unwrap();
+            // Now and then the server answers before it hangs.
+            let known = matches!(result, Ok(_) | Err(AppendError::Unknown | AppendError::Unavailable(_)));
+            assert!(known, "{result:?}");
+            longest = longest.max(took);
+        }
+        rig.server.resume();
+        // The client notices after twenty seconds that nobody is there.
+        assert!(longest < Duration::from_secs(8), "{durability}: {longest:?}");
+    }
 }
 
 /// The server hangs longer than the store waits, and takes the append when it goes on.

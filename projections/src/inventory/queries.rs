@@ -2,20 +2,20 @@
 
 use crate::{
     Projections,
-    answer::{Money, Page, Refused, Unknown, cursor, limit},
+    answer::{Money, Refused, Unknown},
     freshness::Freshness,
+    page::{Page, Paging},
     sqlite::{DatabaseError, Row},
-    table::Value,
 };
 use axum::{Json, extract::State};
 use events::Sku;
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::Serialize;
 use service::{
     Problem,
     auth::{Denied, Principal},
     extract::{Path, Query},
 };
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(super) fn routes() -> OpenApiRouter<Projections> {
@@ -37,30 +37,12 @@ impl Product {
     }
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct ListProducts {
-    /// `nextCursor` of the page before.
-    cursor: Option<String>,
-    /// Items per page, 1 to 100; 20 unless said.
-    #[param(minimum = 1, maximum = 100)]
-    limit: Option<u32>,
-    // Read by the layer that waits.
-    #[serde(rename = "after")]
-    #[param(ignore)]
-    _after: Option<IgnoredAny>,
-    #[serde(rename = "wait")]
-    #[param(ignore)]
-    _wait: Option<IgnoredAny>,
-}
-
 /// The catalogue, by SKU
 ///
 /// Open to everybody.
 #[utoipa::path(
     get, path = "/products", tag = "inventory",
-    params(ListProducts, Freshness),
+    params(Paging, Freshness),
     responses(
         (status = 200, body = Page<Product>),
         (status = 401, description = "The position named is not there yet, and nobody waits without a token",
@@ -70,15 +52,13 @@ struct ListProducts {
 )]
 async fn products(
     State(projections): State<Projections>,
-    Query(query): Query<ListProducts>,
+    Query(paging): Query<Paging>,
 ) -> Result<Json<Page<Product>>, Problem> {
-    let limit = limit(query.limit)?;
     let read = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
-    let sku = cursor(query.cursor.as_deref(), read)?.unwrap_or_default();
-    let sql = "SELECT * FROM products WHERE sku > $1 ORDER BY sku LIMIT $2";
-    let values = vec![sku.into(), Value::from(i64::from(limit) + 1)];
-    let rows = projections.database().rows(sql, values).await?;
-    Ok(Json(Page::new(&rows, limit, Product::of, |row| Ok(row.get::<String>("sku")?.into_bytes()))?))
+    let sku = paging.place(read)?.unwrap_or_default();
+    let sql = "SELECT * FROM products WHERE sku > $2 ORDER BY sku LIMIT $1";
+    let place = |row: &Row| Ok(row.get::<String>("sku")?.into_bytes());
+    Ok(Json(paging.page(projections.database(), sql, [sku.into()], Product::of, place).await?))
 }
 
 /// A product and its stock.

@@ -2,8 +2,9 @@
 
 use crate::{
     Projections,
-    answer::{Page, Refused, Unknown, cursor, limit, owned, whose},
+    answer::{Refused, Unknown, owned, whose},
     freshness::Freshness,
+    page::{Page, Paging},
     sqlite::{DatabaseError, Row},
     table::Value,
 };
@@ -131,13 +132,13 @@ struct ListNotifications {
     _wait: Option<IgnoredAny>,
 }
 
-/// The query of one page: `$1` stands behind the last item, `$2` is the size.
+/// The query of one page: `$1` is the size, `$2` stands behind the last item.
 macro_rules! page {
     ($filter:literal) => {
         concat!(
             "SELECT * FROM notifications WHERE ",
             $filter,
-            "sequence < $1 ORDER BY sequence DESC LIMIT $2"
+            "sequence < $2 ORDER BY sequence DESC LIMIT $1"
         )
     };
 }
@@ -157,10 +158,9 @@ async fn list(
     Query(query): Query<ListNotifications>,
 ) -> Result<Json<Page<Notification>>, Problem> {
     let user_id = whose(query.user_id, &principal)?;
-    let limit = limit(query.limit)?;
+    let paging = Paging::new(query.cursor, query.limit);
     let read = |bytes: &[u8]| bytes.try_into().ok().map(i64::from_be_bytes);
-    let before = cursor(query.cursor.as_deref(), read)?.unwrap_or(i64::MAX);
-    let mut values = vec![before.into(), Value::from(i64::from(limit) + 1)];
+    let mut values = vec![Value::from(paging.place(read)?.unwrap_or(i64::MAX))];
     let status = query.status.map(Status::name);
     let channel = query.channel.map(|channel| channel.as_str().to_owned());
     let sql = match (user_id, status, &channel) {
@@ -176,9 +176,8 @@ async fn list(
     values.extend(user_id.map(Value::from));
     values.extend(status.map(Value::from));
     values.extend(channel.map(Value::from));
-    let rows = projections.database().rows(sql, values).await?;
     let place = |row: &Row| Ok(row.get::<i64>("sequence")?.to_be_bytes().to_vec());
-    Ok(Json(Page::new(&rows, limit, Notification::of, place)?))
+    Ok(Json(paging.page(projections.database(), sql, values, Notification::of, place).await?))
 }
 
 /// A notification

@@ -3,9 +3,10 @@
 use super::stage::Stage;
 use crate::{
     Projections,
-    answer::{Money, Page, Refused, Unknown, cursor, limit, owned, whose},
+    answer::{Money, Refused, Unknown, owned, whose},
     freshness::Freshness,
     history::History,
+    page::{Page, Paging},
     personal::reveal,
     sqlite::{DatabaseError, Row},
     table::Value,
@@ -117,7 +118,7 @@ macro_rules! select {
 /// The same for a page: newest first, behind the cursor.
 macro_rules! page {
     ($condition:literal) => {
-        select!($condition, "(o.created_at, o.id) < ($1, $2) ORDER BY o.created_at DESC, o.id DESC LIMIT $3")
+        select!($condition, "(o.created_at, o.id) < ($2, $3) ORDER BY o.created_at DESC, o.id DESC LIMIT $1")
     };
 }
 
@@ -221,20 +222,17 @@ async fn orders(
     Query(query): Query<ListOrders>,
 ) -> Result<Json<Page<Order>>, Problem> {
     let user_id = whose(query.user_id, &principal)?;
-    let limit = limit(query.limit)?;
-    let place = cursor(query.cursor.as_deref(), read_cursor)?;
-    let (created_at, id) = place.unwrap_or((Timestamp::MAX, Uuid::max()));
-    let mut values = vec![created_at.into(), id.into(), Value::from(i64::from(limit) + 1)];
-    values.extend(user_id.map(Value::from));
-    values.extend(query.status.map(|status| Value::from(status.name())));
+    let paging = Paging::new(query.cursor, query.limit);
+    let (created_at, id) = paging.place(read_cursor)?.unwrap_or((Timestamp::MAX, Uuid::max()));
+    let filters = user_id.map(Value::from).into_iter().chain(query.status.map(|status| status.name().into()));
+    let values = [created_at.into(), id.into()].into_iter().chain(filters);
     let sql = match (user_id, query.status) {
         (None, None) => page!(""),
         (Some(_), None) => page!("o.user_id = $4 AND "),
         (None, Some(_)) => page!("o.status = $4 AND "),
         (Some(_), Some(_)) => page!("o.user_id = $4 AND o.status = $5 AND "),
     };
-    let rows = projections.database().rows(sql, values).await?;
-    let mut page = Page::new(&rows, limit, Order::of, write_cursor)?;
+    let mut page = paging.page(projections.database(), sql, values, Order::of, write_cursor).await?;
     for order in page.items_mut() {
         order.reveal(&keys).await?;
     }

@@ -2,21 +2,21 @@
 
 use crate::{
     Projections,
-    answer::{Money, Page, Refused, Unknown, cursor, limit, owned},
+    answer::{Money, Refused, Unknown, owned},
     freshness::Freshness,
+    page::{Page, Paging},
     sqlite::{DatabaseError, Row},
-    table::Value,
 };
 use axum::{Json, extract::State};
 use events::{AccountId, OrderId};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::Serialize;
 use service::{
     Problem,
     auth::{Denied, Principal},
     extract::{Path, Query},
 };
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -87,47 +87,27 @@ impl Entry {
     }
 }
 
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct ListEntries {
-    /// `nextCursor` of the page before.
-    cursor: Option<String>,
-    /// Items per page, 1 to 100; 20 unless said.
-    #[param(minimum = 1, maximum = 100)]
-    limit: Option<u32>,
-    // Read by the layer that waits.
-    #[serde(rename = "after")]
-    #[param(ignore)]
-    _after: Option<IgnoredAny>,
-    #[serde(rename = "wait")]
-    #[param(ignore)]
-    _wait: Option<IgnoredAny>,
-}
-
 /// What came into an account and went out of it, newest first
 #[utoipa::path(
     get, path = "/accounts/{id}/entries", tag = "payments", security(("bearer" = [])),
-    params(("id" = Uuid, Path, description = "The account"), ListEntries, Freshness),
+    params(("id" = Uuid, Path, description = "The account"), Paging, Freshness),
     responses((status = 200, body = Page<Entry>), Denied, Unknown, Refused)
 )]
 async fn entries(
     State(projections): State<Projections>,
     principal: Principal,
     Path(id): Path<AccountId>,
-    Query(query): Query<ListEntries>,
+    Query(paging): Query<Paging>,
 ) -> Result<Json<Page<Entry>>, Problem> {
     let sql = "SELECT user_id FROM accounts WHERE id = $1";
     let account = projections.database().row(sql, vec![id.into()]).await?;
     owned(account.as_ref(), &principal, || unknown(id))?;
-    let limit = limit(query.limit)?;
     let read = |bytes: &[u8]| bytes.try_into().ok().map(i64::from_be_bytes);
-    let before = cursor(query.cursor.as_deref(), read)?.unwrap_or(i64::MAX);
-    let sql = "SELECT * FROM entries WHERE account_id = $1 AND sequence < $2 ORDER BY sequence DESC LIMIT $3";
-    let values = vec![id.into(), before.into(), Value::from(i64::from(limit) + 1)];
-    let rows = projections.database().rows(sql, values).await?;
+    let before = paging.place(read)?.unwrap_or(i64::MAX);
+    let sql = "SELECT * FROM entries WHERE account_id = $2 AND sequence < $3 ORDER BY sequence DESC LIMIT $1";
     let place = |row: &Row| Ok(row.get::<i64>("sequence")?.to_be_bytes().to_vec());
-    Ok(Json(Page::new(&rows, limit, Entry::of, place)?))
+    let values = [id.into(), before.into()];
+    Ok(Json(paging.page(projections.database(), sql, values, Entry::of, place).await?))
 }
 
 /// The payment of an order.

@@ -1,16 +1,27 @@
 //! The principal as an argument of a handler.
 
-use super::{AuthError, Principal, Verifier};
+use super::{AuthError, Principal, Role, Verifier};
 use crate::Problem;
 use axum::{
     Extension, Router,
-    extract::{FromRequestParts, OptionalFromRequestParts},
+    extract::{FromRequestParts, OptionalFromRequestParts, Request},
     http::request::Parts,
+    middleware::{self, Next},
 };
 
 /// Puts `verifier` where handlers that take a [`Principal`] find it.
 pub fn layer(router: Router, verifier: Verifier) -> Router {
     router.layer(Extension(verifier))
+}
+
+/// Lets nobody reach these routes who may not do what `role` may.
+pub fn restrict(router: Router, role: Role) -> Router {
+    router.route_layer(middleware::from_fn(
+        move |principal: Principal, request: Request, next: Next| async move {
+            principal.require(role)?;
+            Ok::<_, Problem>(next.run(request).await)
+        },
+    ))
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Principal {
@@ -47,11 +58,10 @@ mod tests {
     use super::*;
     use crate::{
         Clock,
-        auth::{Claims, Role, testing::Issuer},
+        auth::{Claims, testing::Issuer},
     };
     use axum::{
         body::{Body, to_bytes},
-        extract::Request,
         http::{HeaderMap, HeaderValue},
         routing::get,
     };
@@ -127,6 +137,19 @@ mod tests {
         );
         let (status, headers, _) = ask(&app, "/own", &[&format!("Bearer {}", issuer.sign(&claims))]).await;
         assert_eq!((status, headers["retry-after"].to_str().unwrap()), (503, "3"));
+    }
+
+    #[tokio::test]
+    async fn restricted_routes_are_for_their_role() {
+        let app = restrict(routes(), Role::Operator);
+        let speaks = |role| Extension(Principal { user: Uuid::from_u128(7), role, token: Uuid::nil() });
+        for (role, status) in [(Role::Customer, 403), (Role::Operator, 200), (Role::Admin, 200)] {
+            assert_eq!(ask(&app.clone().layer(speaks(role)), "/open", &[]).await.0, status, "{role}");
+        }
+        let issuer = Issuer::new("k1");
+        let app = layer(app, Verifier::new(issuer.jwks(), Clock::system()));
+        assert_eq!(ask(&app, "/open", &[]).await.0, 401);
+        assert_eq!(ask(&app, "/nowhere", &[]).await.0, 404);
     }
 
     #[tokio::test]

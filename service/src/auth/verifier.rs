@@ -132,20 +132,31 @@ impl Verifier {
         }
     }
 
+    /// The principal of a request whose token was found good here before and still is. Waits for nothing.
+    pub fn known(&self, headers: &HeaderMap) -> Option<Principal> {
+        let token = bearer(headers).ok().flatten()?;
+        self.recall(token, self.0.clock.now().as_second())?.ok()
+    }
+
     /// Whose token it is, if it is good. Waits only where it was signed with a key that is not known yet.
     pub async fn verify(&self, token: &str) -> Result<Principal, AuthError> {
         let Inner { jwks, clock, .. } = &*self.0;
         let now = clock.now().as_second();
-        let remembered = self.remembered().get(token).copied();
-        if let Some(Verified { principal, expires, generation }) = remembered
-            && jwks.generation() == Some(generation)
-        {
-            return if is_over(expires, now) { Err(AuthError::Expired) } else { Ok(principal) };
+        if let Some(known) = self.recall(token, now) {
+            return known;
         }
         let (generation, claims) = checked(token, jwks).await?;
         let principal = admit(&claims, now)?;
         self.remembered().put(token.into(), Verified { principal, expires: claims.exp, generation });
         Ok(principal)
+    }
+
+    /// What was found of a token before, with the keys of today.
+    fn recall(&self, token: &str, now: i64) -> Option<Result<Principal, AuthError>> {
+        let remembered = self.remembered().get(token).copied();
+        let Verified { principal, expires, generation } = remembered?;
+        let known = if is_over(expires, now) { Err(AuthError::Expired) } else { Ok(principal) };
+        (self.0.jwks.generation() == Some(generation)).then_some(known)
     }
 
     fn remembered(&self) -> MutexGuard<'_, LruCache<Box<str>, Verified>> {
@@ -273,9 +284,16 @@ mod tests {
         let world = World::new();
         let expected = Principal { user: USER, role: Role::Customer, token: Uuid::from_u128(8) };
         let token = world.issuer.sign(&world.claims());
+        let headers =
+            HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())]);
+        assert_eq!(world.verifier.known(&headers), None);
         assert_eq!(world.verifier.verify(&token).await, Ok(expected));
         // Remembered.
+        assert_eq!(world.verifier.known(&headers), Some(expected));
         assert_eq!(world.verifier.verify(&token).await, Ok(expected));
+        world.clock.advance(Duration::from_mins(16));
+        assert_eq!(world.verifier.known(&headers), None);
+        world.clock.advance(Duration::from_mins(1));
         let both = world.with_claim("roles", Some(json!(["operator", "customer"]))).await.unwrap();
         assert_eq!(both.role, Role::Operator);
     }

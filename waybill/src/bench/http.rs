@@ -33,6 +33,7 @@ use service::{
     Metrics, Shutdown, auth,
     breaker::{Breakers, Policy},
     client::Client,
+    origin::TrustedProxies,
 };
 use std::{
     sync::{
@@ -165,6 +166,7 @@ async fn orders(stage: &Stage, users: String) -> Result<Router, Failure> {
         master_key: stage.master_key.clone(),
         keys: KeyRing::open(&stage.connection, &stage.master_key, 1).await?,
         users: users_service(users)?,
+        proxies: TrustedProxies::default(),
         carrier: Arc::new(SimulatedCarrier::default()),
         fraud: Arc::new(Fraud::default()),
         channels: stage.config().channels,

@@ -3,9 +3,12 @@
 use super::{Args, output::Output};
 use crate::{dev, failure::Failure, settings};
 use events::{Aggregate, Context, FactType};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use nats::{Filter, From, MasterKey};
-use service::{Clock, config::Faults};
+use service::{
+    Clock,
+    config::{Faults, Span},
+};
 
 /// Which events, from where, and how they are printed.
 #[derive(Clone, Debug)]
@@ -95,7 +98,7 @@ fn contexts(streams: &[String], subject: Option<&str>, faults: &mut Faults) -> V
 
 /// A time, or how long ago.
 fn time(text: &str, clock: &Clock, faults: &mut Faults) -> Option<Timestamp> {
-    let ago = || text.parse::<SignedDuration>().ok().and_then(|ago| clock.now().checked_sub(ago).ok());
+    let ago = || text.parse().ok().and_then(|Span(ago)| clock.now().checked_sub(ago).ok());
     let time = text.parse().ok().or_else(ago);
     if time.is_none() {
         faults.add("--since", "expected a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m");

@@ -1,7 +1,7 @@
 //! One service: its write side, its read side, its probes and its documentation, as one router and some tasks.
 
 use super::{Config, Service};
-use crate::failure::Failure;
+use crate::{calls::UsersCalls, failure::Failure};
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
 use nats::{Connection, KeyRing, Registry, RegistryOptions, StoreMetrics, StoreOptions};
@@ -9,8 +9,8 @@ use projections::{ProjectionMetrics, Projections, View};
 use serde_json::{Map, Value};
 use service::{
     Check, Metrics, Probes, Shutdown,
-    auth::{self, Jwks, Verifier},
-    breaker::{Breakers, Policy},
+    auth::{self, Jwks, Role, Verifier},
+    breaker::Breakers,
     client::Client,
 };
 use std::sync::Arc;
@@ -29,6 +29,7 @@ pub(super) async fn assemble(
     let writing = connect(config, service, "commands").await?;
     let reading = connect(config, service, "projections").await?;
 
+    let breakers = Breakers::new(config.users_calls.breaker, &metrics);
     let environment = Environment {
         connection: writing.clone(),
         reactions: connect(config, service, "reactions").await?,
@@ -36,7 +37,8 @@ pub(super) async fn assemble(
         clock: config.clock.clone(),
         master_key: config.master_key.clone(),
         keys: keys.clone(),
-        users: users(config, &writing, &metrics).await?,
+        users: users(config, &writing, &breakers).await?,
+        proxies: config.trusted_proxies.clone(),
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
         channels: config.channels.clone(),
@@ -59,22 +61,29 @@ pub(super) async fn assemble(
         .check("projections", read_side.check())
         .check("process", Arc::new(stays));
     let ready = probes.ready();
-    let router = paths.merge(probes.routes()).route("/openapi.json", get(async move || Json(api)));
+    let operators = auth::restrict(breakers.routes(), Role::Operator);
+    let router =
+        paths.merge(probes.routes()).merge(operators).route("/openapi.json", get(async move || Json(api)));
     let router = auth::layer(router, verifier(config, &writing).await?);
     Ok((service::http::layers(service.name(), router, config.clock.clone()), ready))
 }
 
 /// How orders ask for their customers: whichever instance of the users service is known, through a breaker.
-async fn users(config: &Config, connection: &Connection, metrics: &Metrics) -> Result<UsersService, Failure> {
+async fn users(
+    config: &Config,
+    connection: &Connection,
+    breakers: &Breakers,
+) -> Result<UsersService, Failure> {
     let options = RegistryOptions { replicas: config.replicas, ..config.registry };
     let registry = Registry::watch(connection, options).await?;
     let locate = move || {
         let instances = registry.instances(Service::Users.name());
         fastrand::choice(instances).map(|instance| instance.url)
     };
-    let breaker = Breakers::new(Policy::default(), metrics).of(Service::Users.name());
+    let breaker = breakers.of(Service::Users.name());
     let client = Client::new(Service::Users.name(), Arc::new(locate), breaker)?;
-    Ok(UsersService { client, fresh_for: config.users_fresh_for })
+    let UsersCalls { fresh_for, timeout, .. } = config.users_calls;
+    Ok(UsersService { client: client.with_timeout(timeout), fresh_for })
 }
 
 /// Checks access tokens: with the keys published at a URL where one is given, else with those that are kept beside the

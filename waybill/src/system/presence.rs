@@ -122,9 +122,10 @@ fn url(host: impl fmt::Display, port: u16) -> String {
     format!("http://{host}:{port}")
 }
 
-/// The address of this machine on the way to NATS: others who share that NATS usually reach us there.
+/// The address of this machine on the way to NATS: others who share that NATS usually reach us there. Of several nodes
+/// the first is as good as any.
 async fn towards(nats_url: &str) -> Result<IpAddr, Failure> {
-    let uri: Uri = nats_url.parse()?;
+    let uri: Uri = nats_url.split(',').next().unwrap_or_default().trim().parse()?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let mut targets = tokio::net::lookup_host((host, uri.port_u16().unwrap_or(4222))).await?;
     let target = targets.next().ok_or("NATS has no address")?;
@@ -152,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_listens_everywhere_is_reached_where_nats_is_reached() {
-        for url in ["nats://127.0.0.1:4222", "127.0.0.1", "nats://user:secret@127.0.0.1"] {
+        for url in ["nats://127.0.0.1:4222", "127.0.0.1", "nats://user:secret@127.0.0.1, nats://[::1]"] {
             assert_eq!(towards(url).await.unwrap(), IpAddr::from(Ipv4Addr::LOCALHOST), "{url}");
         }
     }

@@ -6,8 +6,8 @@ use axum::{
     http::{header, request::Parts},
 };
 use events::{
-    Address, Currency,
-    users::{self, Channel, Role},
+    Address, Currency, UserId,
+    users::{self, Channel, Role, Topic},
 };
 use serde::{Deserialize, Serialize};
 use service::Problem;
@@ -66,6 +66,18 @@ impl From<Preferences> for users::Preferences {
         let Preferences { language, channels, currency } = preferences;
         Self { language, channels, currency }
     }
+}
+
+/// A topic that a user may hear of.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(super) struct Subscription {
+    /// The user
+    #[param(value_type = Uuid)]
+    pub(super) id: UserId,
+    /// 1 to 64 of `a-z 0-9 _ -`
+    #[param(value_type = String, pattern = "^[a-z0-9_-]{1,64}$", example = "order-updates")]
+    pub(super) topic: Topic,
 }
 
 /// What changes of a profile; what is left out stays. Never printed.

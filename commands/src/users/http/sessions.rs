@@ -25,8 +25,9 @@ use service::{
     Problem,
     auth::{self, AuthError, Principal},
     extract::{Body, Path},
+    origin::Peer,
 };
-use std::{error::Error, net::IpAddr, sync::Arc};
+use std::{error::Error, sync::Arc};
 use utoipa::{IntoResponses, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
@@ -144,6 +145,7 @@ struct Forbidden(Problem);
 )]
 async fn log_in(
     State(users): State<Arc<Users>>,
+    peer: Peer,
     headers: HeaderMap,
     Body(LogIn { email, password }): Body<LogIn>,
 ) -> Result<Response, Problem> {
@@ -152,7 +154,7 @@ async fn log_in(
         Some(address) => users.digester.email(address),
         None => users.digester.no_email(&email),
     };
-    if let Some(client) = client(&headers) {
+    if let Some(client) = users.proxies.client(peer, &headers) {
         users.throttle.admit(&Source::Client(client)).await.map_err(|error| away(&error))??;
     }
     let account = Source::Account(hash.clone());
@@ -180,6 +182,13 @@ async fn log_in(
     responses((status = 200, body = Tokens), NotLoggedIn, Refused)
 )]
 async fn refresh(State(users): State<Arc<Users>>, Body(body): Body<Refresh>) -> Result<Response, Problem> {
+    // What may fail is asked before: a token that is used up without an answer ends its session when it comes again.
+    let Some(user) = users.sessions.user(&body.refresh_token) else { return Err(over()) };
+    // Every time: roles change, and users are erased.
+    let Some(roles) = users.roles(user).await? else {
+        users.sessions.end_all(user).await.map_err(|error| away(&error))?;
+        return Err(over());
+    };
     let refreshed = users.sessions.refresh(&body.refresh_token).await.map_err(|error| away(&error))?;
     let session = match refreshed {
         Refreshed::Continued(session) => session,
@@ -188,11 +197,6 @@ async fn refresh(State(users): State<Arc<Users>>, Body(body): Body<Refresh>) -> 
             return Err(over());
         }
         Refreshed::Unknown => return Err(over()),
-    };
-    // Asked every time: roles change, and users are erased.
-    let Some(roles) = users.roles(session.user).await? else {
-        users.sessions.end_all(session.user).await.map_err(|error| away(&error))?;
-        return Err(over());
     };
     users.tokens(StatusCode::OK, session, roles).await
 }
@@ -306,25 +310,6 @@ impl Users {
     }
 }
 
-/// The address of the client, as the gateway in front of the service says; without one nobody is known. Each proxy adds
-/// to the end whom it has heard, so the last one of the outside world is true, and those before it may be invented.
-fn client(headers: &HeaderMap) -> Option<IpAddr> {
-    let lines = headers.get_all("x-forwarded-for").iter().filter_map(|line| line.to_str().ok());
-    let heard: Vec<IpAddr> =
-        lines.flat_map(|line| line.split(',')).filter_map(|one| one.trim().parse().ok()).collect();
-    heard.iter().rfind(|address| !is_inside(address)).or_else(|| heard.last()).copied()
-}
-
-/// Whether the address is one of the own network, as that of a load balancer.
-fn is_inside(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_private() || address.is_loopback() || address.is_link_local(),
-        IpAddr::V6(address) => {
-            address.is_unique_local() || address.is_loopback() || address.is_unicast_link_local()
-        }
-    }
-}
-
 fn wrong() -> Problem {
     let detail = "The e-mail address or the password is wrong.";
     Problem::new(StatusCode::UNAUTHORIZED, "wrong-credentials", detail).with_challenge(challenge())
@@ -350,27 +335,4 @@ fn unsigned(error: &TokenError) -> Problem {
     }
     tracing::error!(error = chain(error), "no token can be signed");
     Problem::internal()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_client_is_the_last_address_of_the_outside_world() {
-        for (lines, expected) in [
-            (&[][..], None),
-            (&["nonsense"], None),
-            (&["198.51.100.1, 192.0.2.7"], Some("192.0.2.7")),
-            (&["198.51.100.1, 192.0.2.7", "10.0.0.3"], Some("192.0.2.7")),
-            (&["2001:db8::1, fd00::1"], Some("2001:db8::1")),
-            (&["10.0.0.1, 10.0.0.2"], Some("10.0.0.2")),
-        ] {
-            let mut headers = HeaderMap::new();
-            for line in lines {
-                headers.append("x-forwarded-for", HeaderValue::from_static(line));
-            }
-            assert_eq!(client(&headers), expected.map(|text| text.parse().unwrap()), "{lines:?}");
-        }
-    }
 }
