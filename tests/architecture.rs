@@ -90,10 +90,17 @@ fn the_vocabulary_is_pure() {
 fn a_release_has_no_crash_points() {
     let metadata = metadata();
     for package in metadata["packages"].as_array().unwrap() {
-        let asked = |of: &Value| of.as_array().into_iter().flatten().any(|name| name.to_string().contains("failpoints"));
+        let asked = |of: &Value| {
+            of.as_array().into_iter().flatten().any(|name| name.to_string().contains("failpoints"))
+        };
         assert!(!asked(&package["features"]["default"]), "{} has them by default", package["name"]);
         for dependency in package["dependencies"].as_array().unwrap() {
-            assert!(!asked(&dependency["features"]), "{} asks {} for them", package["name"], dependency["name"]);
+            assert!(
+                !asked(&dependency["features"]),
+                "{} asks {} for them",
+                package["name"],
+                dependency["name"]
+            );
         }
     }
     let release = fs::read_to_string(root().join("Cargo.toml")).unwrap();

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use waybill::{api::Cart, system::Service};
 use waybill_tests::{World, eventually};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_mins(1);
 
 struct Shop {
     world: World,
