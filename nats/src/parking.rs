@@ -70,16 +70,22 @@ impl DeadLetter {
         Ok(waiting)
     }
 
+    /// Whether a message waited and was handled since.
+    fn was_brought_back(&self, sequence: u64) -> bool {
+        (self.failure.sequence..=self.done).contains(&sequence)
+    }
+
     /// With another failure of the same subject. The older one is the one that is retried; what stands behind it waits.
     fn joined(self, failure: Failure, now: Timestamp) -> Self {
         let through = self.through.max(failure.sequence);
-        if failure.sequence <= self.done {
+        if self.was_brought_back(failure.sequence) {
             return self;
         }
         if failure.sequence > self.failure.sequence {
             return Self { through, ..self };
         }
-        let done = self.done.min(failure.sequence.saturating_sub(1));
+        // Older than all that wait: two processes had them under way. What was brought back since is so once more.
+        let done = failure.sequence.saturating_sub(1);
         Self { failure, failed: now, done, through, ..self }
     }
 }
@@ -196,7 +202,8 @@ impl Parking {
                     None => continue,
                 }
             };
-            let joined = failure.sequence > value.done && failure.sequence <= value.failure.sequence;
+            let older = failure.sequence <= value.failure.sequence;
+            let joined = older && !value.was_brought_back(failure.sequence);
             let value = value.joined(failure.clone(), now);
             if let Some(revision) = self.bucket.update(&key, &value, revision, None).await? {
                 break (Kept { value, revision }, joined);
@@ -291,6 +298,7 @@ mod tests {
             // Five was handled meanwhile, and six fails.
             (letter(5, 5, 9), 6, letter(5, 5, 9)),
             (letter(5, 6, 9), 5, letter(5, 6, 9)),
+            (letter(5, 6, 9), 3, letter(3, 2, 9)),
         ] {
             let joined = before.clone().joined(failure(joins), now);
             assert_eq!(joined, after);

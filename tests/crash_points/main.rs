@@ -6,7 +6,6 @@
 //! its crash points: `cargo build -p waybill --features failpoints`.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
-#![expect(clippy::large_futures, reason = "tests have room for their futures")]
 
 mod cell;
 mod dead_letters;

@@ -349,7 +349,8 @@ async fn ask_group(
         };
         let receipt = crate::Receipt { position: *position, events: asked.len(), replayed: false };
         let body = AskedFor { count: asked.len() };
-        Ok(Answer::new(StatusCode::ACCEPTED, "/ops/dead-letters".to_owned(), &receipt, &body))
+        let location = "/ops/dead-letters".to_owned();
+        Ok(Answer::new(StatusCode::ACCEPTED, location, &receipt, &body))
     };
     Ok(ops.api.answer(command, carry_out).await?.into_response())
 }
