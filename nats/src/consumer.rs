@@ -168,7 +168,7 @@ fn jittered(pause: Duration) -> Duration {
 
 /// How long to wait after so many attempts: twice as long each time.
 fn backoff(first: Duration, last: Duration, attempts: i64) -> Duration {
-    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or_default().min(31);
+    let doublings = attempts.saturating_sub(1).clamp(0, 31);
     first.saturating_mul(1 << doublings).min(last)
 }
 

@@ -184,7 +184,8 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().with_writer(move || sink.clone()).finish();
         let _log = tracing::subscriber::set_default(subscriber);
         let services = Services::default();
-        services.there.lock().unwrap().extend(["orders", "payments", "users", "inventory", "shipping"]);
+        let there = ["orders", "payments", "users", "inventory", "shipping", "operations"];
+        services.there.lock().unwrap().extend(there);
         let (descriptions, config) = (services.descriptions(), Arc::new(Config::standard()));
         let paths = async |config: &Arc<Config>| {
             let text = descriptions.document(config).await.unwrap();
