@@ -147,7 +147,7 @@ mod tests {
     fn every_fault_is_named_at_once() {
         let faults = read(
             "--users-fresh-for soon --users-timeout 0s --breaker-window 0s --breaker-minimum 0 --breaker-errors 101 \
-             --breaker-open -1s",
+             --breaker-open long",
         );
         assert_eq!(faults.as_ref().unwrap_err().lines().count(), 6, "{faults:?}");
     }
