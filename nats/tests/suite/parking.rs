@@ -8,8 +8,8 @@ use events::{
 };
 use jiff::Timestamp;
 use nats::{
-    Connection, Consumer, ConsumerMetrics, DeadLetter, EventStore, Filter, From, Handler, Manner, Message,
-    Parking, Reader, Retry, StoreOptions, Until, Write,
+    AppendError, Connection, Consumer, ConsumerMetrics, DeadLetter, EventStore, Filter, From, Handler,
+    Manner, Message, Parking, Reader, Retry, StoreOptions, Until, Write,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use service::Clock;
@@ -134,18 +134,28 @@ pub(crate) async fn letter(rig: &Rig, of: &Subject) -> Option<DeadLetter> {
     parking(rig).await.get(DURABLE, id).await.unwrap().map(|kept| kept.value)
 }
 
-/// What an operator asks for, as the service of operations records it.
+/// What an operator asks for, as the service of operations records it: again, where the worker recorded something of the
+/// same letter meanwhile.
 async fn ask(rig: &Rig, id: DeadLetterId, event: DeadLetterEvent) {
     let subject = Aggregate::DeadLetter.subject(id);
-    let last = rig.store.last(&subject).await.unwrap();
-    let version = last.as_ref().map_or(0, |last| last.envelope().unwrap().version) + 1;
     let command = CommandId::new(Clock::system().uuid());
     let (correlation, causation, actor) = (command.uuid().into(), command.uuid(), Actor::CLIENT);
     let metadata = Metadata { command, correlation, causation, actor, traceparent: None };
-    let envelope = Envelope::new(event.fact_type(), &subject, version, 0, Timestamp::UNIX_EPOCH, &metadata);
-    let guard = last.map_or(0, |last| last.position.sequence);
-    let write = Write::new(&subject, Some(guard), &envelope, Some("?".to_owned()), event.to_json());
-    rig.store.append(vec![write]).await.unwrap();
+    let recording = async {
+        loop {
+            let last = rig.store.last(&subject).await.unwrap();
+            let version = last.as_ref().map_or(0, |last| last.envelope().unwrap().version) + 1;
+            let fact = event.fact_type();
+            let envelope = Envelope::new(fact, &subject, version, 0, Timestamp::UNIX_EPOCH, &metadata);
+            let guard = last.map_or(0, |last| last.position.sequence);
+            let write = Write::new(&subject, Some(guard), &envelope, Some("?".to_owned()), event.to_json());
+            match rig.store.append(vec![write]).await {
+                Err(AppendError::Conflict) => {}
+                recorded => return recorded,
+            }
+        }
+    };
+    soon("it is recorded", recording).await.unwrap();
 }
 
 pub(crate) async fn retry(rig: &Rig, letter: &DeadLetter) {
