@@ -3,6 +3,7 @@
 use crate::{
     Aggregate,
     fraud::AssessmentEvent,
+    fulfilment::{HoldEvent, ProcessEvent, TimerEvent},
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
     orders::OrderEvent,
     payments::{AccountEvent, PaymentEvent},
@@ -43,6 +44,9 @@ impl FactType {
             Aggregate::Shipment => ShipmentEvent::TYPES,
             Aggregate::User => UserEvent::TYPES,
             Aggregate::Email => EmailEvent::TYPES,
+            Aggregate::Process => ProcessEvent::TYPES,
+            Aggregate::Hold => HoldEvent::TYPES,
+            Aggregate::Timer => TimerEvent::TYPES,
         }
     }
 
@@ -188,6 +192,12 @@ pub enum Fact {
     User(UserEvent),
     /// Of an e-mail address.
     Email(EmailEvent),
+    /// Of a process.
+    Process(ProcessEvent),
+    /// Of a hold.
+    Hold(HoldEvent),
+    /// Of a timer.
+    Timer(TimerEvent),
 }
 
 impl Fact {
@@ -209,6 +219,9 @@ impl Fact {
             Aggregate::Shipment => Self::Shipment(ShipmentEvent::from_json(kind, version, body)?),
             Aggregate::User => Self::User(UserEvent::from_json(kind, version, body)?),
             Aggregate::Email => Self::Email(EmailEvent::from_json(kind, version, body)?),
+            Aggregate::Process => Self::Process(ProcessEvent::from_json(kind, version, body)?),
+            Aggregate::Hold => Self::Hold(HoldEvent::from_json(kind, version, body)?),
+            Aggregate::Timer => Self::Timer(TimerEvent::from_json(kind, version, body)?),
         })
     }
 }

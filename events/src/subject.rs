@@ -18,12 +18,21 @@ pub enum Context {
     Shipping,
     /// Users and the e-mail addresses they are known by.
     Users,
+    /// Processes that carry orders through, holds that expire, and timers.
+    Fulfilment,
 }
 
 impl Context {
     /// Every context.
-    pub const ALL: [Self; 6] =
-        [Self::Orders, Self::Inventory, Self::Payments, Self::Fraud, Self::Shipping, Self::Users];
+    pub const ALL: [Self; 7] = [
+        Self::Orders,
+        Self::Inventory,
+        Self::Payments,
+        Self::Fraud,
+        Self::Shipping,
+        Self::Users,
+        Self::Fulfilment,
+    ];
 
     /// The token in subjects: `evt.<context>.…`.
     pub const fn token(self) -> &'static str {
@@ -34,6 +43,7 @@ impl Context {
             Self::Fraud => "fraud",
             Self::Shipping => "shipping",
             Self::Users => "users",
+            Self::Fulfilment => "fulfilment",
         }
     }
 
@@ -46,12 +56,23 @@ impl Context {
             Self::Fraud => "FRAUD",
             Self::Shipping => "SHIPPING",
             Self::Users => "USERS",
+            Self::Fulfilment => "FULFILMENT",
         }
     }
 
-    /// The subjects the stream listens on.
+    /// The subjects of the context's facts.
     pub fn filter(self) -> String {
         format!("evt.{}.>", self.token())
+    }
+
+    /// Whether its stream keeps timers beside the facts, so that both are recorded together or not at all.
+    pub const fn has_timers(self) -> bool {
+        matches!(self, Self::Fulfilment)
+    }
+
+    /// The subject that keeps a timer until its time has come: one per timer, the newest replaces the one before.
+    pub fn timer(self, id: impl fmt::Display, name: &str) -> String {
+        format!("timer.{}.{id}.{name}", self.token())
     }
 
     /// The context that owns a stream.
@@ -89,11 +110,17 @@ pub enum Aggregate {
     User,
     /// An e-mail address: whose it is.
     Email,
+    /// The process that carries one order through.
+    Process,
+    /// How long the stock of one order is held unpaid.
+    Hold,
+    /// The timers of one order.
+    Timer,
 }
 
 impl Aggregate {
     /// Every kind of aggregate.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Order,
         Self::Product,
         Self::Item,
@@ -104,6 +131,9 @@ impl Aggregate {
         Self::Shipment,
         Self::User,
         Self::Email,
+        Self::Process,
+        Self::Hold,
+        Self::Timer,
     ];
 
     /// The context whose stream holds it.
@@ -115,6 +145,7 @@ impl Aggregate {
             Self::Assessment => Context::Fraud,
             Self::Shipment => Context::Shipping,
             Self::User | Self::Email => Context::Users,
+            Self::Process | Self::Hold | Self::Timer => Context::Fulfilment,
         }
     }
 
@@ -136,6 +167,9 @@ impl Aggregate {
             Self::Shipment => "shipment",
             Self::User => "user",
             Self::Email => "email",
+            Self::Process => "process",
+            Self::Hold => "hold",
+            Self::Timer => "timer",
         }
     }
 

@@ -4,11 +4,12 @@ use events::{
     AccountId, Address, Aggregate, Currency, DataKey, DomainEvent, Fact, FactType, Money, OrderId, Personal,
     Sku, UserId,
     fraud::{AssessmentEvent, FraudAssessed, Suspicion, Verdict},
+    fulfilment::{HoldEvent, ProcessEvent, ProcessStarted, TimerEvent},
     inventory::{
         InventoryReserved, ItemEvent, ProductAdded, ProductEvent, ReservationEvent, ReservationFailed,
         Shortage, Stock, StockReserved,
     },
-    orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, UserSnapshot, Workflow},
+    orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Ordered, Reason, UserSnapshot, Workflow},
     payments::{AccountCredited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
     users::{EmailClaimed, EmailEvent, EmailHash, Preferences, Role, UserCreated, UserEvent},
@@ -76,7 +77,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         workflow(),
         option::of(any::<String>()),
         any::<(u32, u64, u64)>(),
-        0..9_u8,
+        0..10_u8,
     )
         .prop_map(
             |((order_id, user_id, account_id), items, amount, shipping_address, workflow, text, n, which)| {
@@ -146,6 +147,18 @@ fn fact() -> impl Strategy<Value = Fact> {
                         }
                         .into(),
                     ),
+                    9 => {
+                        let order = Ordered {
+                            order_id,
+                            user_id,
+                            account_id,
+                            items,
+                            total_amount,
+                            shipping_address,
+                            workflow,
+                        };
+                        Fact::Process(ProcessStarted { order, definition: n.0 }.into())
+                    }
                     7 => {
                         let (verdict, reasons) = (Verdict::Declined, vec![Suspicion::Velocity; items.len()]);
                         Fact::Assessment(FraudAssessed { order_id, user_id, amount, verdict, reasons }.into())
@@ -200,6 +213,9 @@ fn written(fact: &Fact) -> (Aggregate, &'static FactType, Vec<u8>) {
         Fact::Shipment(event) => of::<ShipmentEvent>(Aggregate::Shipment, event),
         Fact::User(event) => of::<UserEvent>(Aggregate::User, event),
         Fact::Email(event) => of::<EmailEvent>(Aggregate::Email, event),
+        Fact::Process(event) => of::<ProcessEvent>(Aggregate::Process, event),
+        Fact::Hold(event) => of::<HoldEvent>(Aggregate::Hold, event),
+        Fact::Timer(event) => of::<TimerEvent>(Aggregate::Timer, event),
     }
 }
 
