@@ -10,7 +10,7 @@ mod lanes;
 mod metrics;
 mod trace;
 
-use crate::{Connection, Message, Recorded};
+use crate::{Connection, Message, Recorded, replay::facts};
 use async_nats::jetstream::{
     AckKind, Message as Delivered,
     consumer::{AckPolicy, DeliverPolicy, pull},
@@ -106,6 +106,7 @@ impl Worker {
             ack_policy: AckPolicy::Explicit,
             ack_wait: ACK_WAIT,
             max_ack_pending: IN_FLIGHT,
+            filter_subject: facts(*context),
             ..pull::Config::default()
         };
         let consumer = stream.get_or_create_consumer(durable, config).await?;

@@ -12,4 +12,5 @@ mod quota;
 mod reader;
 mod registry;
 mod rig;
+mod timers;
 mod topology;
