@@ -3,10 +3,12 @@
 use crate::{
     Executor, ExecutorMetrics,
     fraud::Fraud,
+    fulfilment::{self, ProcessMetrics, Times},
     http::Api,
     inventory,
     orders::{self, UsersService},
     payments,
+    reactor::Reacting,
     shipping::{self, CarrierGateway},
     users,
 };
@@ -41,6 +43,8 @@ pub struct Environment {
     pub carrier: Arc<dyn CarrierGateway>,
     /// The fraud rules.
     pub fraud: Arc<Fraud>,
+    /// How long sagas and holds wait.
+    pub times: Times,
 }
 
 /// One service's write side: its HTTP API and its reactions.
@@ -83,6 +87,7 @@ impl WriteSide {
             Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,
             Context::Shipping => Ok(shipping::write_side(build, &env.carrier)),
             Context::Users => Box::pin(users::write_side(build)).await,
+            Context::Fulfilment => Ok(fulfilment::write_side(build, env.times)),
         }
     }
 
@@ -114,6 +119,7 @@ pub(crate) struct Build {
     pub(crate) replicas: usize,
     pub(crate) master_key: MasterKey,
     metrics: ConsumerMetrics,
+    pub(crate) processes: ProcessMetrics,
 }
 
 impl Build {
@@ -121,6 +127,10 @@ impl Build {
         let (executing, consuming) = (ExecutorMetrics::default(), ConsumerMetrics::default());
         executing.register(&mut metrics.registry());
         consuming.register(&mut metrics.registry());
+        let processes = ProcessMetrics::default();
+        if context == Context::Fulfilment {
+            processes.register(&mut metrics.registry());
+        }
         let store = EventStore::new(&env.connection, env.store.clone());
         let executor = |context| Executor::new(context, store.clone(), env.clock.clone(), executing.clone());
         Ok(Self {
@@ -136,7 +146,13 @@ impl Build {
             users: env.users.clone(),
             reactions: env.reactions.clone(),
             metrics: consuming,
+            processes,
         })
+    }
+
+    /// Who reacts for the service.
+    pub(crate) fn reacting(&self, service: &'static str) -> Reacting {
+        Reacting { executor: self.executor.clone(), clock: self.clock.clone(), service }
     }
 
     /// What the service's endpoints need.

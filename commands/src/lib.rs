@@ -6,6 +6,7 @@
 //! - [`Executor`]: the only write path: lanes, cache, append, again on conflict
 //! - one folder per context: [`orders`], [`inventory`], [`payments`], [`shipping`], [`users`], each with a file per aggregate,
 //!   `react` (fact to effect, pure), `reactor` (carries effects out) and `http` (its endpoints); and [`fraud`]
+//! - [`fulfilment`]: the saga, which asks each service in turn, and holds that expire
 //! - `http`: what the endpoints share, with idempotency keys; `reactor`: what the reactors share
 //! - [`WriteSide`], [`Environment`]: the front door: one service's endpoints and reactions, put together
 //! - `choreography`: tests of all contexts together, in any order, with repetitions and deaths
@@ -20,6 +21,7 @@ mod executor;
 #[cfg(test)]
 mod fixtures;
 pub mod fraud;
+pub mod fulfilment;
 mod http;
 pub mod inventory;
 pub mod orders;

@@ -27,6 +27,6 @@ pub(crate) async fn write_side(build: Build) -> Result<WriteSide, BuildError> {
     let users = Users::start(build.users.clone(), build.executor.clone(), &build.reactions).await?;
     let (users, following_users) = users;
     let http = http::routes(build.api(), copies, users, build.keys.clone());
-    let handler = reactor::handler(build.executor.clone(), "service:orders", react, Effect::decide);
+    let handler = reactor::handler(build.reacting("service:orders"), react, Effect::decide);
     Ok(build.finish(http, INTERESTS, &handler).beside(following).beside(following_users))
 }

@@ -224,6 +224,16 @@ pub struct InventoryShipped {
     pub order_id: OrderId,
 }
 
+impl ReservationFailed {
+    /// What was missing, in words.
+    pub fn missing(&self) -> String {
+        let each = self.shortages.iter().map(|Shortage { sku, requested, available }| {
+            format!("{sku}: {requested} ordered, {available} available")
+        });
+        each.collect::<Vec<_>>().join("; ")
+    }
+}
+
 impl From<&InventoryReserved> for Ordered {
     fn from(fact: &InventoryReserved) -> Self {
         let InventoryReserved { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =

@@ -6,7 +6,7 @@ use events::{
     inventory::{
         InventoryReleased, InventoryReserved, InventoryShipped, ReservationEvent, ReservationFailed,
     },
-    orders::Reason,
+    orders::{Reason, Workflow},
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,8 @@ pub enum ReservationCommand {
         order_id: OrderId,
         /// Why.
         reason: Reason,
+        /// Who carries the order through.
+        workflow: Workflow,
     },
     /// What is held leaves the house.
     Ship {
@@ -97,8 +99,8 @@ impl Aggregate for Reservation {
             (State::Undecided, Command::Release { .. } | Command::Ship { .. }) => {
                 return Err(ReservationRejection::Unknown);
             }
-            (State::Reserved(_), Command::Release { order_id, reason }) => {
-                vec![InventoryReleased { order_id, reason }.into()]
+            (State::Reserved(_), Command::Release { order_id, reason, workflow }) => {
+                vec![InventoryReleased { order_id, reason, workflow }.into()]
             }
             (State::Reserved(_), Command::Ship { order_id }) => vec![InventoryShipped { order_id }.into()],
             // Decided before: a fact came twice, or came late.

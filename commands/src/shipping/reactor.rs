@@ -2,8 +2,9 @@
 
 use super::{CarrierGateway, Effect, Parcel, Shipment, cancel, give_up, react, schedule};
 use crate::{Decision, Executor, Key, reactor};
-use events::{Metadata, OrderId, payments::PaymentCharged};
+use events::{Metadata, OrderId, orders::Ordered};
 use nats::{Handler, KeyRing, Retry};
+use service::Clock;
 use std::sync::Arc;
 
 /// What the reactions of shipping share.
@@ -11,6 +12,7 @@ pub(super) struct Shipping {
     pub(super) executor: Executor,
     pub(super) carrier: Arc<dyn CarrierGateway>,
     pub(super) keys: KeyRing,
+    pub(super) clock: Clock,
 }
 
 pub(super) fn handler(shipping: Shipping) -> Handler {
@@ -18,12 +20,16 @@ pub(super) fn handler(shipping: Shipping) -> Handler {
     Arc::new(move |recorded| {
         let shipping = Arc::clone(&shipping);
         Box::pin(async move {
+            if reactor::is_over(&recorded, &shipping.clock) {
+                return Ok("over");
+            }
             let metadata = reactor::answering(&recorded, "service:shipping");
             match react(&recorded.fact) {
                 None => Ok("ignored"),
                 Some(Effect::Schedule(order)) => shipping.schedule(order, metadata).await,
-                Some(Effect::Cancel { order_id, reason }) => {
-                    let cancelling = move |decision: &mut Decision| cancel(decision, order_id, reason);
+                Some(Effect::Cancel { order_id, reason, workflow }) => {
+                    let cancelling =
+                        move |decision: &mut Decision| cancel(decision, order_id, reason, workflow);
                     let settled =
                         reactor::settle(shipping.executor.execute(vec![], metadata, cancelling).await)?;
                     shipping.call_off(order_id).await?;
@@ -35,7 +41,7 @@ pub(super) fn handler(shipping: Shipping) -> Handler {
 }
 
 impl Shipping {
-    async fn schedule(&self, order: Box<PaymentCharged>, metadata: Metadata) -> Result<&'static str, Retry> {
+    async fn schedule(&self, order: Box<Ordered>, metadata: Metadata) -> Result<&'static str, Retry> {
         let (order_id, key) = (order.order_id, Key::<Shipment>::new(order.order_id));
         // A parcel booked again after its shipment was called off would belong to nobody.
         match self.executor.state(&key).await.map_err(|error| retry(&error))?.parcel() {
