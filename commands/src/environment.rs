@@ -12,7 +12,7 @@ use crate::{
     shipping::{self, CarrierGateway},
     users,
 };
-use events::Context;
+use events::{Context, orders::Workflow};
 use futures::future::BoxFuture;
 use nats::{
     Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, MasterKey,
@@ -43,6 +43,8 @@ pub struct Environment {
     pub carrier: Arc<dyn CarrierGateway>,
     /// The fraud rules.
     pub fraud: Arc<Fraud>,
+    /// Who carries orders that do not say.
+    pub workflow: Workflow,
     /// How long sagas and holds wait.
     pub times: Times,
 }
@@ -81,7 +83,7 @@ impl WriteSide {
     pub async fn build(context: Context, env: &Environment, metrics: &Metrics) -> Result<Self, BuildError> {
         let build = Build::new(context, env, metrics).await?;
         match context {
-            Context::Orders => orders::write_side(build).await,
+            Context::Orders => orders::write_side(build, env.workflow).await,
             Context::Inventory => Ok(inventory::write_side(build)),
             // Payments ask the fraud rules and record what they say.
             Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,

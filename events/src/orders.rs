@@ -29,6 +29,23 @@ pub enum Workflow {
     Orchestration,
 }
 
+/// Why a text is no workflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected choreography or orchestration")]
+pub struct WorkflowError;
+
+impl std::str::FromStr for Workflow {
+    type Err = WorkflowError;
+
+    fn from_str(text: &str) -> Result<Self, WorkflowError> {
+        match text {
+            "choreography" => Ok(Self::Choreography),
+            "orchestration" => Ok(Self::Orchestration),
+            _ => Err(WorkflowError),
+        }
+    }
+}
+
 /// Why an order, or a step of it, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

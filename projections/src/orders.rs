@@ -119,7 +119,10 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         | Fact::Account(_)
         | Fact::Assessment(_)
         | Fact::User(_)
-        | Fact::Email(_) => return,
+        | Fact::Email(_)
+        | Fact::Process(_)
+        | Fact::Hold(_)
+        | Fact::Timer(_) => return,
     };
     happened(recorded, order, changes);
 }

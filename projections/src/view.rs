@@ -1,6 +1,6 @@
 //! A read model: its tables, the facts it is made of, and the pure function that makes it.
 
-use crate::{Changes, Projections, inventory, orders, payments, shipping, table::Table, users};
+use crate::{Changes, Projections, fulfilment, inventory, orders, payments, shipping, table::Table, users};
 use events::{Aggregate, Context};
 use nats::Recorded;
 use utoipa_axum::router::OpenApiRouter;
@@ -25,8 +25,14 @@ pub struct View {
 
 impl View {
     /// Every read model.
-    pub const ALL: [&'static Self; 5] =
-        [&orders::VIEW, &inventory::VIEW, &payments::VIEW, &shipping::VIEW, &users::VIEW];
+    pub const ALL: [&'static Self; 6] = [
+        &orders::VIEW,
+        &inventory::VIEW,
+        &payments::VIEW,
+        &shipping::VIEW,
+        &users::VIEW,
+        &fulfilment::VIEW,
+    ];
 
     /// The read model of a service.
     pub fn of(service: &str) -> Option<&'static Self> {

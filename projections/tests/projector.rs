@@ -124,6 +124,7 @@ async fn every_query_is_documented_with_its_wait() {
         ("inventory", &["/inventory/{sku}", "/products"]),
         ("payments", &["/accounts/{id}", "/accounts/{id}/entries", "/payments/{orderId}"]),
         ("shipping", &["/shipments/{orderId}"]),
+        ("fulfilment", &["/ops/sagas", "/ops/sagas/{orderId}"]),
         ("users", &["/users/{id}", "/users/{id}/history"]),
     ] {
         let (_, api) = system.projections(service).await.router(&system.keys).split_for_parts();

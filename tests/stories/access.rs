@@ -33,6 +33,9 @@ const OPERATORS_ONLY: &[(Service, &str, &str)] = &[
     (Service::Payments, "POST", "/payments/{id}/refunds"),
     (Service::Shipping, "POST", "/shipments/{id}/dispatch"),
     (Service::Shipping, "POST", "/shipments/{id}/deliver"),
+    (Service::Fulfilment, "GET", "/ops/sagas"),
+    (Service::Fulfilment, "GET", "/ops/sagas/{id}"),
+    (Service::Fulfilment, "POST", "/ops/sagas/{id}/retry"),
 ];
 
 /// The operations of a service: method, path, and what the documentation says of them.
@@ -56,6 +59,7 @@ fn filled(path: &str) -> String {
     let segment = |segment: &str| match segment {
         "{sku}" => "TEA".to_owned(),
         "{topic}" => "orders".to_owned(),
+        "{verb}" => "retry".to_owned(),
         parameter if parameter.starts_with('{') => id.clone(),
         literal => literal.to_owned(),
     };
@@ -117,6 +121,7 @@ async fn operator_verbs_need_the_role() {
             ("/price", json!({ "price": { "amount": 1, "currency": "EUR" } })),
             ("/receipts", json!({ "quantity": 1 })),
             ("/adjustments", json!({ "delta": 1, "reason": "count" })),
+            ("/retry", json!({ "reason": "why not" })),
             ("/credits", json!({ "amount": { "amount": 1, "currency": "EUR" } })),
         ];
         let body = bodies.into_iter().find(|(end, _)| path.ends_with(end));

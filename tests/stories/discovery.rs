@@ -105,12 +105,13 @@ async fn an_instance_that_leaves_fails_no_request_at_all() {
 }
 
 /// A path of every service that it answers to an operator, whatever there is.
-const ASKED: [(Service, &str); 5] = [
+const ASKED: [(Service, &str); 6] = [
     (Service::Users, "/users/00000000-0000-0000-0000-000000000007"),
     (Service::Orders, "/orders/00000000-0000-0000-0000-000000000007"),
     (Service::Payments, "/payments/00000000-0000-0000-0000-000000000007"),
     (Service::Inventory, "/products/NONE"),
     (Service::Shipping, "/shipments/00000000-0000-0000-0000-000000000007"),
+    (Service::Fulfilment, "/ops/sagas/00000000-0000-0000-0000-000000000007"),
 ];
 
 #[tokio::test]

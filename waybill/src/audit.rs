@@ -63,7 +63,12 @@ impl Audit {
             Fact::Reservation(fact) => order::reservation(&mut self.orders, fact),
             Fact::Payment(fact) => order::payment(&mut self.orders, fact),
             Fact::Shipment(fact) => order::shipment(&mut self.orders, fact),
-            Fact::Assessment(_) | Fact::User(_) | Fact::Email(_) => {}
+            Fact::Assessment(_)
+            | Fact::User(_)
+            | Fact::Email(_)
+            | Fact::Process(_)
+            | Fact::Hold(_)
+            | Fact::Timer(_) => {}
         }
     }
 

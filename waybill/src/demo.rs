@@ -8,6 +8,7 @@ use crate::{
     audit::Audit,
     dev::{DevFile, Local, Plan},
     failure::Failure,
+    flow::Flow,
     outside::Outside,
     settings::Ports,
 };
@@ -63,6 +64,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         ports: Ports::free(),
         outside: Outside::default(),
+        flow: Flow::default(),
         gateway_config: None,
     };
     let local = Box::pin(until_stopped(Local::start(plan))).await?;

@@ -10,6 +10,7 @@ use crate::{
     api::{Api, Tokens},
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
+    flow::{Flow, FlowArgs},
     outside::{Outside, OutsideArgs},
     settings::{self, NATS, Ports},
     system::{Config, Service, System, reachable},
@@ -50,11 +51,13 @@ pub(crate) struct Args {
     /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
-    /// Ports, 0 for a free one [default: gateway=8080,users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,nats=0]
+    /// Ports, 0 for a free one [default: gateway=8080,users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,fulfilment=3007,nats=0]
     #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
     ports: Option<String>,
     #[command(flatten)]
     outside: OutsideArgs,
+    #[command(flatten)]
+    flow: FlowArgs,
 }
 
 /// What a local system is made of.
@@ -65,6 +68,7 @@ pub(crate) struct Plan {
     pub(crate) host: IpAddr,
     pub(crate) ports: Ports,
     pub(crate) outside: Outside,
+    pub(crate) flow: Flow,
     pub(crate) gateway_config: Option<PathBuf>,
 }
 
@@ -110,7 +114,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {
-    let mut flags = settings::flags(args.outside.flags().into_iter().chain([
+    let mut flags = settings::flags(args.outside.flags().into_iter().chain(args.flow.flags()).chain([
         ("--durability", Some(args.durability.clone())),
         ("--host", Some(args.host.clone())),
         ("--ports", args.ports.clone()),
@@ -119,9 +123,12 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let host = flags.optional::<IpAddr>("--host");
     let ports = flags.optional("--ports").unwrap_or_default();
     let outside = Outside::read(&mut flags);
+    let flow = Flow::read(&mut flags);
     let (data, gateway_config) = (args.data.clone(), args.gateway_config.clone());
     let plan = durability.zip(host);
-    let plan = plan.map(|(durability, host)| Plan { data, durability, host, ports, outside, gateway_config });
+    let plan = plan.map(|(durability, host)| {
+        Plan { data, durability, host, ports, outside, flow, gateway_config }
+    });
     Ok(flags.finish(plan)?)
 }
 
@@ -139,6 +146,7 @@ impl Local {
         let config = Config {
             durability: plan.durability,
             outside: plan.outside.clone(),
+            flow: plan.flow,
             master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))
         };

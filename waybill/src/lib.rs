@@ -4,7 +4,7 @@
 //!
 //! - [`system`]: one function makes a service of its write side, its read side and its probes; `dev`, `serve`, `demo` and
 //!   the tests all start services with it
-//! - [`outside`]: the simulated world outside, by flags
+//! - [`outside`]: the simulated world outside, by flags; [`flow`]: how orders are carried through
 //! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`, `token`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
@@ -14,6 +14,7 @@ pub mod audit;
 pub mod cli;
 pub mod edge;
 pub mod failure;
+pub mod flow;
 pub mod outside;
 pub mod system;
 

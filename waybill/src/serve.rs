@@ -3,6 +3,7 @@
 use crate::{
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
+    flow::{Flow, FlowArgs},
     outside::{Outside, OutsideArgs, Span},
     settings::{self, MasterKeyArgs},
     system::{Advertise, Config, Service, System},
@@ -24,7 +25,7 @@ Examples:
 /// Flags of `waybill serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// users, orders, payments, inventory, shipping, gateway, or all
+    /// users, orders, payments, inventory, shipping, fulfilment, gateway, or all
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
     /// Where NATS is
@@ -39,7 +40,7 @@ pub(crate) struct Args {
     /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
-    /// The port of the one service [default: gateway 8080, users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005]
+    /// The port of the one service [default: gateway 8080, users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005, fulfilment 3007]
     #[arg(long, env = "WAYBILL_PORT")]
     port: Option<String>,
     /// Ports of several services
@@ -65,6 +66,8 @@ pub(crate) struct Args {
     master_key: MasterKeyArgs,
     #[command(flatten)]
     outside: OutsideArgs,
+    #[command(flatten)]
+    flow: FlowArgs,
 }
 
 /// What is to run in this process.
@@ -121,7 +124,7 @@ async fn bind(name: &str, host: &str, port: u16) -> Result<TcpListener, Failure>
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {
-    let mut flags = settings::flags(args.outside.flags().into_iter().chain([
+    let mut flags = settings::flags(args.outside.flags().into_iter().chain(args.flow.flags()).chain([
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
@@ -157,6 +160,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         flags.faults().add("--advertise", "several services have several ports: leave the port out");
     }
     let outside = Outside::read(flags);
+    let flow = Flow::read(flags);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
     let users_fresh_for = flags.optional("--users-fresh-for").map(|Span(time)| time);
     // A gateway alone opens nothing that is locked with the master key.
@@ -165,7 +169,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let usual = Config::new(nats_url?, &args.data);
     let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
     let (durability, replicas) = durability.zip(replicas)?;
-    Some(Config { durability, replicas, outside, master_key, jwks_url, users_fresh_for, advertise, ..usual })
+    Some(Config { durability, replicas, outside, flow, master_key, jwks_url, users_fresh_for, advertise, ..usual })
 }
 
 /// What was named on the command line.
@@ -228,7 +232,7 @@ mod tests {
     fn all_is_every_service_and_the_gateway_each_on_its_port() {
         let plan = read("all orders --nats-url nats://x --ports payments=4003,gateway=80").unwrap();
         let ports: Vec<_> = plan.services.iter().map(|(_, port)| *port).collect();
-        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005]);
+        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005, 3007]);
         assert_eq!(plan.gateway.unwrap().1, 80);
         let plan = read("shipping --nats-url nats://x --port 80").unwrap();
         assert_eq!(plan.services, [(Service::Shipping, 80)]);

@@ -9,6 +9,7 @@ pub(crate) use assembly::verifier;
 
 use crate::{
     failure::{Failure, because},
+    flow::Flow,
     outside::Outside,
 };
 use events::Context;
@@ -39,11 +40,20 @@ pub enum Service {
     Inventory,
     /// Shipments.
     Shipping,
+    /// Sagas, and holds that expire.
+    Fulfilment,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 5] = [Self::Users, Self::Orders, Self::Payments, Self::Inventory, Self::Shipping];
+    pub const ALL: [Self; 6] = [
+        Self::Users,
+        Self::Orders,
+        Self::Payments,
+        Self::Inventory,
+        Self::Shipping,
+        Self::Fulfilment,
+    ];
 
     /// Its name, which is that of its context.
     pub const fn name(self) -> &'static str {
@@ -58,6 +68,7 @@ impl Service {
             Self::Payments => Context::Payments,
             Self::Inventory => Context::Inventory,
             Self::Shipping => Context::Shipping,
+            Self::Fulfilment => Context::Fulfilment,
         }
     }
 
@@ -69,6 +80,7 @@ impl Service {
             Self::Payments => 3003,
             Self::Inventory => 3004,
             Self::Shipping => 3005,
+            Self::Fulfilment => 3007,
         }
     }
 }
@@ -102,6 +114,8 @@ pub struct Config {
     pub replicas: usize,
     /// The world outside.
     pub outside: Outside,
+    /// How orders are carried through.
+    pub flow: Flow,
     /// The time.
     pub clock: Clock,
     /// Wraps the keys of personal data. The same in every process.
@@ -127,6 +141,7 @@ impl Config {
             durability: Durability::Always,
             replicas: 1,
             outside: Outside::default(),
+            flow: Flow::default(),
             clock: Clock::system(),
             master_key: MasterKey::generate(),
             jwks_url: None,

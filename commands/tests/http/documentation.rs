@@ -27,6 +27,7 @@ async fn every_command_is_documented() {
             "post /accounts/{id}/credits",
             "post /inventory/{sku}/adjustments",
             "post /inventory/{sku}/receipts",
+            "post /ops/sagas/{orderId}/{verb}",
             "post /orders",
             "post /orders/{id}/cancel",
             "post /payments/{orderId}/refunds",

@@ -8,6 +8,7 @@ use axum::{
 use commands::{
     Decision, Environment, Executor, Key, Stop, WriteSide,
     fraud::Fraud,
+    fulfilment::Times,
     orders::UsersService,
     shipping::SimulatedCarrier,
     users::{
@@ -17,6 +18,7 @@ use commands::{
 };
 use events::{
     Actor, CommandId, Context, Metadata, Position, UserId,
+    orders::Workflow,
     users::{self, Preferences, UserCreated},
 };
 use nats::{
@@ -126,11 +128,13 @@ impl Shop {
             users: nobody_to_ask(&metrics),
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
+            workflow: Workflow::default(),
+            times: Times::default(),
         };
         let keys = environment.keys.clone();
         let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
         let contexts =
-            [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping, Context::Users];
+            [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping, Context::Users, Context::Fulfilment];
         let mut sides = Vec::new();
         for context in contexts {
             let side = Box::pin(WriteSide::build(context, &environment, &metrics)).await.unwrap();

@@ -167,6 +167,8 @@ async fn orders(stage: &Stage, users: String) -> Result<Router, Failure> {
         users: users_service(users)?,
         carrier: Arc::new(SimulatedCarrier::default()),
         fraud: Arc::new(Fraud::default()),
+        workflow: events::orders::Workflow::default(),
+        times: commands::fulfilment::Times::default(),
     };
     let side = Box::pin(WriteSide::build(Context::Orders, &env, &Metrics::new())).await?;
     let (router, _) = side.http.split_for_parts();

@@ -39,6 +39,8 @@ pub(super) async fn assemble(
         users: users(config, &writing, &metrics).await?,
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
+        workflow: config.flow.workflow,
+        times: config.flow.times,
     };
     let build = WriteSide::build(service.context(), &environment, &metrics);
     let mut write_side = Box::pin(build).await?;
