@@ -11,7 +11,10 @@ use crate::{
     Aggregate, Refusal,
     aggregate::{AnyState, Codec, typed},
 };
-use events::{DomainEvent, FactType, OrderId, Subject, fulfilment::{Timer, TimerDue, TimerEvent}};
+use events::{
+    DomainEvent, FactType, OrderId, Subject,
+    fulfilment::{Timer, TimerDue, TimerEvent},
+};
 use jiff::Timestamp;
 use nats::Tail;
 use std::{fmt, marker::PhantomData, sync::Arc};

@@ -5,6 +5,8 @@
 //! steps has nothing half done.
 
 mod definition;
+#[cfg(test)]
+mod history;
 mod hold;
 mod http;
 mod process;
@@ -40,7 +42,8 @@ pub(crate) fn write_side(build: Build, times: Times) -> WriteSide {
 /// Asks the process of an order something, and sets its timer to when it has to look again.
 pub fn advance(decision: &mut Decision, order_id: OrderId, command: ProcessCommand) -> Result<(), Stop> {
     let key = Key::<Process>::new(order_id);
-    let wake = |decision: &Decision| Ok::<_, Stop>(decision.state(&key)?.as_ref().and_then(ProcessState::wake));
+    let wake =
+        |decision: &Decision| Ok::<_, Stop>(decision.state(&key)?.as_ref().and_then(ProcessState::wake));
     let before = wake(decision)?;
     decision.apply(&key, command)?;
     let after = wake(decision)?;

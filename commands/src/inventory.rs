@@ -179,7 +179,11 @@ mod tests {
         let reserved = ReservationEvent::Reserved(two_lines().into());
         [
             vec![failed(CANCELLED, vec![])],
-            vec![reserved.clone(), InventoryReleased { order_id: order(1), reason: CANCELLED, workflow: Workflow::Choreography }.into()],
+            vec![
+                reserved.clone(),
+                InventoryReleased { order_id: order(1), reason: CANCELLED, workflow: Workflow::Choreography }
+                    .into(),
+            ],
             vec![reserved, InventoryShipped { order_id: order(1) }.into()],
         ]
     }
@@ -225,7 +229,8 @@ mod tests {
         let freed = StockReleased { sku: sku("TEA"), order_id: order(1), quantity: 2, stock };
         assert_eq!(decision.then(&item("TEA")), [freed.into()]);
         assert_eq!(decision.then(&item("CUP")).len(), 1);
-        let released = InventoryReleased { order_id: order(1), reason: CANCELLED, workflow: Workflow::Choreography };
+        let released =
+            InventoryReleased { order_id: order(1), reason: CANCELLED, workflow: Workflow::Choreography };
         assert_eq!(decision.then(&reservation()), [released.into()]);
     }
 
@@ -270,7 +275,8 @@ mod tests {
         let (tea, cup) = ("evt.inventory.item.TEA", "evt.inventory.item.CUP");
         assert_eq!(needs(reserve(&mut Decision::default(), &two_lines())), [tea, cup, key]);
         assert_eq!(needs(release(&mut Decision::default(), &cancelled())), [key]);
-        let mut decision = Decision::default().given(&reservation(), &[ReservationEvent::Reserved(two_lines().into())]);
+        let mut decision =
+            Decision::default().given(&reservation(), &[ReservationEvent::Reserved(two_lines().into())]);
         assert_eq!(needs(release(&mut decision, &cancelled())), [tea, cup]);
         assert_eq!(needs(ship(&mut decision, order(1))), [tea, cup]);
         assert_eq!(decision.decided.len(), 0);

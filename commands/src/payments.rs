@@ -136,7 +136,7 @@ mod tests {
     use super::*;
     use crate::fixtures::{account, charged, created, currency, eur, line, order, user};
     use events::payments::{
-            AccountCredited, AccountDebited, AccountEvent, AccountOpened, PaymentEvent, PaymentRefunded,
+        AccountCredited, AccountDebited, AccountEvent, AccountOpened, PaymentEvent, PaymentRefunded,
     };
 
     /// Costs 9.00 EUR.
@@ -182,12 +182,13 @@ mod tests {
     }
 
     fn cancelled() -> Refund {
-        let never_charge = Some((account(1), Workflow::Choreography));
-        Refund { order_id: order(1), reason: Reason::OrderCancelled, never_charge }
+        let (never_charge, workflow) = (Some(account(1)), Workflow::Choreography);
+        Refund { order_id: order(1), reason: Reason::OrderCancelled, never_charge, workflow }
     }
 
     fn requested() -> Refund {
-        Refund { order_id: order(1), reason: Reason::Requested, never_charge: None }
+        let workflow = Workflow::Choreography;
+        Refund { order_id: order(1), reason: Reason::Requested, never_charge: None, workflow }
     }
 
     #[test]
@@ -276,6 +277,18 @@ mod tests {
         let detail = "the order was cancelled before it was paid";
         assert_eq!(decision.then(&payment()), [failed(Reason::OrderCancelled, detail)]);
         assert_eq!(decision.decided.len(), 1);
+    }
+
+    #[test]
+    fn of_a_payment_and_the_end_of_its_hold_whichever_comes_first_wins() {
+        let mut decision = Decision::default().given(&payment(), &[]).given(&wallet(), &holding(2000));
+        expire(&mut decision, order(1), account(1)).unwrap();
+        charge(&mut decision, &request(), &Clearance::Cleared).unwrap();
+        let detail = "nobody had paid when the time was over for which stock is held";
+        assert_eq!(decision.then(&payment()), [failed(Reason::HoldExpired, detail)]);
+        let mut decision = Decision::default().given(&payment(), &[taken()]);
+        expire(&mut decision, order(1), account(1)).unwrap();
+        assert_eq!(decision.then(&payment()), []);
     }
 
     #[test]

@@ -236,15 +236,23 @@ impl ReservationFailed {
 
 impl From<&InventoryReserved> for Ordered {
     fn from(fact: &InventoryReserved) -> Self {
-        let InventoryReserved { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
-            fact.clone();
+        let InventoryReserved {
+            order_id,
+            user_id,
+            account_id,
+            items,
+            total_amount,
+            shipping_address,
+            workflow,
+        } = fact.clone();
         Self { order_id, user_id, account_id, items, total_amount, shipping_address, workflow }
     }
 }
 
 impl From<Ordered> for InventoryReserved {
     fn from(order: Ordered) -> Self {
-        let Ordered { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } = order;
+        let Ordered { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
+            order;
         Self { order_id, user_id, account_id, items, total_amount, shipping_address, workflow }
     }
 }

@@ -182,7 +182,14 @@ pub struct OrderCancelled {
 impl From<&OrderCreated> for Ordered {
     fn from(fact: &OrderCreated) -> Self {
         let OrderCreated {
-            order_id, user_id, account_id, items, total_amount, shipping_address, workflow, ..
+            order_id,
+            user_id,
+            account_id,
+            items,
+            total_amount,
+            shipping_address,
+            workflow,
+            ..
         } = fact.clone();
         Self { order_id, user_id, account_id, items, total_amount, shipping_address, workflow }
     }

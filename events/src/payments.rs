@@ -135,7 +135,8 @@ impl From<&PaymentCharged> for Ordered {
 
 impl From<Ordered> for PaymentCharged {
     fn from(order: Ordered) -> Self {
-        let Ordered { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } = order;
+        let Ordered { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
+            order;
         Self { order_id, user_id, account_id, amount: total_amount, items, shipping_address, workflow }
     }
 }

@@ -249,7 +249,10 @@ mod tests {
         assert_eq!(texts(&model).await, [some("running"), some("inventory"), None, None]);
         model.apply(&log.all[4..6]).await;
         let why = [some("out_of_stock"), some("no TEA")];
-        assert_eq!(texts(&model).await, [some("compensating"), some("payment"), why[0].clone(), why[1].clone()]);
+        assert_eq!(
+            texts(&model).await,
+            [some("compensating"), some("payment"), why[0].clone(), why[1].clone()]
+        );
         model.apply(&log.all[6..7]).await;
         assert_eq!(texts(&model).await[0], some("parked"));
         model.apply(&log.all[7..]).await;
@@ -257,7 +260,8 @@ mod tests {
         let row = model.database.row("SELECT * FROM sagas", Vec::new()).await.unwrap().unwrap();
         assert!(row.find::<Timestamp>("wakes_at").unwrap().is_none());
         assert_eq!(row.get::<i64>("version").unwrap(), 9);
-        let rows = model.database.rows("SELECT * FROM saga_events ORDER BY version", Vec::new()).await.unwrap();
+        let rows =
+            model.database.rows("SELECT * FROM saga_events ORDER BY version", Vec::new()).await.unwrap();
         let kinds: Vec<String> = rows.iter().map(|row| row.get("kind").unwrap()).collect();
         assert_eq!(kinds.len(), 9);
         assert_eq!(kinds[5], "compensation.requested");

@@ -25,14 +25,8 @@ pub struct View {
 
 impl View {
     /// Every read model.
-    pub const ALL: [&'static Self; 6] = [
-        &orders::VIEW,
-        &inventory::VIEW,
-        &payments::VIEW,
-        &shipping::VIEW,
-        &users::VIEW,
-        &fulfilment::VIEW,
-    ];
+    pub const ALL: [&'static Self; 6] =
+        [&orders::VIEW, &inventory::VIEW, &payments::VIEW, &shipping::VIEW, &users::VIEW, &fulfilment::VIEW];
 
     /// The read model of a service.
     pub fn of(service: &str) -> Option<&'static Self> {

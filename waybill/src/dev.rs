@@ -126,9 +126,8 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let flow = Flow::read(&mut flags);
     let (data, gateway_config) = (args.data.clone(), args.gateway_config.clone());
     let plan = durability.zip(host);
-    let plan = plan.map(|(durability, host)| {
-        Plan { data, durability, host, ports, outside, flow, gateway_config }
-    });
+    let plan =
+        plan.map(|(durability, host)| Plan { data, durability, host, ports, outside, flow, gateway_config });
     Ok(flags.finish(plan)?)
 }
 

@@ -50,7 +50,10 @@ impl Flow {
         let workflow = flags.optional("--workflow").unwrap_or_default();
         let mut span = |name| flags.optional::<Span>(name).map(|Span(time)| time);
         let hold = span("--hold").unwrap_or(Times::default().hold);
-        Self { workflow, times: Times { deadline: span("--step-deadline"), pause: span("--step-pause"), hold } }
+        Self {
+            workflow,
+            times: Times { deadline: span("--step-deadline"), pause: span("--step-pause"), hold },
+        }
     }
 }
 
@@ -78,8 +81,12 @@ mod tests {
     fn choreography_and_a_quarter_of_an_hour_are_the_defaults() {
         let flow = read("").unwrap();
         assert_eq!((flow.workflow, flow.times.hold), (Workflow::Choreography, Duration::from_mins(15)));
-        let flow = read("--workflow orchestration --hold 2s --step-deadline 100ms --step-pause 10ms").unwrap();
-        assert_eq!((flow.workflow, flow.times.deadline), (Workflow::Orchestration, Some(Duration::from_millis(100))));
+        let flow =
+            read("--workflow orchestration --hold 2s --step-deadline 100ms --step-pause 10ms").unwrap();
+        assert_eq!(
+            (flow.workflow, flow.times.deadline),
+            (Workflow::Orchestration, Some(Duration::from_millis(100)))
+        );
         let faults = read("--workflow dance --hold long --step-deadline x --step-pause y").unwrap_err();
         assert_eq!(faults.lines().count(), 4, "{faults}");
     }

@@ -169,7 +169,17 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let usual = Config::new(nats_url?, &args.data);
     let users_fresh_for = users_fresh_for.unwrap_or(usual.users_fresh_for);
     let (durability, replicas) = durability.zip(replicas)?;
-    Some(Config { durability, replicas, outside, flow, master_key, jwks_url, users_fresh_for, advertise, ..usual })
+    Some(Config {
+        durability,
+        replicas,
+        outside,
+        flow,
+        master_key,
+        jwks_url,
+        users_fresh_for,
+        advertise,
+        ..usual
+    })
 }
 
 /// What was named on the command line.

@@ -46,14 +46,8 @@ pub enum Service {
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 6] = [
-        Self::Users,
-        Self::Orders,
-        Self::Payments,
-        Self::Inventory,
-        Self::Shipping,
-        Self::Fulfilment,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Users, Self::Orders, Self::Payments, Self::Inventory, Self::Shipping, Self::Fulfilment];
 
     /// Its name, which is that of its context.
     pub const fn name(self) -> &'static str {

@@ -64,7 +64,7 @@ const fn policy(step: Step, deadline: u64, pivot: bool) -> Policy {
 }
 
 /// Money first, for it is what fails most often; the carrier last, for it is the world outside.
-const FIRST: Definition = Definition {
+static FIRST: Definition = Definition {
     version: 1,
     steps: &[
         policy(Step::Payment, 15, false),
@@ -136,8 +136,7 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_cap_and_end() {
         let (now, times, of) = (Timestamp::UNIX_EPOCH, Times::default(), (order(1), Step::Payment));
-        let retry =
-            Retry { initial: Duration::from_secs(1), cap: Duration::from_secs(5), attempts: 6 };
+        let retry = Retry { initial: Duration::from_secs(1), cap: Duration::from_secs(5), attempts: 6 };
         let pauses = (1..=6).map(|asked| retry.next(now, &times, of, asked));
         let pauses: Vec<_> = pauses.map(|at| at.map(|at| at.as_millisecond())).collect();
         for (pause, longest) in pauses.iter().zip([1000, 2000, 4000, 5000, 5000]) {
@@ -145,7 +144,11 @@ mod tests {
             assert!((longest / 2..=longest).contains(&pause), "{pause} of {longest}");
         }
         assert_eq!(pauses[5], None);
-        assert_eq!(pauses[0], retry.next(now, &times, of, 1).map(|at| at.as_millisecond()), "the same every time");
+        assert_eq!(
+            pauses[0],
+            retry.next(now, &times, of, 1).map(|at| at.as_millisecond()),
+            "the same every time"
+        );
         assert_ne!(retry.next(now, &times, of, 1), retry.next(now, &times, (order(2), Step::Payment), 1));
     }
 

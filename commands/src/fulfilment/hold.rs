@@ -130,7 +130,9 @@ mod tests {
         given::<Hold>([]).when(start).then([started()]);
         given::<Hold>([started()]).when(end).then([ended.clone()]);
         given::<Hold>([started()]).when(due).then([expired.clone()]);
-        given::<Hold>([started()]).when(HoldCommand::Due { order_id, at: Timestamp::UNIX_EPOCH }).then_nothing();
+        given::<Hold>([started()])
+            .when(HoldCommand::Due { order_id, at: Timestamp::UNIX_EPOCH })
+            .then_nothing();
         for over in [ended, expired] {
             for command in [start, end, due] {
                 given::<Hold>([started(), over.clone()]).when(command).then_nothing();

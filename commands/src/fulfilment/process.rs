@@ -3,14 +3,18 @@
 //! Pure, as every aggregate: what it does about anything is a function of its facts, the time it is told and the
 //! definition it began with.
 
-use super::{Definition, ProcessState, Times, state::{Phase, Stand, Waiting}};
+use super::{
+    Definition, ProcessState, Times,
+    state::{Phase, Stand, Waiting},
+};
 use crate::{Aggregate, Refusal};
 use events::{
     OrderId, UserId,
     fulfilment::{
-        CompensationFailed, CompensationRequested, CompensationSucceeded, OperatorCancelled, OperatorCompensated,
-        OperatorResumed, OperatorRetried, OperatorSkipped, ProcessCompleted, ProcessEvent, ProcessFailed,
-        ProcessParked, ProcessStarted, Step, StepFailed, StepRequested, StepSucceeded, StepTimedOut,
+        CompensationFailed, CompensationRequested, CompensationSucceeded, OperatorCancelled,
+        OperatorCompensated, OperatorResumed, OperatorRetried, OperatorSkipped, ProcessCompleted,
+        ProcessEvent, ProcessFailed, ProcessParked, ProcessStarted, Step, StepFailed, StepRequested,
+        StepSucceeded, StepTimedOut,
     },
     orders::{Ordered, Reason},
 };
@@ -331,7 +335,11 @@ impl Plan {
             Verb::Cancel => self.record(OperatorCancelled { order_id, reason }),
         }
         let back = matches!(verb, Verb::Compensate | Verb::Cancel);
-        if running && !back { self.go_on() } else { self.go_back() }
+        if running && !back {
+            self.go_on()
+        } else {
+            self.go_back()
+        }
         Ok(())
     }
 }

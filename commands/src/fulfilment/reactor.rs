@@ -17,7 +17,10 @@ use prometheus_client::{
     registry::Registry,
 };
 use service::Clock;
-use std::{sync::{Arc, Mutex, PoisonError}, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 /// How long nothing is done about stock that is held: nearly every order is paid before, and costs nothing then.
 const GRACE: Duration = Duration::from_secs(1);
@@ -42,7 +45,11 @@ struct Outcome {
 impl ProcessMetrics {
     /// Makes the counters visible.
     pub(crate) fn register(&self, registry: &mut Registry) {
-        registry.register("waybill_processes", "Processes that completed, failed or were parked", self.0.clone());
+        registry.register(
+            "waybill_processes",
+            "Processes that completed, failed or were parked",
+            self.0.clone(),
+        );
     }
 
     fn count(&self, kind: &str) {
@@ -69,7 +76,9 @@ impl Fulfilment {
             Some(Effect::Hold { order_id, account_id }) => {
                 self.hold(order_id, account_id, recorded.envelope.time, metadata).await
             }
-            Some(Effect::Settled(order_id)) => self.keep(order_id, HoldCommand::End { order_id }, metadata).await,
+            Some(Effect::Settled(order_id)) => {
+                self.keep(order_id, HoldCommand::End { order_id }, metadata).await
+            }
             Some(Effect::Expire(order_id, at)) => {
                 self.keep(order_id, HoldCommand::Due { order_id, at }, metadata).await
             }

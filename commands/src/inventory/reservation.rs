@@ -129,7 +129,6 @@ mod tests {
         aggregate::testing::given,
         fixtures::{created, line, order, reserved},
     };
-    use events::orders::Workflow;
 
     fn fact() -> InventoryReserved {
         reserved(&created(&[line("TEA", 2, 450)]))
@@ -148,7 +147,11 @@ mod tests {
         [
             ReservationCommand::Reserve(Box::new(fact())),
             ReservationCommand::Fail(failed()),
-            ReservationCommand::Release { order_id: order(1), reason: Reason::OrderCancelled },
+            ReservationCommand::Release {
+                order_id: order(1),
+                reason: Reason::OrderCancelled,
+                workflow: Workflow::Choreography,
+            },
             ReservationCommand::Ship { order_id: order(1) },
         ]
     }
@@ -166,7 +169,11 @@ mod tests {
 
     #[test]
     fn it_ends_once() {
-        let released = InventoryReleased { order_id: order(1), reason: Reason::OrderCancelled };
+        let released = InventoryReleased {
+            order_id: order(1),
+            reason: Reason::OrderCancelled,
+            workflow: Workflow::Choreography,
+        };
         let shipped = InventoryShipped { order_id: order(1) };
         let [_, _, release, ship] = commands();
         given::<Reservation>([fact().into()]).when(release).then([released.clone().into()]);

@@ -4,8 +4,8 @@ use super::{Order, OrderCommand};
 use crate::{Decision, Key, Stop};
 use events::{
     Context, Fact, OrderId,
-    inventory::ReservationEvent,
     fulfilment::ProcessEvent,
+    inventory::ReservationEvent,
     orders::{Reason, Workflow},
     payments::PaymentEvent,
     shipping::ShipmentEvent,

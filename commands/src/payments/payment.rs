@@ -134,8 +134,7 @@ mod tests {
         PaymentCommand::Charge(Box::new(taken()))
     }
 
-    const REFUND: fn() -> PaymentCommand =
-        || PaymentCommand::Refund {
+    const REFUND: fn() -> PaymentCommand = || PaymentCommand::Refund {
         order_id: order(1),
         reason: Reason::Requested,
         workflow: Workflow::Choreography,

@@ -67,11 +67,6 @@ pub fn react(fact: &Fact) -> Option<Effect> {
     (workflow == Workflow::Choreography).then_some(effect)
 }
 
-fn refund(
-    order_id: OrderId,
-    reason: Reason,
-    never_charge: Option<AccountId>,
-    workflow: Workflow,
-) -> Effect {
+fn refund(order_id: OrderId, reason: Reason, never_charge: Option<AccountId>, workflow: Workflow) -> Effect {
     Effect::Refund(Refund { order_id, reason, never_charge, workflow })
 }

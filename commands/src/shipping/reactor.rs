@@ -2,7 +2,10 @@
 
 use super::{CarrierGateway, Effect, Parcel, Shipment, cancel, give_up, react, schedule};
 use crate::{Decision, Executor, Key, reactor};
-use events::{Metadata, OrderId, orders::Ordered};
+use events::{
+    Metadata, OrderId,
+    orders::{Ordered, Workflow},
+};
 use nats::{Handler, KeyRing, Retry};
 use service::Clock;
 use std::sync::Arc;
@@ -20,14 +23,20 @@ pub(super) fn handler(shipping: Shipping) -> Handler {
     Arc::new(move |recorded| {
         let shipping = Arc::clone(&shipping);
         Box::pin(async move {
-            if reactor::is_over(&recorded, &shipping.clock) {
-                return Ok("over");
-            }
+            let over = reactor::is_over(&recorded, &shipping.clock);
             let metadata = reactor::answering(&recorded, "service:shipping");
             match react(&recorded.fact) {
                 None => Ok("ignored"),
+                Some(Effect::Schedule(_)) if over => Ok("over"),
                 Some(Effect::Schedule(order)) => shipping.schedule(order, metadata).await,
                 Some(Effect::Cancel { order_id, reason, workflow }) => {
+                    if workflow == Workflow::Orchestration && !shipping.is_called_off(order_id).await? {
+                        if over {
+                            return Ok("over");
+                        }
+                        // The saga takes the record for the deed, so the deed comes first.
+                        shipping.call_off(order_id).await?;
+                    }
                     let cancelling =
                         move |decision: &mut Decision| cancel(decision, order_id, reason, workflow);
                     let settled =
@@ -68,6 +77,12 @@ impl Shipping {
             return self.call_off(order_id).await;
         }
         reactor::settle(result)
+    }
+
+    /// Whether it is recorded that the parcel of an order is not wanted any more.
+    async fn is_called_off(&self, order: OrderId) -> Result<bool, Retry> {
+        let state = self.executor.state(&Key::<Shipment>::new(order)).await.map_err(|error| retry(&error))?;
+        Ok(state.parcel() == Some(Parcel::Unwanted))
     }
 
     async fn call_off(&self, order: OrderId) -> Result<&'static str, Retry> {

@@ -133,8 +133,14 @@ impl Shop {
         };
         let keys = environment.keys.clone();
         let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
-        let contexts =
-            [Context::Orders, Context::Inventory, Context::Payments, Context::Shipping, Context::Users, Context::Fulfilment];
+        let contexts = [
+            Context::Orders,
+            Context::Inventory,
+            Context::Payments,
+            Context::Shipping,
+            Context::Users,
+            Context::Fulfilment,
+        ];
         let mut sides = Vec::new();
         for context in contexts {
             let side = Box::pin(WriteSide::build(context, &environment, &metrics)).await.unwrap();

@@ -143,9 +143,8 @@ async fn where_the_guard_fails_nothing_is_armed_and_nothing_cancelled() {
 async fn appends_with_timers_are_told_apart_like_all_others() {
     let rig = Rig::start().await;
     let orders: Vec<_> = (0..200).map(|_| (order(), command())).collect();
-    let append = |(of, id): &(OrderId, CommandId)| {
-        rig.store.append(vec![fact(*of, 0, *id), timer(*of, soonish(20))])
-    };
+    let append =
+        |(of, id): &(OrderId, CommandId)| rig.store.append(vec![fact(*of, 0, *id), timer(*of, soonish(20))]);
     let first = join_all(orders.iter().map(append)).await;
     let positions: Vec<u64> = first.into_iter().map(|appended| appended.unwrap().first).collect();
     for ((of, _), sequence) in orders.iter().zip(&positions) {

@@ -188,7 +188,8 @@ async fn sagas(
     let (since, id) = place.unwrap_or((Timestamp::UNIX_EPOCH, Uuid::nil()));
     // Nobody is in a state since later than now, so these conditions hold for all where nothing is asked for.
     let before = |age: SignedDuration| Value::from(now.checked_sub(age).unwrap_or(Timestamp::UNIX_EPOCH));
-    let min_age = query.min_age.map_or(SignedDuration::from_hours(-1), |secs| SignedDuration::from_secs(secs.into()));
+    let min_age =
+        query.min_age.map_or(SignedDuration::from_hours(-1), |secs| SignedDuration::from_secs(secs.into()));
     let sql = "SELECT * FROM sagas WHERE (since, order_id) > ($1, $2) AND since <= $3 \
                AND ($4 IS NULL OR state = $4) \
                AND ($5 = 0 OR (state = 'running' AND since < $6) OR (state = 'compensating' AND since < $7) \

@@ -132,7 +132,12 @@ struct Flow {
 }
 
 impl Shop {
-    async fn open(stage: &Stage, url: String, load: &Load, workflow: Option<Workflow>) -> Result<Self, Failure> {
+    async fn open(
+        stage: &Stage,
+        url: String,
+        load: &Load,
+        workflow: Option<Workflow>,
+    ) -> Result<Self, Failure> {
         let bearer = format!("Bearer {}", stage.token(load.user).await?);
         let mut body: Value = serde_json::from_slice(&load.body)?;
         if let Some(workflow) = workflow {
