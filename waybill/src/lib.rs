@@ -5,7 +5,7 @@
 //! - [`system`]: one function makes a service of its write side, its read side and its probes; `dev`, `serve`, `demo` and
 //!   the tests all start services with it
 //! - [`outside`]: the simulated world outside, by flags; [`flow`]: how orders are carried through
-//! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`, `token`, `bench`: one file per subcommand
+//! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
@@ -22,6 +22,7 @@ mod bench;
 mod demo;
 mod dev;
 mod replay;
+mod saga;
 mod serve;
 mod settings;
 mod token;
