@@ -155,8 +155,14 @@ mod tests {
     #[test]
     fn what_is_not_completed_is_undone() {
         assert!(faults(&[created(), cancelled(), reserved()]).contains("its stock is still held"));
-        let released =
-            Fact::Reservation(InventoryReleased { order_id: id(), reason: Reason::OrderCancelled }.into());
+        let released = Fact::Reservation(
+            InventoryReleased {
+                order_id: id(),
+                reason: Reason::OrderCancelled,
+                workflow: events::orders::Workflow::Choreography,
+            }
+            .into(),
+        );
         assert_eq!(faults(&[created(), cancelled(), reserved(), released]), "");
     }
 

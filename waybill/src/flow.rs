@@ -49,7 +49,7 @@ impl Flow {
     pub(crate) fn read(flags: &mut Settings) -> Self {
         let workflow = flags.optional("--workflow").unwrap_or_default();
         let mut span = |name| flags.optional::<Span>(name).map(|Span(time)| time);
-        let hold = span("--hold").unwrap_or(Times::default().hold);
+        let hold = span("--hold").unwrap_or_else(|| Times::default().hold);
         Self {
             workflow,
             times: Times { deadline: span("--step-deadline"), pause: span("--step-pause"), hold },

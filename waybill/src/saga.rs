@@ -120,14 +120,14 @@ async fn connect(args: &Args) -> Result<Api, Failure> {
 }
 
 async fn list(api: &Api, state: Option<State>, min_age: Option<u32>, stuck: bool) -> Result<(), Failure> {
-    let mut query = format!("stuck={stuck}&limit=100");
+    let mut wanted = vec![format!("stuck={stuck}"), "limit=100".to_owned()];
     if let Some(state) = state.and_then(|state| state.to_possible_value()) {
-        query += &format!("&state={}", state.get_name());
+        wanted.push(format!("state={}", state.get_name()));
     }
     if let Some(age) = min_age {
-        query += &format!("&minAge={age}");
+        wanted.push(format!("minAge={age}"));
     }
-    let mut cursor = String::new();
+    let (query, mut cursor) = (wanted.join("&"), String::new());
     loop {
         let page = api.get(Service::Fulfilment, &format!("/ops/sagas?{query}{cursor}")).await?;
         let page = page.expect(200, "the list of sagas")?.body;

@@ -138,7 +138,7 @@ mod tests {
         let (now, times, of) = (Timestamp::UNIX_EPOCH, Times::default(), (order(1), Step::Payment));
         let retry = Retry { initial: Duration::from_secs(1), cap: Duration::from_secs(5), attempts: 6 };
         let pauses = (1..=6).map(|asked| retry.next(now, &times, of, asked));
-        let pauses: Vec<_> = pauses.map(|at| at.map(|at| at.as_millisecond())).collect();
+        let pauses: Vec<_> = pauses.map(|at| at.map(Timestamp::as_millisecond)).collect();
         for (pause, longest) in pauses.iter().zip([1000, 2000, 4000, 5000, 5000]) {
             let pause = pause.unwrap();
             assert!((longest / 2..=longest).contains(&pause), "{pause} of {longest}");
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(pauses[5], None);
         assert_eq!(
             pauses[0],
-            retry.next(now, &times, of, 1).map(|at| at.as_millisecond()),
+            retry.next(now, &times, of, 1).map(Timestamp::as_millisecond),
             "the same every time"
         );
         assert_ne!(retry.next(now, &times, of, 1), retry.next(now, &times, (order(2), Step::Payment), 1));

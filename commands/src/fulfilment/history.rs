@@ -44,7 +44,7 @@ impl Story {
         let asked = asked
             .split_once(" {")
             .filter(|(what, _)| *what == "Start(Ordered")
-            .map_or(asked.clone(), |_| "Start".to_owned());
+            .map_or_else(|| asked.clone(), |_| "Start".to_owned());
         self.told
             .push(json!({ "now": now, "ask": asked, "then": events.iter().map(body).collect::<Vec<_>>() }));
         for event in &events {

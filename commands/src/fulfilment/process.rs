@@ -336,9 +336,9 @@ impl Plan {
         }
         let back = matches!(verb, Verb::Compensate | Verb::Cancel);
         if running && !back {
-            self.go_on()
+            self.go_on();
         } else {
-            self.go_back()
+            self.go_back();
         }
         Ok(())
     }

@@ -237,15 +237,14 @@ impl ProcessState {
     }
 
     fn succeeded(&mut self, step: Step, sequence: u64) {
-        match self.stand(step) {
-            // It is being undone: what undoes it stands behind this.
-            Stand::Undoing(_) => self.set(step, Stand::Undoing(sequence)),
-            _ => {
-                self.set(step, Stand::Done(sequence));
-                if self.phase == Phase::Running {
-                    self.settled(step);
-                }
-            }
+        if let Stand::Undoing(_) = self.stand(step) {
+            // What undoes it stands behind this.
+            self.set(step, Stand::Undoing(sequence));
+            return;
+        }
+        self.set(step, Stand::Done(sequence));
+        if self.phase == Phase::Running {
+            self.settled(step);
         }
     }
 

@@ -77,7 +77,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         workflow(),
         option::of(any::<String>()),
         any::<(u32, u64, u64)>(),
-        0..10_u8,
+        0..9_u8,
     )
         .prop_map(
             |((order_id, user_id, account_id), items, amount, shipping_address, workflow, text, n, which)| {
@@ -147,18 +147,6 @@ fn fact() -> impl Strategy<Value = Fact> {
                         }
                         .into(),
                     ),
-                    9 => {
-                        let order = Ordered {
-                            order_id,
-                            user_id,
-                            account_id,
-                            items,
-                            total_amount,
-                            shipping_address,
-                            workflow,
-                        };
-                        Fact::Process(ProcessStarted { order, definition: n.0 }.into())
-                    }
                     7 => {
                         let (verdict, reasons) = (Verdict::Declined, vec![Suspicion::Velocity; items.len()]);
                         Fact::Assessment(FraudAssessed { order_id, user_id, amount, verdict, reasons }.into())
@@ -181,6 +169,17 @@ fn fact() -> impl Strategy<Value = Fact> {
                 }
             },
         )
+}
+
+/// A process that begins: its order lies flat among its own fields.
+fn of_processes() -> impl Strategy<Value = Fact> {
+    (ids(), lines(), money(), address(), workflow(), any::<u32>()).prop_map(
+        |((order_id, user_id, account_id), items, total_amount, shipping_address, workflow, definition)| {
+            let order =
+                Ordered { order_id, user_id, account_id, items, total_amount, shipping_address, workflow };
+            Fact::Process(ProcessStarted { order, definition }.into())
+        },
+    )
 }
 
 /// Facts of users and of their e-mail addresses.
@@ -221,7 +220,7 @@ fn written(fact: &Fact) -> (Aggregate, &'static FactType, Vec<u8>) {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(fact in prop_oneof![9 => fact(), 2 => of_users()]) {
+    fn what_is_written_is_read_back(fact in prop_oneof![9 => fact(), 2 => of_users(), 2 => of_processes()]) {
         let (aggregate, kind, body) = written(&fact);
         prop_assert_eq!(Fact::from_json(aggregate, kind.name, kind.version, &body).unwrap(), fact);
     }

@@ -5,7 +5,7 @@ use events::{
     Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, Fact, Metadata, OrderId, Position, Subject,
     fulfilment::{HoldEnded, HoldEvent, Timer, TimerDue, TimerEvent},
 };
-use futures::future::join_all;
+use futures::{TryStreamExt, future::join_all};
 use jiff::{SignedDuration, Timestamp};
 use nats::{AppendError, Filter, From, Message, Reader, Until, Write};
 use service::Clock;
@@ -62,7 +62,6 @@ async fn due(rig: &Rig) -> Vec<Message> {
 async fn standing(rig: &Rig) -> u64 {
     let stream = async_nats::jetstream::new(rig.client().await).get_stream("FULFILMENT").await.unwrap();
     let subjects = stream.info_with_subjects("timer.>").await.unwrap();
-    use futures::TryStreamExt;
     subjects.try_fold(0, async |sum, (_, count)| Ok(sum + count as u64)).await.unwrap()
 }
 
