@@ -88,6 +88,6 @@ mod tests {
             (Workflow::Orchestration, Some(Duration::from_millis(100)))
         );
         let faults = read("--workflow dance --hold long --step-deadline x --step-pause y").unwrap_err();
-        assert_eq!(faults.lines().count(), 4, "{faults}");
+        assert_eq!(faults.lines().count(), 5, "{faults}");
     }
 }

@@ -5,12 +5,10 @@ use super::{
     entry::Entry,
     lanes::Lanes,
     plan::{Outcome, Plan},
+    timers::Timers,
     trace,
 };
-use crate::{
-    AnyKey, Decision, Stop,
-    decision::{Alarm, Slot, TimerChange},
-};
+use crate::{AnyKey, Decision, Stop, decision::Slot};
 use events::{Envelope, Position, Subject};
 use futures::future::try_join_all;
 use nats::{AppendError, Appended, LoadError, Snapshot, Write};
@@ -243,7 +241,7 @@ impl Flight {
     fn writes(&self, plan: &mut Plan) -> Vec<Write> {
         let mut standing: Vec<Vec<usize>> = vec![Vec::new(); plan.slots.len()];
         let mut writes = Vec::with_capacity(plan.decided.len());
-        let mut timers: Vec<(usize, TimerChange, Envelope)> = Vec::new();
+        let mut timers = Timers::default();
         for (job, outcome) in self.jobs.iter().zip(&plan.outcomes) {
             let Outcome::Decided(range) = outcome else { continue };
             for (index, at) in range.clone().enumerate() {
@@ -254,16 +252,12 @@ impl Flight {
                 before.push(at);
                 let (fact, version) = (decided.fact, decided.version);
                 let envelope = Envelope::new(fact, &slot.subject, version, index, plan.time, &job.metadata);
-                if let Some(change) = decided.timer.take() {
-                    // Of the changes of one timer only the last one counts.
-                    timers.retain(|(_, earlier, _)| earlier.name != change.name);
-                    timers.push((writes.len(), change, envelope.clone()));
-                }
+                timers.note(writes.len(), decided.timer.take(), &envelope);
                 let body = std::mem::take(&mut decided.body);
                 writes.push(Write::new(&slot.subject, expect, &envelope, slot.tail.header(&distances), body));
             }
         }
-        set_timers(&mut writes, timers);
+        timers.set(&mut writes);
         writes
     }
 
@@ -344,19 +338,6 @@ impl Drop for Flight {
         if !self.landed {
             self.forget();
             self.land();
-        }
-    }
-}
-
-/// Cancels timers with their events, and puts those that are armed behind all events.
-fn set_timers(writes: &mut Vec<Write>, timers: Vec<(usize, TimerChange, Envelope)>) {
-    for (place, TimerChange { name, alarm }, cause) in timers {
-        match alarm {
-            None => writes[place] = writes[place].clone().cancelling(&name),
-            Some(Alarm { at, subject, fact, body }) => {
-                let envelope = cause.of_timer(fact, &subject, at);
-                writes.push(Write::timer(&subject, &name, at, &envelope, body));
-            }
         }
     }
 }
