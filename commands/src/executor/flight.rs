@@ -240,8 +240,7 @@ impl Flight {
     /// The decided events as messages: the first one of every aggregate carries its guard.
     fn writes(&self, plan: &mut Plan) -> Vec<Write> {
         let mut standing: Vec<Vec<usize>> = vec![Vec::new(); plan.slots.len()];
-        let mut writes = Vec::with_capacity(plan.decided.len());
-        let mut timers = Timers::default();
+        let (mut writes, mut timers) = (Vec::with_capacity(plan.decided.len()), Timers::default());
         for (job, outcome) in self.jobs.iter().zip(&plan.outcomes) {
             let Outcome::Decided(range) = outcome else { continue };
             for (index, at) in range.clone().enumerate() {
@@ -257,8 +256,7 @@ impl Flight {
                 writes.push(Write::new(&slot.subject, expect, &envelope, slot.tail.header(&distances), body));
             }
         }
-        timers.set(&mut writes);
-        writes
+        timers.set(writes)
     }
 
     /// Takes what was appended into the cache.

@@ -17,7 +17,7 @@ impl Timers {
     }
 
     /// Cancels timers with their events, and puts those that are armed behind all events.
-    pub(super) fn set(self, writes: &mut Vec<Write>) {
+    pub(super) fn set(self, mut writes: Vec<Write>) -> Vec<Write> {
         for (place, TimerChange { name, alarm }, event) in self.0 {
             match alarm {
                 None => writes[place] = writes[place].clone().cancelling(&name),
@@ -27,5 +27,6 @@ impl Timers {
                 }
             }
         }
+        writes
     }
 }

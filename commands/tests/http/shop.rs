@@ -138,8 +138,9 @@ impl Shop {
             Context::Inventory,
             Context::Payments,
             Context::Shipping,
-            Context::Users,
             Context::Fulfilment,
+            // The last one: the only one that reacts.
+            Context::Users,
         ];
         let mut sides = Vec::new();
         for context in contexts {
