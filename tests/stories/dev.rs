@@ -16,7 +16,7 @@ async fn it_is_found_refuses_a_second_one_stops_cleanly_and_continues() {
     let first = Process::dev(&data, &[]).await.unwrap();
     let file: serde_json::Value = serde_json::from_slice(&fs::read(data.join("dev.json")).unwrap()).unwrap();
     assert_eq!(file["durability"], "always");
-    assert_eq!(file["services"].as_object().unwrap().len(), 5);
+    assert_eq!(file["services"].as_object().unwrap().len(), waybill::system::Service::ALL.len());
 
     let second = waybill(&["dev", "--data", shown]).await;
     assert_eq!(second.status.code(), Some(1));

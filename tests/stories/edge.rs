@@ -16,7 +16,10 @@ use waybill_tests::{World, eventually};
 const SOON: Duration = Duration::from_secs(30);
 
 /// What takes an operator.
-const OPERATORS: [(&str, &str); 8] = [
+const OPERATORS: [(&str, &str); 11] = [
+    ("get", "/ops/sagas"),
+    ("get", "/ops/sagas/{orderId}"),
+    ("post", "/ops/sagas/{orderId}/{verb}"),
     ("post", "/accounts/{id}/credits"),
     ("post", "/inventory/{sku}/adjustments"),
     ("post", "/inventory/{sku}/receipts"),
