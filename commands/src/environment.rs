@@ -99,7 +99,7 @@ impl WriteSide {
             // Payments ask the fraud rules and record what they say.
             Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,
             Context::Shipping => Ok(shipping::write_side(build, &env.carrier)),
-            Context::Notifications => notifications::write_side(build, &env.channels).await,
+            Context::Notifications => Box::pin(notifications::write_side(build, &env.channels)).await,
             Context::Users => Box::pin(users::write_side(build)).await,
             Context::Fulfilment => Ok(fulfilment::write_side(build, env.times)),
             Context::Ops => Ok(ops::write_side(build)),
