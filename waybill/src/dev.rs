@@ -153,8 +153,8 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         users_calls,
         outside,
         channels,
-        flow,
         policies,
+        flow,
         gateway_config,
     });
     Ok(flags.finish(plan)?)
