@@ -41,7 +41,7 @@ fn one_of_each(workflow: Workflow) -> Vec<Fact> {
         Fact::Item(StockShipped { sku, order_id, quantity, stock }.into()),
         Fact::Reservation(reserved.into()),
         Fact::Reservation(ReservationFailed { order_id, reason, shortages, workflow }.into()),
-        Fact::Reservation(InventoryReleased { order_id, reason }.into()),
+        Fact::Reservation(InventoryReleased { order_id, reason, workflow }.into()),
         Fact::Reservation(InventoryShipped { order_id }.into()),
         Fact::Account(AccountOpened { account_id, user_id, currency: price.currency }.into()),
         Fact::Account(AccountCredited { account_id, amount: price, balance: price, order_id: None }.into()),
@@ -50,14 +50,14 @@ fn one_of_each(workflow: Workflow) -> Vec<Fact> {
         Fact::Payment(
             PaymentFailed { order_id, account_id, reason, detail: detail.clone(), workflow }.into(),
         ),
-        Fact::Payment(PaymentRefunded { order_id, account_id, amount: price, reason }.into()),
+        Fact::Payment(PaymentRefunded { order_id, account_id, amount: price, reason, workflow }.into()),
         Fact::Assessment(
             FraudAssessed { order_id, user_id, amount: price, verdict: Verdict::Approved, reasons: vec![] }
                 .into(),
         ),
         Fact::Shipment(scheduled.into()),
         Fact::Shipment(ShippingFailed { order_id, user_id: Some(user_id), reason, detail, workflow }.into()),
-        Fact::Shipment(ShippingCancelled { order_id, reason }.into()),
+        Fact::Shipment(ShippingCancelled { order_id, reason, workflow }.into()),
         Fact::Shipment(ShipmentDispatched { order_id }.into()),
         Fact::Shipment(ShipmentDelivered { order_id }.into()),
     ]
@@ -77,6 +77,9 @@ fn kind(fact: &Fact) -> (Context, &'static str) {
         Fact::Notification(fact) => (Context::Notifications, fact.fact_type().name),
         Fact::User(fact) => (Context::Users, fact.fact_type().name),
         Fact::Email(fact) => (Context::Users, fact.fact_type().name),
+        Fact::Process(fact) => (Context::Fulfilment, fact.fact_type().name),
+        Fact::Hold(fact) => (Context::Fulfilment, fact.fact_type().name),
+        Fact::Timer(fact) => (Context::Fulfilment, fact.fact_type().name),
         Fact::DeadLetter(fact) => (Context::Ops, fact.fact_type().name),
     }
 }
@@ -98,14 +101,14 @@ const ANSWERED_BY: &[(&str, &[Service])] = &[
 fn every_fact_is_answered_by_whom_it_concerns() {
     let facts = one_of_each(Workflow::Choreography);
     let kinds: Vec<_> = facts.iter().map(|fact| kind(fact).1).collect();
-    // Users, notifications and operations are no part of it: no service that carries an order answers their facts.
-    let beside = [Context::Notifications, Context::Users, Context::Ops];
+    // Users, notifications, sagas and operations are no part of it: no service that carries an order answers their facts.
+    let beside = [Context::Notifications, Context::Users, Context::Fulfilment, Context::Ops];
     let of_orders = Aggregate::ALL.into_iter().filter(|aggregate| !beside.contains(&aggregate.context()));
     let types = of_orders.flat_map(FactType::of);
     assert_eq!(kinds, types.map(|fact| fact.name).collect::<Vec<_>>());
     for fact in &facts {
         let (_, kind) = kind(fact);
-        let answering = Service::ALL.into_iter().filter(|service| service.react(fact).is_some());
+        let answering = Service::CHOREOGRAPHY.into_iter().filter(|service| service.react(fact, 0).is_some());
         let expected = ANSWERED_BY.iter().find(|(of, _)| *of == kind).map_or(&[][..], |(_, by)| by);
         assert_eq!(answering.collect::<Vec<_>>(), expected, "{kind}");
     }
@@ -117,20 +120,23 @@ fn the_facts_of_a_saga_are_left_to_the_saga() {
         let (_, kind) = kind(&fact);
         // These say nothing of who carries the order, and what has left the house has left it.
         let for_all = ["shipment.dispatched"];
-        let answered = Service::ALL.into_iter().any(|service| service.react(&fact).is_some());
+        let answered = Service::CHOREOGRAPHY.into_iter().any(|service| service.react(&fact, 0).is_some());
         assert_eq!(answered, for_all.contains(&kind), "{kind}");
     }
 }
 
 #[test]
 fn interests_are_exactly_what_is_answered() {
-    for service in Service::ALL {
+    for service in Service::CHOREOGRAPHY {
         let listed = |(context, kind)| {
             service.interests().iter().any(|(of, kinds)| *of == context && kinds.contains(&kind))
         };
-        let listed_kinds: usize = service.interests().iter().map(|(_, kinds)| kinds.len()).sum();
+        // What the saga asks for is answered too: see `orchestration`.
+        let own = service.interests().iter().filter(|(context, _)| *context != Context::Fulfilment);
+        let listed_kinds: usize = own.map(|(_, kinds)| kinds.len()).sum();
         let facts = one_of_each(Workflow::Choreography);
-        let answered: Vec<_> = facts.iter().filter(|fact| service.react(fact).is_some()).map(kind).collect();
+        let answered: Vec<_> =
+            facts.iter().filter(|fact| service.react(fact, 0).is_some()).map(kind).collect();
         assert_eq!(answered.len(), listed_kinds, "{service:?}");
         assert!(answered.into_iter().all(listed), "{service:?}");
     }

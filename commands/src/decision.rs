@@ -11,7 +11,11 @@ use crate::{
     Aggregate, Refusal,
     aggregate::{AnyState, Codec, typed},
 };
-use events::{DomainEvent, FactType, Subject};
+use events::{
+    DomainEvent, FactType, OrderId, Subject,
+    fulfilment::{Timer, TimerDue, TimerEvent},
+};
+use jiff::Timestamp;
 use nats::Tail;
 use std::{fmt, marker::PhantomData, sync::Arc};
 
@@ -99,6 +103,26 @@ pub(crate) struct Decided {
     pub(crate) fact: &'static FactType,
     pub(crate) version: u64,
     pub(crate) body: Vec<u8>,
+    /// What becomes of a timer with it.
+    pub(crate) timer: Option<TimerChange>,
+}
+
+/// What becomes of a timer together with an event.
+#[derive(Clone, Debug)]
+pub(crate) struct TimerChange {
+    /// The subject that keeps it.
+    pub(crate) name: String,
+    /// What it is armed with, in place of what stands there; `None` cancels it.
+    pub(crate) alarm: Option<Alarm>,
+}
+
+/// An event that is recorded when its time has come.
+#[derive(Clone, Debug)]
+pub(crate) struct Alarm {
+    pub(crate) at: Timestamp,
+    pub(crate) subject: Subject,
+    pub(crate) fact: &'static FactType,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Decided {
@@ -178,9 +202,30 @@ impl Decision {
                 fact: event.fact_type(),
                 version: slot.version,
                 body: event.to_json(),
+                timer: None,
             });
         }
         Ok(())
+    }
+
+    /// Arms a timer of an order together with the last event of `key` in this decision; one that stands is replaced.
+    /// Without a time the timer is cancelled. Nothing happens where this decision has no event of `key`.
+    pub fn set_timer<A: Aggregate>(
+        &mut self,
+        key: &Key<A>,
+        (order_id, timer): (OrderId, Timer),
+        at: Option<Timestamp>,
+    ) {
+        let name = A::KIND.context().timer(order_id, timer.name());
+        let alarm = at.map(|at| {
+            let due = TimerEvent::from(TimerDue { order_id, timer, at });
+            let (fact, body) = (due.fact_type(), due.to_json());
+            Alarm { at, subject: events::Aggregate::Timer.subject(order_id), fact, body }
+        });
+        let of_key = |decided: &&mut Decided| self.slots[decided.slot].subject == key.subject;
+        if let Some(last) = self.decided.iter_mut().rev().find(of_key) {
+            last.timer = Some(TimerChange { name, alarm });
+        }
     }
 
     /// Runs one command inside this decision: its events are kept if it succeeds, and only then.

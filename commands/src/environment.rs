@@ -3,16 +3,18 @@
 use crate::{
     Executor, ExecutorMetrics,
     fraud::Fraud,
+    fulfilment::{self, ProcessMetrics, Times},
     http::Api,
     inventory,
     notifications::{self, ChannelError, Channels},
     ops,
     orders::{self, UsersService},
     payments,
+    reactor::Reacting,
     shipping::{self, CarrierGateway},
     users,
 };
-use events::Context;
+use events::{Context, orders::Workflow};
 use futures::future::BoxFuture;
 use nats::{
     Connection, Consumer, ConsumerMetrics, EventStore, Handler, KeyRing, Ledger, LedgerError, Manner,
@@ -47,6 +49,10 @@ pub struct Environment {
     pub carrier: Arc<dyn CarrierGateway>,
     /// The fraud rules.
     pub fraud: Arc<Fraud>,
+    /// Who carries orders that do not say.
+    pub workflow: Workflow,
+    /// How long sagas and holds wait.
+    pub times: Times,
     /// How notifications are sent.
     pub channels: Channels,
 }
@@ -88,13 +94,14 @@ impl WriteSide {
     pub async fn build(context: Context, env: &Environment, metrics: &Metrics) -> Result<Self, BuildError> {
         let build = Build::new(context, env, metrics).await?;
         match context {
-            Context::Orders => Box::pin(orders::write_side(build)).await,
+            Context::Orders => Box::pin(orders::write_side(build, env.workflow)).await,
             Context::Inventory => Ok(inventory::write_side(build)),
             // Payments ask the fraud rules and record what they say.
             Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,
             Context::Shipping => Ok(shipping::write_side(build, &env.carrier)),
             Context::Notifications => Box::pin(notifications::write_side(build, &env.channels)).await,
             Context::Users => Box::pin(users::write_side(build)).await,
+            Context::Fulfilment => Ok(fulfilment::write_side(build, env.times)),
             Context::Ops => Ok(ops::write_side(build)),
         }
     }
@@ -130,6 +137,7 @@ pub(crate) struct Build {
     pub(crate) parking: Parking,
     policies: Policies,
     metrics: ConsumerMetrics,
+    pub(crate) processes: ProcessMetrics,
 }
 
 impl Build {
@@ -137,6 +145,10 @@ impl Build {
         let (executing, consuming) = (ExecutorMetrics::default(), ConsumerMetrics::default());
         executing.register(&mut metrics.registry());
         consuming.register(&mut metrics.registry());
+        let processes = ProcessMetrics::default();
+        if context == Context::Fulfilment {
+            processes.register(&mut metrics.registry());
+        }
         let store = EventStore::new(&env.connection, env.store.clone());
         let executor = |context| Executor::new(context, store.clone(), env.clock.clone(), executing.clone());
         Ok(Self {
@@ -156,7 +168,13 @@ impl Build {
                 .await?,
             policies: env.policies.clone(),
             metrics: consuming,
+            processes,
         })
+    }
+
+    /// Who reacts for the service.
+    pub(crate) fn reacting(&self, service: &'static str) -> Reacting {
+        Reacting { executor: self.executor.clone(), clock: self.clock.clone(), service }
     }
 
     /// What the service's endpoints need.

@@ -12,6 +12,7 @@ mod flight;
 mod lanes;
 mod metrics;
 mod plan;
+mod timers;
 mod trace;
 
 use crate::{Aggregate, AnyKey, Decision, Key, Refusal, Stop, aggregate::typed};

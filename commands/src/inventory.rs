@@ -21,14 +21,14 @@ use crate::{
 };
 use events::{
     OrderId, Sku,
-    inventory::{InventoryReserved, ReservationFailed, Shortage},
-    orders::{Line, OrderCreated, Reason},
+    inventory::{ReservationFailed, Shortage},
+    orders::{Line, Ordered, Reason},
 };
 
 /// The write side of inventory.
 pub(crate) fn write_side(build: Build) -> WriteSide {
     let http = http::routes(build.api());
-    let handler = reactor::handler(build.executor.clone(), "service:inventory", react, Effect::decide);
+    let handler = reactor::handler(build.reacting("service:inventory"), react, Effect::decide);
     build.finish(http, INTERESTS, &handler)
 }
 
@@ -44,27 +44,23 @@ pub fn change_stock(decision: &mut Decision, sku: &Sku, change: StockChange) -> 
 }
 
 /// Holds everything an order asks for, or nothing. Nothing happens where that was decided before.
-pub fn reserve(decision: &mut Decision, order: &OrderCreated) -> Result<(), Stop> {
+pub fn reserve(decision: &mut Decision, order: &Ordered) -> Result<(), Stop> {
     let reservation = Key::<Reservation>::new(order.order_id);
     let items = order.items.iter().map(|line| Key::<Item>::new(&line.sku).load());
     decision.need(items.chain([reservation.likely_new()]))?;
     if *decision.state(&reservation)? != ReservationState::Undecided {
         return Ok(());
     }
-    let OrderCreated {
-        order_id, user_id, account_id, items, total_amount, shipping_address, workflow, ..
-    } = order.clone();
-    let shortages = shortages(decision, &items)?;
+    let Ordered { order_id, ref items, workflow, .. } = *order;
+    let shortages = shortages(decision, items)?;
     if !shortages.is_empty() {
         let failed = ReservationFailed { order_id, reason: Reason::OutOfStock, shortages, workflow };
         return decision.apply(&reservation, ReservationCommand::Fail(failed));
     }
-    for Line { sku, quantity, .. } in &items {
+    for Line { sku, quantity, .. } in items {
         change_held(decision, sku, StockChange::Reserve { order_id, quantity: *quantity })?;
     }
-    let reserved =
-        InventoryReserved { order_id, user_id, account_id, items, total_amount, shipping_address, workflow };
-    decision.apply(&reservation, ReservationCommand::Reserve(Box::new(reserved)))
+    decision.apply(&reservation, ReservationCommand::Reserve(Box::new(order.clone().into())))
 }
 
 /// Frees what an order holds. Where nothing was decided yet it is decided now that nothing will be held, so that an
@@ -82,7 +78,7 @@ pub fn release(decision: &mut Decision, release: &Release) -> Result<(), Stop> {
             for Held { sku, quantity } in held {
                 change_held(decision, &sku, StockChange::Release { order_id, quantity })?;
             }
-            decision.apply(&reservation, ReservationCommand::Release { order_id, reason })
+            decision.apply(&reservation, ReservationCommand::Release { order_id, reason, workflow })
         }
         ReservationState::Failed | ReservationState::Released | ReservationState::Shipped => Ok(()),
     }
@@ -121,7 +117,7 @@ mod tests {
     use super::*;
     use crate::{
         Refusal,
-        fixtures::{created, eur, line, order, reserved, sku},
+        fixtures::{created, eur, line, order, sku},
     };
     use events::{
         inventory::{
@@ -163,8 +159,8 @@ mod tests {
             .given(&item("CUP"), &stock("CUP", 5, 1))
     }
 
-    fn two_lines() -> OrderCreated {
-        created(&[line("TEA", 2, 450), line("CUP", 1, 1200)])
+    fn two_lines() -> Ordered {
+        (&created(&[line("TEA", 2, 450), line("CUP", 1, 1200)])).into()
     }
 
     fn failed(reason: Reason, shortages: Vec<Shortage>) -> ReservationEvent {
@@ -180,10 +176,14 @@ mod tests {
 
     /// Every way in which a reservation can have ended.
     fn ends() -> [Vec<ReservationEvent>; 3] {
-        let reserved: ReservationEvent = reserved(&two_lines()).into();
+        let reserved = ReservationEvent::Reserved(two_lines().into());
         [
             vec![failed(CANCELLED, vec![])],
-            vec![reserved.clone(), InventoryReleased { order_id: order(1), reason: CANCELLED }.into()],
+            vec![
+                reserved.clone(),
+                InventoryReleased { order_id: order(1), reason: CANCELLED, workflow: Workflow::Choreography }
+                    .into(),
+            ],
             vec![reserved, InventoryShipped { order_id: order(1) }.into()],
         ]
     }
@@ -194,12 +194,13 @@ mod tests {
         reserve(&mut decision, &two_lines()).unwrap();
         assert_eq!(decision.then(&item("TEA")), [held("TEA", 2, 3)]);
         assert_eq!(decision.then(&item("CUP")), [held("CUP", 1, 5)]);
-        assert_eq!(decision.then(&reservation()), [reserved(&two_lines()).into()]);
+        assert_eq!(decision.then(&reservation()), [ReservationEvent::Reserved(two_lines().into())]);
     }
 
     #[test]
     fn an_order_holds_nothing_when_anything_is_short_and_every_shortage_is_named() {
         let greedy = created(&[line("TEA", 4, 450), line("CUP", 5, 1200), line("POT", 1, 3000)]);
+        let greedy = Ordered::from(&greedy);
         let mut decision = given(&[]).given(&item("POT"), &[]);
         reserve(&mut decision, &greedy).unwrap();
         let shortages = vec![
@@ -212,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_reservation_is_decided_once() {
-        let again = [reserved(&two_lines()).into()];
+        let again = [ReservationEvent::Reserved(two_lines().into())];
         for history in ends().into_iter().chain([again.to_vec()]) {
             let mut decision = given(&history);
             reserve(&mut decision, &two_lines()).unwrap();
@@ -222,19 +223,20 @@ mod tests {
 
     #[test]
     fn what_is_held_is_freed() {
-        let mut decision = given(&[reserved(&two_lines()).into()]);
+        let mut decision = given(&[ReservationEvent::Reserved(two_lines().into())]);
         release(&mut decision, &cancelled()).unwrap();
         let stock = Stock { on_hand: 3, reserved: 0 };
         let freed = StockReleased { sku: sku("TEA"), order_id: order(1), quantity: 2, stock };
         assert_eq!(decision.then(&item("TEA")), [freed.into()]);
         assert_eq!(decision.then(&item("CUP")).len(), 1);
-        let released = InventoryReleased { order_id: order(1), reason: CANCELLED };
+        let released =
+            InventoryReleased { order_id: order(1), reason: CANCELLED, workflow: Workflow::Choreography };
         assert_eq!(decision.then(&reservation()), [released.into()]);
     }
 
     #[test]
     fn what_is_held_leaves_the_house() {
-        let mut decision = given(&[reserved(&two_lines()).into()]);
+        let mut decision = given(&[ReservationEvent::Reserved(two_lines().into())]);
         ship(&mut decision, order(1)).unwrap();
         let stock = Stock { on_hand: 1, reserved: 0 };
         let shipped = StockShipped { sku: sku("TEA"), order_id: order(1), quantity: 2, stock };
@@ -273,7 +275,8 @@ mod tests {
         let (tea, cup) = ("evt.inventory.item.TEA", "evt.inventory.item.CUP");
         assert_eq!(needs(reserve(&mut Decision::default(), &two_lines())), [tea, cup, key]);
         assert_eq!(needs(release(&mut Decision::default(), &cancelled())), [key]);
-        let mut decision = Decision::default().given(&reservation(), &[reserved(&two_lines()).into()]);
+        let mut decision =
+            Decision::default().given(&reservation(), &[ReservationEvent::Reserved(two_lines().into())]);
         assert_eq!(needs(release(&mut decision, &cancelled())), [tea, cup]);
         assert_eq!(needs(ship(&mut decision, order(1))), [tea, cup]);
         assert_eq!(decision.decided.len(), 0);

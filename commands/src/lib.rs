@@ -6,6 +6,7 @@
 //! - [`Executor`]: the only write path: lanes, cache, append, again on conflict
 //! - one folder per context: [`orders`], [`inventory`], [`payments`], [`shipping`], [`notifications`], [`users`], each with a file per aggregate,
 //!   `react` (fact to effect, pure), `reactor` (carries effects out) and `http` (its endpoints); and [`fraud`]
+//! - [`fulfilment`]: the saga, which asks each service in turn, and holds that expire
 //! - [`ops`]: what operators do about messages that a consumer could not handle
 //! - `http`: what the endpoints share, with idempotency keys; `reactor`: what the reactors share
 //! - [`WriteSide`], [`Environment`]: the front door: one service's endpoints and reactions, put together
@@ -21,6 +22,7 @@ mod executor;
 #[cfg(test)]
 mod fixtures;
 pub mod fraud;
+pub mod fulfilment;
 mod http;
 pub mod inventory;
 pub mod notifications;

@@ -20,14 +20,15 @@ use crate::{
     environment::{Build, BuildError, WriteSide},
     reactor,
 };
+use events::orders::Workflow;
 use users::Users;
 
 /// The write side of orders.
-pub(crate) async fn write_side(build: Build) -> Result<WriteSide, BuildError> {
+pub(crate) async fn write_side(build: Build, workflow: Workflow) -> Result<WriteSide, BuildError> {
     let (copies, following) = Copies::start(build.executor.clone(), &build.reactions).await?;
     let users = Users::start(build.users.clone(), build.executor.clone(), &build.reactions).await?;
     let (users, following_users) = users;
-    let http = http::routes(build.api(), copies, users, build.keys.clone());
-    let handler = reactor::handler(build.executor.clone(), "service:orders", react, Effect::decide);
+    let http = http::routes(build.api(), copies, users, build.keys.clone(), workflow);
+    let handler = reactor::handler(build.reacting("service:orders"), react, Effect::decide);
     Ok(build.finish(http, INTERESTS, &handler).beside(following).beside(following_users))
 }

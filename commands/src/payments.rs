@@ -19,10 +19,10 @@ use crate::{
     fraud::{Clearance, Fraud},
 };
 use events::{
+    AccountId, OrderId,
     fraud::Suspicion,
-    inventory::InventoryReserved,
-    orders::Reason,
-    payments::{PaymentCharged, PaymentFailed},
+    orders::{Ordered, Reason, Workflow},
+    payments::PaymentFailed,
 };
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub(crate) async fn write_side(build: Build, fraud: &Arc<Fraud>) -> Result<Write
 }
 
 /// Takes the payment of an order, or says why it cannot be taken. Nothing happens where that was decided before.
-pub fn charge(decision: &mut Decision, order: &InventoryReserved, clearance: &Clearance) -> Result<(), Stop> {
+pub fn charge(decision: &mut Decision, order: &Ordered, clearance: &Clearance) -> Result<(), Stop> {
     let payment = Key::<Payment>::new(order.order_id);
     let account = Key::<Account>::new(order.account_id);
     decision.need([account.load(), payment.likely_new()])?;
@@ -52,22 +52,19 @@ pub fn charge(decision: &mut Decision, order: &InventoryReserved, clearance: &Cl
         return Ok(());
     }
     let obstacle = obstacle(decision.state(&account)?.as_ref(), order, clearance);
-    let InventoryReserved { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
-        order.clone();
+    let Ordered { order_id, account_id, total_amount, workflow, .. } = *order;
     if let Some((reason, detail)) = obstacle {
         let failed = PaymentFailed { order_id, account_id, reason, detail, workflow };
         return decision.apply(&payment, PaymentCommand::Fail(failed));
     }
     decision.apply(&account, AccountCommand::Debit { order_id, amount: total_amount })?;
-    let amount = total_amount;
-    let charged = PaymentCharged { order_id, user_id, account_id, amount, items, shipping_address, workflow };
-    decision.apply(&payment, PaymentCommand::Charge(Box::new(charged)))
+    decision.apply(&payment, PaymentCommand::Charge(Box::new(order.clone().into())))
 }
 
 /// What stands against a charge.
 fn obstacle(
     account: Option<&AccountState>,
-    order: &InventoryReserved,
+    order: &Ordered,
     clearance: &Clearance,
 ) -> Option<(Reason, String)> {
     let total = order.total_amount;
@@ -105,37 +102,46 @@ fn in_words(suspicion: Suspicion) -> &'static str {
 /// Gives back what was taken for an order. Where nothing was decided yet it is decided now that nothing will be taken,
 /// so that an `inventory.reserved` that comes after `order.cancelled` charges nothing.
 pub fn refund(decision: &mut Decision, refund: &Refund) -> Result<(), Stop> {
-    let Refund { order_id, reason, never_charge } = *refund;
+    let Refund { order_id, reason, never_charge, workflow } = *refund;
     let payment = Key::<Payment>::new(order_id);
     match (decision.state(&payment)?.clone(), never_charge) {
-        (PaymentState::Undecided, Some((account_id, workflow))) => {
-            let detail = "the order was cancelled before it was paid".to_owned();
+        (PaymentState::Undecided, Some(account_id)) => {
+            let detail = match reason {
+                Reason::OrderCancelled => "the order was cancelled before it was paid",
+                _ => "the order was given up before it was paid",
+            };
+            let detail = detail.to_owned();
             let failed = PaymentFailed { order_id, account_id, reason, detail, workflow };
             decision.apply(&payment, PaymentCommand::Fail(failed))
         }
         (PaymentState::Charged { account_id, amount }, _) => {
             decision.apply(&Key::<Account>::new(account_id), AccountCommand::Refund { order_id, amount })?;
-            decision.apply(&payment, PaymentCommand::Refund { order_id, reason })
+            decision.apply(&payment, PaymentCommand::Refund { order_id, reason, workflow })
         }
         (PaymentState::Failed, Some(_)) => Ok(()),
-        _ => decision.apply(&payment, PaymentCommand::Refund { order_id, reason }),
+        _ => decision.apply(&payment, PaymentCommand::Refund { order_id, reason, workflow }),
     }
+}
+
+/// Decides that an order is not paid any more, unless it was decided before: whoever comes first wins.
+pub fn expire(decision: &mut Decision, order_id: OrderId, account_id: AccountId) -> Result<(), Stop> {
+    let (reason, workflow) = (Reason::HoldExpired, Workflow::Choreography);
+    let detail = "nobody had paid when the time was over for which stock is held".to_owned();
+    let failed = PaymentFailed { order_id, account_id, reason, detail, workflow };
+    decision.apply(&Key::<Payment>::new(order_id), PaymentCommand::Fail(failed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{account, charged, created, currency, eur, line, order, reserved, user};
-    use events::{
-        orders::Workflow,
-        payments::{
-            AccountCredited, AccountDebited, AccountEvent, AccountOpened, PaymentEvent, PaymentRefunded,
-        },
+    use crate::fixtures::{account, charged, created, currency, eur, line, order, user};
+    use events::payments::{
+        AccountCredited, AccountDebited, AccountEvent, AccountOpened, PaymentEvent, PaymentRefunded,
     };
 
     /// Costs 9.00 EUR.
-    fn request() -> InventoryReserved {
-        reserved(&created(&[line("TEA", 2, 450)]))
+    fn request() -> Ordered {
+        (&created(&[line("TEA", 2, 450)])).into()
     }
 
     fn taken() -> PaymentEvent {
@@ -144,7 +150,8 @@ mod tests {
 
     fn back() -> PaymentEvent {
         let (order_id, account_id, amount) = (order(1), account(1), eur(900));
-        PaymentRefunded { order_id, account_id, amount, reason: Reason::OrderCancelled }.into()
+        let (reason, workflow) = (Reason::OrderCancelled, Workflow::Choreography);
+        PaymentRefunded { order_id, account_id, amount, reason, workflow }.into()
     }
 
     fn failed(reason: Reason, detail: &str) -> PaymentEvent {
@@ -175,12 +182,13 @@ mod tests {
     }
 
     fn cancelled() -> Refund {
-        let never_charge = Some((account(1), Workflow::Choreography));
-        Refund { order_id: order(1), reason: Reason::OrderCancelled, never_charge }
+        let (never_charge, workflow) = (Some(account(1)), Workflow::Choreography);
+        Refund { order_id: order(1), reason: Reason::OrderCancelled, never_charge, workflow }
     }
 
     fn requested() -> Refund {
-        Refund { order_id: order(1), reason: Reason::Requested, never_charge: None }
+        let workflow = Workflow::Choreography;
+        Refund { order_id: order(1), reason: Reason::Requested, never_charge: None, workflow }
     }
 
     #[test]
@@ -269,6 +277,18 @@ mod tests {
         let detail = "the order was cancelled before it was paid";
         assert_eq!(decision.then(&payment()), [failed(Reason::OrderCancelled, detail)]);
         assert_eq!(decision.decided.len(), 1);
+    }
+
+    #[test]
+    fn of_a_payment_and_the_end_of_its_hold_whichever_comes_first_wins() {
+        let mut decision = Decision::default().given(&payment(), &[]).given(&wallet(), &holding(2000));
+        expire(&mut decision, order(1), account(1)).unwrap();
+        charge(&mut decision, &request(), &Clearance::Cleared).unwrap();
+        let detail = "nobody had paid when the time was over for which stock is held";
+        assert_eq!(decision.then(&payment()), [failed(Reason::HoldExpired, detail)]);
+        let mut decision = Decision::default().given(&payment(), &[taken()]);
+        expire(&mut decision, order(1), account(1)).unwrap();
+        assert_eq!(decision.then(&payment()), []);
     }
 
     #[test]

@@ -1,20 +1,31 @@
 //! Step 5 of the flow: a fact of another service becomes an effect (pure), the effect becomes a command.
 
 use crate::{Decision, ExecuteError, Executor, Receipt, Stop};
-use events::{Fact, Metadata};
+use events::{CommandId, Fact, Metadata, OrderId, fulfilment::ProcessEvent};
 use nats::{Handler, Recorded, Retry};
+use service::Clock;
 use std::sync::Arc;
+
+/// Who reacts.
+pub(crate) struct Reacting {
+    pub(crate) executor: Executor,
+    pub(crate) clock: Clock,
+    pub(crate) service: &'static str,
+}
 
 /// The handler of a service that needs nobody outside: what `react` says of a fact is decided by `decide`, at once.
 pub(crate) fn handler<E: Send + Sync + 'static>(
-    executor: Executor,
-    service: &'static str,
+    Reacting { executor, clock, service }: Reacting,
     react: fn(&Fact) -> Option<E>,
     decide: fn(&E, &mut Decision) -> Result<(), Stop>,
 ) -> Handler {
     Arc::new(move |recorded| {
         let executor = executor.clone();
+        let over = is_over(&recorded, &clock);
         Box::pin(async move {
+            if over {
+                return Ok("over");
+            }
             let Some(effect) = react(&recorded.fact) else { return Ok("ignored") };
             let metadata = answering(&recorded, service);
             settle(executor.execute(vec![], metadata, move |decision| decide(&effect, decision)).await)
@@ -22,9 +33,30 @@ pub(crate) fn handler<E: Send + Sync + 'static>(
     })
 }
 
-/// The metadata of the command with which `service` answers a fact: the same fact gives the same command.
+/// The metadata of the command with which `service` answers a fact: the same fact gives the same command. A step that a
+/// saga asks for is the same command however often it is asked for: who asks again gets the first outcome.
 pub(crate) fn answering(recorded: &Recorded, service: &'static str) -> Metadata {
-    Metadata::caused_by(&recorded.envelope, service)
+    let of_step = |order: OrderId, what: &str, step| {
+        // Payments and fraud both answer the same request.
+        CommandId::from_key(&format!("saga {order} {service}"), &format!("{what} {step}"))
+    };
+    let metadata = Metadata::caused_by(&recorded.envelope, service);
+    let command = match &recorded.fact {
+        Fact::Process(ProcessEvent::StepRequested(it)) => of_step(it.order.order_id, "do", it.step),
+        Fact::Process(ProcessEvent::CompensationRequested(it)) => of_step(it.order_id, "undo", it.step),
+        _ => return metadata,
+    };
+    Metadata { command, ..metadata }
+}
+
+/// Whether a step is asked for that nobody waits for any more: who asked has either asked again or goes back.
+pub(crate) fn is_over(recorded: &Recorded, clock: &Clock) -> bool {
+    let deadline = match &recorded.fact {
+        Fact::Process(ProcessEvent::StepRequested(it)) => it.deadline,
+        Fact::Process(ProcessEvent::CompensationRequested(it)) => it.deadline,
+        _ => return false,
+    };
+    clock.now() > deadline
 }
 
 /// What became of a reaction's command. Nothing but success is final: a refusal can only rest on a state that another

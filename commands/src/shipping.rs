@@ -17,8 +17,7 @@ use crate::{
 };
 use events::{
     OrderId,
-    orders::{Reason, Workflow},
-    payments::PaymentCharged,
+    orders::{Ordered, Reason, Workflow},
     shipping::{ShippingFailed, ShippingScheduled},
 };
 use std::sync::Arc;
@@ -30,16 +29,17 @@ pub(crate) fn write_side(build: Build, carrier: &Arc<dyn CarrierGateway>) -> Wri
         executor: build.executor.clone(),
         carrier: Arc::clone(carrier),
         keys: build.keys.clone(),
+        clock: build.clock.clone(),
     };
     let handler = reactor::handler(shipping);
     build.finish(http, INTERESTS, &handler)
 }
 
 /// Records the carrier's answer for a paid order. Nothing happens where that was decided before.
-pub fn schedule(decision: &mut Decision, order: &PaymentCharged, answer: &Answer) -> Result<(), Stop> {
+pub fn schedule(decision: &mut Decision, order: &Ordered, answer: &Answer) -> Result<(), Stop> {
     let shipment = Key::<Shipment>::new(order.order_id);
     decision.need([shipment.likely_new()])?;
-    let PaymentCharged { order_id, user_id, items, shipping_address, workflow, .. } = order.clone();
+    let Ordered { order_id, user_id, items, shipping_address, workflow, .. } = order.clone();
     let command = match answer.clone() {
         Answer::Booked(Booking { carrier, tracking_number }) => {
             let scheduled = ShippingScheduled {
@@ -74,8 +74,13 @@ pub fn give_up(decision: &mut Decision, order_id: OrderId, workflow: Workflow) -
 
 /// Calls a shipment off. Where nothing was decided yet it is decided now that nothing will be shipped, so that a
 /// `payment.charged` that comes after `order.cancelled` schedules nothing.
-pub fn cancel(decision: &mut Decision, order_id: OrderId, reason: Reason) -> Result<(), Stop> {
-    decision.apply(&Key::<Shipment>::new(order_id), ShipmentCommand::Cancel { order_id, reason })
+pub fn cancel(
+    decision: &mut Decision,
+    order_id: OrderId,
+    reason: Reason,
+    workflow: Workflow,
+) -> Result<(), Stop> {
+    decision.apply(&Key::<Shipment>::new(order_id), ShipmentCommand::Cancel { order_id, reason, workflow })
 }
 
 /// The parcel leaves the house. Not before its order is completed: until then the customer can take it back, and
@@ -94,14 +99,14 @@ pub fn dispatch(decision: &mut Decision, order_id: OrderId) -> Result<(), Stop> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fixtures::{charged, created, line, order, scheduled, user};
+    use crate::fixtures::{created, line, order, scheduled, user};
     use events::{
         orders::{OrderCompleted, OrderEvent},
         shipping::{ShipmentDispatched, ShipmentEvent, ShippingCancelled},
     };
 
-    fn paid() -> PaymentCharged {
-        charged(&created(&[line("TEA", 2, 450)]))
+    fn paid() -> Ordered {
+        (&created(&[line("TEA", 2, 450)])).into()
     }
 
     fn booked() -> Answer {
@@ -114,7 +119,8 @@ mod tests {
     }
 
     fn called_off() -> ShipmentEvent {
-        ShippingCancelled { order_id: order(1), reason: Reason::OrderCancelled }.into()
+        let (reason, workflow) = (Reason::OrderCancelled, Workflow::Choreography);
+        ShippingCancelled { order_id: order(1), reason, workflow }.into()
     }
 
     #[test]
@@ -152,7 +158,7 @@ mod tests {
     #[test]
     fn what_is_cancelled_first_is_never_scheduled() {
         let mut decision = Decision::default().given(&shipment(), &[]);
-        cancel(&mut decision, order(1), Reason::OrderCancelled).unwrap();
+        cancel(&mut decision, order(1), Reason::OrderCancelled, Workflow::Choreography).unwrap();
         schedule(&mut decision, &paid(), &booked()).unwrap();
         assert_eq!(decision.then(&shipment()), [called_off()]);
     }

@@ -230,6 +230,20 @@ impl Envelope {
         }
     }
 
+    /// Of the fact that a timer will be at `at`, armed together with this event: an event of its own, caused by it.
+    #[must_use]
+    pub fn of_timer(&self, fact: &'static FactType, subject: &crate::Subject, at: Timestamp) -> Self {
+        Self {
+            id: EventId::new(self.command.derive(&format!("timer {}", self.id))),
+            kind: Cow::Borrowed(fact.name),
+            schema: fact.version,
+            subject: subject.id().into(),
+            time: at,
+            causation: self.id.uuid(),
+            ..self.clone()
+        }
+    }
+
     /// Gives every header to `put`; `context` names the source.
     pub fn write_headers(&self, context: crate::Context, mut put: impl FnMut(&'static str, String)) {
         let id = hyphenated(self.id.uuid());

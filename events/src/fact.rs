@@ -3,6 +3,7 @@
 use crate::{
     Aggregate,
     fraud::AssessmentEvent,
+    fulfilment::{HoldEvent, ProcessEvent, TimerEvent},
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
     notifications::NotificationEvent,
     ops::DeadLetterEvent,
@@ -46,6 +47,9 @@ impl FactType {
             Aggregate::Notification => NotificationEvent::TYPES,
             Aggregate::User => UserEvent::TYPES,
             Aggregate::Email => EmailEvent::TYPES,
+            Aggregate::Process => ProcessEvent::TYPES,
+            Aggregate::Hold => HoldEvent::TYPES,
+            Aggregate::Timer => TimerEvent::TYPES,
             Aggregate::DeadLetter => DeadLetterEvent::TYPES,
         }
     }
@@ -194,6 +198,12 @@ pub enum Fact {
     User(UserEvent),
     /// Of an e-mail address.
     Email(EmailEvent),
+    /// Of a process.
+    Process(ProcessEvent),
+    /// Of a hold.
+    Hold(HoldEvent),
+    /// Of a timer.
+    Timer(TimerEvent),
     /// Of messages that could not be handled.
     DeadLetter(DeadLetterEvent),
 }
@@ -218,6 +228,9 @@ impl Fact {
             Aggregate::Notification => Self::Notification(NotificationEvent::from_json(kind, version, body)?),
             Aggregate::User => Self::User(UserEvent::from_json(kind, version, body)?),
             Aggregate::Email => Self::Email(EmailEvent::from_json(kind, version, body)?),
+            Aggregate::Process => Self::Process(ProcessEvent::from_json(kind, version, body)?),
+            Aggregate::Hold => Self::Hold(HoldEvent::from_json(kind, version, body)?),
+            Aggregate::Timer => Self::Timer(TimerEvent::from_json(kind, version, body)?),
             Aggregate::DeadLetter => Self::DeadLetter(DeadLetterEvent::from_json(kind, version, body)?),
         })
     }

@@ -3,7 +3,7 @@
 use crate::{
     AccountId, Address, Money, OrderId, Personal, Sku, UserId,
     fact::facts,
-    orders::{Line, Reason, Workflow},
+    orders::{Line, Ordered, Reason, Workflow},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ facts! {
         /// Nothing is held for the order, and nothing will be.
         Failed(ReservationFailed) = "inventory.reservation.failed" 1,
         /// What was held is free again.
-        Released(InventoryReleased) = "inventory.released" 1,
+        Released(InventoryReleased) = "inventory.released" 2,
         /// What was held has left the house.
         Shipped(InventoryShipped) = "inventory.shipped" 1,
     }
@@ -212,6 +212,8 @@ pub struct InventoryReleased {
     pub order_id: OrderId,
     /// Why.
     pub reason: Reason,
+    /// Who carries the order through.
+    pub workflow: Workflow,
 }
 
 /// What was held has left the house.
@@ -220,4 +222,37 @@ pub struct InventoryReleased {
 pub struct InventoryShipped {
     /// The order.
     pub order_id: OrderId,
+}
+
+impl ReservationFailed {
+    /// What was missing, in words.
+    pub fn missing(&self) -> String {
+        let each = self.shortages.iter().map(|Shortage { sku, requested, available }| {
+            format!("{sku}: {requested} ordered, {available} available")
+        });
+        each.collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl From<&InventoryReserved> for Ordered {
+    fn from(fact: &InventoryReserved) -> Self {
+        let InventoryReserved {
+            order_id,
+            user_id,
+            account_id,
+            items,
+            total_amount,
+            shipping_address,
+            workflow,
+        } = fact.clone();
+        Self { order_id, user_id, account_id, items, total_amount, shipping_address, workflow }
+    }
+}
+
+impl From<Ordered> for InventoryReserved {
+    fn from(order: Ordered) -> Self {
+        let Ordered { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
+            order;
+        Self { order_id, user_id, account_id, items, total_amount, shipping_address, workflow }
+    }
 }

@@ -7,11 +7,12 @@
 //! - [`envelope`]: CloudEvents 1.0 attributes carried in message headers
 //! - [`fact`]: the catalogue of every fact, encoding, decoding; [`upcast`]: old versions made new
 //! - one file of facts per context: [`orders`], [`inventory`], [`payments`], [`fraud`], [`shipping`],
-//!   [`notifications`], [`users`], [`ops`]
+//!   [`notifications`], [`users`], [`fulfilment`], [`ops`]
 
 pub mod envelope;
 pub mod fact;
 pub mod fraud;
+pub mod fulfilment;
 pub mod ids;
 pub mod inventory;
 pub mod money;

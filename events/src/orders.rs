@@ -29,6 +29,23 @@ pub enum Workflow {
     Orchestration,
 }
 
+/// Why a text is no workflow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected choreography or orchestration")]
+pub struct WorkflowError;
+
+impl std::str::FromStr for Workflow {
+    type Err = WorkflowError;
+
+    fn from_str(text: &str) -> Result<Self, WorkflowError> {
+        match text {
+            "choreography" => Ok(Self::Choreography),
+            "orchestration" => Ok(Self::Orchestration),
+            _ => Err(WorkflowError),
+        }
+    }
+}
+
 /// Why an order, or a step of it, failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -53,6 +70,10 @@ pub enum Reason {
     UserErased,
     /// An operator asked for it.
     Requested,
+    /// A step gave no answer in time, however often it was asked for.
+    StepTimedOut,
+    /// Its stock was held for as long as it may be, and nobody had paid.
+    HoldExpired,
 }
 
 /// One line of an order.
@@ -65,6 +86,26 @@ pub struct Line {
     pub quantity: u32,
     /// Price of one when the order was placed.
     pub unit_price: Money,
+}
+
+/// What every step of fulfilling an order needs to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ordered {
+    /// The order.
+    pub order_id: OrderId,
+    /// The customer.
+    pub user_id: UserId,
+    /// The account that pays.
+    pub account_id: AccountId,
+    /// What was ordered; no SKU twice.
+    pub items: Vec<Line>,
+    /// Sum over the lines.
+    pub total_amount: Money,
+    /// Where it goes.
+    pub shipping_address: Personal<Address>,
+    /// Who carries the order through.
+    pub workflow: Workflow,
 }
 
 /// An order was placed. It carries what every later step needs, so that none has to look anything up.
@@ -136,4 +177,20 @@ pub struct OrderCancelled {
     pub reason: Option<Personal<String>>,
     /// Who carried it through.
     pub workflow: Workflow,
+}
+
+impl From<&OrderCreated> for Ordered {
+    fn from(fact: &OrderCreated) -> Self {
+        let OrderCreated {
+            order_id,
+            user_id,
+            account_id,
+            items,
+            total_amount,
+            shipping_address,
+            workflow,
+            ..
+        } = fact.clone();
+        Self { order_id, user_id, account_id, items, total_amount, shipping_address, workflow }
+    }
 }

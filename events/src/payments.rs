@@ -3,7 +3,7 @@
 use crate::{
     AccountId, Address, Currency, Money, OrderId, Personal, UserId,
     fact::facts,
-    orders::{Line, Reason, Workflow},
+    orders::{Line, Ordered, Reason, Workflow},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ facts! {
         /// Nothing was taken, and nothing will be.
         Failed(PaymentFailed) = "payment.failed" 1,
         /// What was taken is back in the account.
-        Refunded(PaymentRefunded) = "payment.refunded" 1,
+        Refunded(PaymentRefunded) = "payment.refunded" 2,
     }
 }
 
@@ -121,4 +121,22 @@ pub struct PaymentRefunded {
     pub amount: Money,
     /// Why.
     pub reason: Reason,
+    /// Who carries the order through.
+    pub workflow: Workflow,
+}
+
+impl From<&PaymentCharged> for Ordered {
+    fn from(fact: &PaymentCharged) -> Self {
+        let PaymentCharged { order_id, user_id, account_id, amount, items, shipping_address, workflow } =
+            fact.clone();
+        Self { order_id, user_id, account_id, items, total_amount: amount, shipping_address, workflow }
+    }
+}
+
+impl From<Ordered> for PaymentCharged {
+    fn from(order: Ordered) -> Self {
+        let Ordered { order_id, user_id, account_id, items, total_amount, shipping_address, workflow } =
+            order;
+        Self { order_id, user_id, account_id, amount: total_amount, items, shipping_address, workflow }
+    }
 }

@@ -16,7 +16,7 @@ facts! {
         /// The carrier does not take it.
         Failed(ShippingFailed) = "shipping.failed" 2,
         /// It is called off, or will never be scheduled.
-        Cancelled(ShippingCancelled) = "shipping.cancelled" 1,
+        Cancelled(ShippingCancelled) = "shipping.cancelled" 2,
         /// It left the house.
         Dispatched(ShipmentDispatched) = "shipment.dispatched" 1,
         /// It arrived.
@@ -69,6 +69,8 @@ pub struct ShippingCancelled {
     pub order_id: OrderId,
     /// Why.
     pub reason: Reason,
+    /// Who carries the order through.
+    pub workflow: Workflow,
 }
 
 /// The parcel left the house.

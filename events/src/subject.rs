@@ -21,13 +21,15 @@ pub enum Context {
     Notifications,
     /// Users and the e-mail addresses they are known by.
     Users,
+    /// Processes that carry orders through, holds that expire, and timers.
+    Fulfilment,
     /// What consumers could not handle, and what operators did about it.
     Ops,
 }
 
 impl Context {
     /// Every context.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Orders,
         Self::Inventory,
         Self::Payments,
@@ -35,6 +37,7 @@ impl Context {
         Self::Shipping,
         Self::Notifications,
         Self::Users,
+        Self::Fulfilment,
         Self::Ops,
     ];
 
@@ -48,6 +51,7 @@ impl Context {
             Self::Shipping => "shipping",
             Self::Notifications => "notifications",
             Self::Users => "users",
+            Self::Fulfilment => "fulfilment",
             Self::Ops => "ops",
         }
     }
@@ -62,13 +66,24 @@ impl Context {
             Self::Shipping => "SHIPPING",
             Self::Notifications => "NOTIFICATIONS",
             Self::Users => "USERS",
+            Self::Fulfilment => "FULFILMENT",
             Self::Ops => "OPS",
         }
     }
 
-    /// The subjects the stream listens on.
+    /// The subjects of the context's facts.
     pub fn filter(self) -> String {
         format!("evt.{}.>", self.token())
+    }
+
+    /// Whether its stream keeps timers beside the facts, so that both are recorded together or not at all.
+    pub const fn has_timers(self) -> bool {
+        matches!(self, Self::Fulfilment)
+    }
+
+    /// The subject that keeps a timer until its time has come: one per timer, the newest replaces the one before.
+    pub fn timer(self, id: impl fmt::Display, name: &str) -> String {
+        format!("timer.{}.{id}.{name}", self.token())
     }
 
     /// The context that owns a stream.
@@ -108,13 +123,19 @@ pub enum Aggregate {
     User,
     /// An e-mail address: whose it is.
     Email,
+    /// The process that carries one order through.
+    Process,
+    /// How long the stock of one order is held unpaid.
+    Hold,
+    /// The timers of one order.
+    Timer,
     /// The messages of one aggregate that one consumer could not handle.
     DeadLetter,
 }
 
 impl Aggregate {
     /// Every kind of aggregate.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Order,
         Self::Product,
         Self::Item,
@@ -126,6 +147,9 @@ impl Aggregate {
         Self::Notification,
         Self::User,
         Self::Email,
+        Self::Process,
+        Self::Hold,
+        Self::Timer,
         Self::DeadLetter,
     ];
 
@@ -139,6 +163,7 @@ impl Aggregate {
             Self::Shipment => Context::Shipping,
             Self::Notification => Context::Notifications,
             Self::User | Self::Email => Context::Users,
+            Self::Process | Self::Hold | Self::Timer => Context::Fulfilment,
             Self::DeadLetter => Context::Ops,
         }
     }
@@ -171,6 +196,9 @@ impl Aggregate {
             Self::Notification => "notification",
             Self::User => "user",
             Self::Email => "email",
+            Self::Process => "process",
+            Self::Hold => "hold",
+            Self::Timer => "timer",
             Self::DeadLetter => "deadletter",
         }
     }

@@ -14,6 +14,7 @@ pub fn step(kind: &str, version: u32) -> Option<fn(Value) -> Value> {
         ("inventory.reserved" | "payment.charged" | "shipping.scheduled", 1) => {
             Some(|body| in_plain(body, "shippingAddress"))
         }
+        ("inventory.released" | "payment.refunded" | "shipping.cancelled", 1) => Some(without_workflow),
         // Version 1 did not name the customer, and nobody knows any more.
         ("shipping.failed", 1) => Some(|body| body),
         _ => None,
@@ -43,6 +44,14 @@ fn order_created_1(body: Value) -> Value {
     let mut body = in_plain(body, "shippingAddress");
     if let Some(fields) = body.as_object_mut() {
         fields.insert("userSnapshot".to_owned(), json!({ "stale": false }));
+    }
+    body
+}
+
+/// Version 1 did not say who carries the order through; there was only one way.
+fn without_workflow(mut body: Value) -> Value {
+    if let Some(fields) = body.as_object_mut() {
+        fields.insert("workflow".to_owned(), json!("choreography"));
     }
     body
 }

@@ -19,7 +19,7 @@ mod replay;
 mod trace;
 mod worker;
 
-use crate::{Connection, Parking, Recorded};
+use crate::{Connection, Parking, Recorded, replay::facts};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use events::Context;
 use futures::future::BoxFuture;
@@ -118,6 +118,7 @@ impl Consumer {
             ack_policy: AckPolicy::Explicit,
             ack_wait: ACK_WAIT,
             max_ack_pending,
+            filter_subject: facts(self.context),
             ..pull::Config::default()
         };
         Ok(stream.get_or_create_consumer(&self.durable, config).await?)

@@ -5,6 +5,7 @@
 //! - [`server`]: finds, fetches, starts and supervises a nats-server
 //! - [`Connection`], [`topology`]: a connection; streams and buckets as data, ensured at start
 //! - [`EventStore`]: append and load, every outcome told apart; `committer` shares one fsync among many appends
+//! - `timers`: facts that the server records when their time has come, armed and cancelled with the facts they belong to
 //! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
 //! - [`Parking`]: what consumers could not handle, and what waits behind it
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
@@ -32,6 +33,7 @@ mod replay;
 pub mod server;
 mod snapshot;
 mod store;
+mod timers;
 pub mod topology;
 
 pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};

@@ -5,12 +5,17 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue, RequestErrorKind};
 use bytes::Bytes;
 use events::{Envelope, EventId, Subject, envelope::header};
 use serde::Deserialize;
-use std::{sync::LazyLock, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 /// One message to append.
 #[derive(Clone, Debug)]
 pub struct Write {
     subject: Subject,
+    /// Where it stands instead, where it is a timer that will be an event.
+    timer: Option<Arc<str>>,
     headers: HeaderMap,
     body: Bytes,
     /// Bytes of headers and body, for the server's limit.
@@ -31,9 +36,24 @@ impl Write {
         tail: Option<String>,
         body: Vec<u8>,
     ) -> Self {
+        Self::told_by(subject, expect, envelope, tail, body, |_| true)
+    }
+
+    /// The same, with those of the envelope's headers that are wanted.
+    pub(crate) fn told_by(
+        subject: &Subject,
+        expect: Option<u64>,
+        envelope: &Envelope,
+        tail: Option<String>,
+        body: Vec<u8>,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Self {
         let mut headers = ROOM.clone();
         let mut size = HEADER_OVERHEAD + BATCH_HEADERS + body.len();
         let mut put = |name: &'static str, value: String| {
+            if !wanted(name) {
+                return;
+            }
             size += name.len() + value.len() + 4;
             headers.insert(HeaderName::from_static(name), value);
         };
@@ -44,7 +64,8 @@ impl Write {
         if let Some(expect) = expect {
             put(EXPECT, expect.to_string());
         }
-        Self { subject: subject.clone(), headers, body: body.into(), size, id: envelope.id, expect }
+        let (subject, body) = (subject.clone(), body.into());
+        Self { subject, timer: None, headers, body, size, id: envelope.id, expect }
     }
 
     /// The aggregate.
@@ -55,6 +76,21 @@ impl Write {
     /// The event.
     pub(crate) fn id(&self) -> EventId {
         self.id
+    }
+
+    /// Whether it is a timer, and an event only later.
+    pub(crate) fn is_timer(&self) -> bool {
+        self.timer.is_some()
+    }
+
+    pub(crate) fn stands_at(&mut self, timer: &str) {
+        self.timer = Some(timer.into());
+    }
+
+    pub(crate) fn put(&mut self, name: HeaderName, value: impl Into<HeaderValue>) {
+        let value = value.into();
+        self.size += AsRef::<str>::as_ref(&name).len() + value.as_str().len() + 4;
+        self.headers.insert(name, value);
     }
 
     /// Sequence that the subject's last message must have, where the server checks it for this one.
@@ -179,8 +215,9 @@ pub(crate) fn check_sizes(connection: &Connection, writes: &[Write]) -> Result<(
 
 /// One message, one answer.
 pub(crate) async fn single(connection: &Connection, write: Write, timeout: Duration) -> Answer {
+    let to = to_subject(&write);
     let request = async_nats::Request::new().headers(write.headers).payload(write.body);
-    answer(connection.ask(to_subject(&write.subject), request, timeout).await)
+    answer(connection.ask(to, request, timeout).await)
 }
 
 /// Several messages, all or none, one answer. The guards are checked against the stream before the batch.
@@ -205,7 +242,7 @@ async fn send_batch<'a>(
         let mut headers = write.headers.clone();
         headers.insert(async_nats::header::NATS_BATCH_ID, id.as_str());
         headers.insert(async_nats::header::NATS_BATCH_SEQUENCE, HeaderValue::from(index + 1));
-        let (subject, body) = (to_subject(&write.subject), write.body.clone());
+        let (subject, body) = (to_subject(write), write.body.clone());
         if index + 1 < count {
             // Without a reply subject: the answer to the last message speaks for all.
             if let Err(error) = connection.client.publish_with_headers(subject, headers, body).await {
@@ -220,8 +257,8 @@ async fn send_batch<'a>(
     Answer::Stored { last: 0, duplicate: false }
 }
 
-fn to_subject(subject: &Subject) -> async_nats::Subject {
-    async_nats::Subject::from(subject.as_str())
+fn to_subject(write: &Write) -> async_nats::Subject {
+    async_nats::Subject::from(write.timer.as_deref().unwrap_or(write.subject.as_str()))
 }
 
 fn answer(reply: Result<async_nats::Message, async_nats::RequestError>) -> Answer {

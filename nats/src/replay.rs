@@ -9,6 +9,7 @@ use async_nats::{
     jetstream::{
         self,
         consumer::{AckPolicy, DeliverPolicy, pull},
+        stream::LastRawMessageErrorKind,
     },
 };
 use events::{CorrelationId, Position, envelope::header};
@@ -239,7 +240,7 @@ impl Reader {
         let config = pull::Config {
             deliver_policy,
             ack_policy: AckPolicy::None,
-            filter_subject: self.filter.subject.clone().unwrap_or_default(),
+            filter_subject: self.filter.subject.clone().unwrap_or_else(|| facts(self.context)),
             inactive_threshold: Duration::from_mins(1),
             memory_storage: true,
             num_replicas: 1,
@@ -256,11 +257,26 @@ impl Reader {
     }
 }
 
-/// Sequence of the last message of a stream; 0 for an empty one.
+/// Sequence of the last fact of a stream; 0 for an empty one.
 pub async fn last_sequence(connection: &Connection, context: events::Context) -> Result<u64, ReplayError> {
+    if context.has_timers() {
+        let stream = connection.jetstream.get_stream_no_info(context.stream()).await;
+        let stream = stream.map_err(|error| unavailable(context, error))?;
+        let last = stream.get_last_raw_message_by_subject(&context.filter()).await;
+        return match last {
+            Ok(message) => Ok(message.sequence),
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(0),
+            Err(error) => Err(unavailable(context, error)),
+        };
+    }
     let stream = connection.jetstream.get_stream(context.stream()).await;
     let stream = stream.map_err(|error| unavailable(context, error))?;
     Ok(stream.cached_info().state.last_sequence)
+}
+
+/// What a consumer has to leave out to see facts only: nothing, where there is nothing else.
+pub(crate) fn facts(context: events::Context) -> String {
+    if context.has_timers() { context.filter() } else { String::new() }
 }
 
 fn unavailable(

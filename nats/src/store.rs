@@ -117,8 +117,8 @@ impl EventStore {
         self.connection.is_connected()
     }
 
-    /// Appends all of `writes` (at least one, all of one stream) or none. The first write of every subject carries
-    /// its guard. One write is a plain publish, several are an atomic batch; both may share a batch with others.
+    /// Appends all of `writes` (at least one event, all of one stream) or none. The first write of every subject carries
+    /// its guard; timers come last, and have none. One write is a plain publish, several are an atomic batch; both may share a batch with others.
     pub async fn append(&self, writes: Vec<Write>) -> Result<Appended, AppendError> {
         let start = Instant::now();
         let result = self.try_append(writes).await;
@@ -130,7 +130,8 @@ impl EventStore {
     async fn try_append(&self, writes: Vec<Write>) -> Result<Appended, AppendError> {
         let refused =
             |description: &str| AppendError::Refused { code: 0, description: description.to_owned() };
-        let (Some(first), Some(last)) = (writes.first(), writes.last()) else {
+        let events = writes.iter().take_while(|write| !write.is_timer()).count();
+        let (Some(first), Some(last)) = (writes.first(), writes[..events].last()) else {
             return Err(refused("nothing to append"));
         };
         if writes.len() > MAX_BATCH {
@@ -142,8 +143,11 @@ impl EventStore {
         }
         publish::check_sizes(&self.connection, &writes)?;
         debug_assert!(first.expect().is_some(), "the first write of a subject carries its guard");
+        debug_assert!(writes[events..].iter().all(Write::is_timer), "timers stand behind the events");
         let (subject, count) = (first.subject().clone(), writes.len() as u64);
-        let sent = Sent { guard: first.expect().unwrap_or(0), first: first.id(), last: last.id(), count };
+        // A timer may be gone already when somebody looks for it.
+        let (guard, events) = (first.expect().unwrap_or(0), events as u64);
+        let sent = Sent { guard, first: first.id(), last: last.id(), count: events };
         let stream = subject.context().stream();
         crash_point("append.before", stream);
         let answer = self.committers[&subject.context()].append(writes).await;

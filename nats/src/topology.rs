@@ -44,17 +44,25 @@ fn stream(context: Context, replicas: usize) -> Config {
     Config {
         name: context.stream().to_owned(),
         description: Some(format!("Facts of {context}, for ever")),
-        subjects: vec![context.filter()],
+        subjects: subjects(context),
         storage: StorageType::File,
         num_replicas: replicas,
         duplicate_window: DUPLICATE_WINDOW,
         deny_delete: true,
-        deny_purge: true,
+        // The server clears it where there are timers, for it takes them away itself.
+        deny_purge: !context.has_timers(),
         allow_direct: true,
         allow_atomic_publish: true,
+        allow_message_schedules: context.has_timers(),
         compression: Some(Compression::S2),
         ..Config::default()
     }
+}
+
+/// What the stream listens on: facts, and timers where it keeps them.
+fn subjects(context: Context) -> Vec<String> {
+    let timers = context.has_timers().then(|| context.timer("*", "*"));
+    [context.filter()].into_iter().chain(timers).collect()
 }
 
 /// The bucket for snapshots of a context's aggregates: can be lost, is then built again.
@@ -136,6 +144,7 @@ fn weaknesses(have: &Config, want: &Config) -> Vec<String> {
         ("allow_atomic", have.allow_atomic_publish, want.allow_atomic_publish),
         ("deny_delete", have.deny_delete, want.deny_delete),
         ("deny_purge", have.deny_purge, want.deny_purge),
+        ("allow_msg_schedules", have.allow_message_schedules, want.allow_message_schedules),
     ];
     for (name, have, want) in flags {
         check(have || !want, name, have.to_string(), want.to_string());

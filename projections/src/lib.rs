@@ -4,7 +4,7 @@
 //!
 //! - [`Projections`]: the front door, one per service
 //! - [`View`]: a read model as data and a pure function; one file per context: `orders`, `inventory`, `payments`,
-//!   `shipping`, `users`, each with its queries
+//!   `shipping`, `users`, `fulfilment`, each with its queries
 //! - `projector`: from streams into tables, in order, in batches, with the checkpoint in the same transaction
 //! - [`table`], [`Changes`]: tables and changes of rows as values, for any database; [`sqlite`]: the one there is
 //! - `freshness`: read your writes; [`Progress`]: how far the tables are
@@ -16,6 +16,7 @@ pub mod table;
 mod answer;
 mod change;
 mod freshness;
+mod fulfilment;
 mod history;
 mod inventory;
 mod metrics;

@@ -113,6 +113,9 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         | Fact::User(_)
         | Fact::Notification(_)
         | Fact::Email(_)
+        | Fact::Process(_)
+        | Fact::Hold(_)
+        | Fact::Timer(_)
         | Fact::DeadLetter(_) => return,
     };
     history::happened(recorded, order, &ORDER_EVENTS, changes);
@@ -244,7 +247,7 @@ mod tests {
             workflow,
         }));
         if !goes_well {
-            held(InventoryReleased { order_id, reason }.into());
+            held(InventoryReleased { order_id, reason, workflow }.into());
         }
         let mut paid = |event: PaymentEvent| log.add(Aggregate::Payment, order_id, event, Fact::Payment);
         paid(PaymentEvent::Charged(PaymentCharged {
@@ -257,7 +260,7 @@ mod tests {
             workflow,
         }));
         if !goes_well {
-            paid(PaymentRefunded { order_id, account_id, amount: euros(), reason }.into());
+            paid(PaymentRefunded { order_id, account_id, amount: euros(), reason, workflow }.into());
         }
         let mut sent = |event: ShipmentEvent| log.add(Aggregate::Shipment, order_id, event, Fact::Shipment);
         sent(ShipmentEvent::Scheduled(ShippingScheduled {
@@ -273,7 +276,7 @@ mod tests {
             sent(ShipmentDispatched { order_id }.into());
             sent(ShipmentDelivered { order_id }.into());
         } else {
-            sent(ShippingCancelled { order_id, reason }.into());
+            sent(ShippingCancelled { order_id, reason, workflow }.into());
         }
     }
 

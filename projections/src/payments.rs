@@ -207,7 +207,13 @@ mod tests {
         };
         let expected = ["failed", "insufficient_funds"].map(|text| Some(text.to_owned()));
         assert_eq!(status(failed.into()).await, (expected, None));
-        let refunded = PaymentRefunded { order_id, account_id, amount: euros(5), reason: Reason::Requested };
+        let refunded = PaymentRefunded {
+            order_id,
+            account_id,
+            amount: euros(5),
+            reason: Reason::Requested,
+            workflow: Workflow::Choreography,
+        };
         let expected = ["refunded", "requested"].map(|text| Some(text.to_owned()));
         assert_eq!(status(refunded.into()).await, (expected, Some(5)));
     }

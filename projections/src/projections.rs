@@ -7,6 +7,7 @@ use crate::{
     sqlite::{Database, DatabaseError},
 };
 use axum::{Extension, middleware::from_fn_with_state};
+use jiff::Timestamp;
 use nats::{KeyRing, Parking};
 use service::{Clock, Metrics, Problem, Shutdown};
 use std::{path::Path, sync::Arc};
@@ -82,6 +83,11 @@ impl Projections {
     pub fn check(&self) -> service::Check {
         let (progress, clock) = (self.progress.clone(), self.clock.clone());
         Arc::new(move || progress.borrow().check(clock.now()))
+    }
+
+    /// The time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// The database, for reading.

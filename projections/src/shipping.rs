@@ -129,7 +129,8 @@ mod tests {
             detail: "too heavy".to_owned(),
             workflow: Workflow::Choreography,
         };
-        let cancelled = ShippingCancelled { order_id, reason: Reason::OrderCancelled };
+        let cancelled =
+            ShippingCancelled { order_id, reason: Reason::OrderCancelled, workflow: Workflow::Choreography };
         let events: [(ShipmentEvent, _); 2] = [
             (failed.into(), ["failed", "carrier_refused"]),
             (cancelled.into(), ["cancelled", "order_cancelled"]),

@@ -77,9 +77,10 @@ macro_rules! row {
 pub(crate) use row;
 
 /// What one column of one row holds.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
     /// Nothing.
+    #[default]
     Null,
     /// Yes or no.
     Bool(bool),

@@ -1,7 +1,8 @@
 //! A read model: its tables, the facts it is made of, and the pure function that makes it.
 
 use crate::{
-    Changes, Projections, inventory, notifications, orders, payments, shipping, table::Table, users,
+    Changes, Projections, fulfilment, inventory, notifications, orders, payments, shipping, table::Table,
+    users,
 };
 use events::{Aggregate, Context};
 use nats::Recorded;
@@ -27,13 +28,14 @@ pub struct View {
 
 impl View {
     /// Every read model.
-    pub const ALL: [&'static Self; 6] = [
+    pub const ALL: [&'static Self; 7] = [
         &orders::VIEW,
         &inventory::VIEW,
         &payments::VIEW,
         &shipping::VIEW,
         &notifications::VIEW,
         &users::VIEW,
+        &fulfilment::VIEW,
     ];
 
     /// The read model of a service.

@@ -129,6 +129,7 @@ async fn every_query_is_documented_with_its_wait() {
         ("payments", &["/accounts/{id}", "/accounts/{id}/entries", "/payments/{orderId}"]),
         ("shipping", &["/shipments/{orderId}"]),
         ("notifications", &["/notifications", "/notifications/{id}"]),
+        ("fulfilment", &["/ops/sagas", "/ops/sagas/{orderId}"]),
         ("users", &["/users/{id}", "/users/{id}/history"]),
     ] {
         let (_, api) = system.projections(service).await.router(&system.keys).split_for_parts();

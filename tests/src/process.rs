@@ -131,7 +131,7 @@ impl Process {
             .args([
                 "dev",
                 "--ports",
-                "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0,notifications=0,operations=0",
+                "gateway=0,users=0,orders=0,payments=0,inventory=0,shipping=0,notifications=0,fulfilment=0,operations=0",
                 "--data",
             ])
             .arg(dir)

@@ -40,6 +40,9 @@ const OPERATORS_ONLY: &[(Service, &str, &str)] = &[
     (Service::Operations, "POST", "/ops/dead-letters/{id}/discard"),
     (Service::Operations, "POST", "/ops/dead-letters/groups/{id}/retry"),
     (Service::Operations, "POST", "/ops/dead-letters/groups/{id}/discard"),
+    (Service::Fulfilment, "GET", "/ops/sagas"),
+    (Service::Fulfilment, "GET", "/ops/sagas/{id}"),
+    (Service::Fulfilment, "POST", "/ops/sagas/{id}/retry"),
 ];
 
 /// The operations of a service: method, path, and what the documentation says of them.
@@ -63,6 +66,7 @@ fn filled(path: &str) -> String {
     let segment = |segment: &str| match segment {
         "{sku}" => "TEA".to_owned(),
         "{topic}" => "orders".to_owned(),
+        "{verb}" => "retry".to_owned(),
         parameter if parameter.starts_with('{') => id.clone(),
         literal => literal.to_owned(),
     };
@@ -125,6 +129,7 @@ async fn operator_verbs_need_the_role() {
             ("/receipts", json!({ "quantity": 1 })),
             ("/adjustments", json!({ "delta": 1, "reason": "count" })),
             ("/discard", json!({ "reason": "a test" })),
+            ("/retry", json!({ "reason": "why not" })),
             ("/credits", json!({ "amount": { "amount": 1, "currency": "EUR" } })),
         ];
         let body = bodies.into_iter().find(|(end, _)| path.ends_with(end));

@@ -90,6 +90,7 @@ fn reactions() -> Vec<(&'static str, String)> {
         (Context::Payments, commands::payments::INTERESTS),
         (Context::Shipping, commands::shipping::INTERESTS),
         (Context::Users, commands::users::INTERESTS),
+        (Context::Fulfilment, commands::fulfilment::INTERESTS),
     ];
     let durable = |service, stream: &Context| (stream.stream(), format!("{service}-{stream}"));
     let of = |(service, interests): (Context, &'static [(Context, &[&str])])| {

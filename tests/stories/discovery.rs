@@ -90,7 +90,7 @@ async fn an_instance_that_leaves_fails_no_request_at_all() {
 }
 
 /// A path of every service that it answers to an operator, whatever there is.
-const ASKED: [(Service, &str); 7] = [
+const ASKED: [(Service, &str); 8] = [
     (Service::Users, "/users/00000000-0000-0000-0000-000000000007"),
     (Service::Orders, "/orders/00000000-0000-0000-0000-000000000007"),
     (Service::Payments, "/payments/00000000-0000-0000-0000-000000000007"),
@@ -98,6 +98,7 @@ const ASKED: [(Service, &str); 7] = [
     (Service::Shipping, "/shipments/00000000-0000-0000-0000-000000000007"),
     (Service::Notifications, "/notifications/00000000-0000-0000-0000-000000000007_email"),
     (Service::Operations, "/ops/dead-letters/00000000-0000-0000-0000-000000000007"),
+    (Service::Fulfilment, "/ops/sagas/00000000-0000-0000-0000-000000000007"),
 ];
 
 #[tokio::test]

@@ -12,9 +12,12 @@ use waybill_tests::{Front, World, eventually};
 const SOON: Duration = Duration::from_secs(30);
 
 /// What takes an operator.
-const OPERATORS: [(&str, &str); 15] = [
+const OPERATORS: [(&str, &str); 18] = [
     ("get", "/ops/dead-letters"),
     ("get", "/ops/dead-letters/{id}"),
+    ("get", "/ops/sagas"),
+    ("get", "/ops/sagas/{orderId}"),
+    ("post", "/ops/sagas/{orderId}/{verb}"),
     ("post", "/accounts/{id}/credits"),
     ("post", "/inventory/{sku}/adjustments"),
     ("post", "/inventory/{sku}/receipts"),

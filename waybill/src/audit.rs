@@ -67,6 +67,9 @@ impl Audit {
             | Fact::Notification(_)
             | Fact::User(_)
             | Fact::Email(_)
+            | Fact::Process(_)
+            | Fact::Hold(_)
+            | Fact::Timer(_)
             | Fact::DeadLetter(_) => {}
         }
     }
@@ -154,8 +157,14 @@ mod tests {
     #[test]
     fn what_is_not_completed_is_undone() {
         assert!(faults(&[created(), cancelled(), reserved()]).contains("its stock is still held"));
-        let released =
-            Fact::Reservation(InventoryReleased { order_id: id(), reason: Reason::OrderCancelled }.into());
+        let released = Fact::Reservation(
+            InventoryReleased {
+                order_id: id(),
+                reason: Reason::OrderCancelled,
+                workflow: events::orders::Workflow::Choreography,
+            }
+            .into(),
+        );
         assert_eq!(faults(&[created(), cancelled(), reserved(), released]), "");
     }
 

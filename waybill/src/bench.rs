@@ -16,6 +16,7 @@ mod rivals;
 mod stage;
 
 use crate::failure::Failure;
+use events::orders::Workflow;
 use nats::Durability;
 use report::Report;
 
@@ -23,6 +24,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   waybill bench commands                       append and load, beside raw publishes
   waybill bench flow --durability always       orders from accepted to completed
+  waybill bench flow --workflow orchestration  the same, beside orders that a saga carries
   waybill bench gateway                        requests through the gateway and through nginx
   waybill bench all --json > figures.json
   waybill bench commands --quick               a tenth of the load, to see that it works
@@ -38,6 +40,9 @@ pub(crate) struct Args {
     /// Measure only this durability profile [default: both]
     #[arg(long, value_name = "PROFILE")]
     durability: Option<Durability>,
+    /// Beside the flow as it is, measure orders that this carries: orchestration
+    #[arg(long, value_name = "WORKFLOW")]
+    workflow: Option<Workflow>,
     /// A tenth of the load
     #[arg(long)]
     quick: bool,
@@ -97,7 +102,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             Box::pin(hot::measure(durability, scale, &mut report)).await?;
         }
         if wants(What::Flow) {
-            Box::pin(flow::measure(durability, scale, &mut report)).await?;
+            Box::pin(flow::measure(durability, scale, args.workflow, &mut report)).await?;
         }
         // What a proxy adds does not depend on when the server syncs.
         if wants(What::Gateway) && (durability == Durability::Interval || args.durability.is_some()) {

@@ -1,6 +1,6 @@
 //! The command line: what can be said, with examples.
 
-use crate::{bench, dead_letters, demo, dev, failure::Failure, replay, serve, token};
+use crate::{bench, dead_letters, demo, dev, failure::Failure, replay, saga, serve, token};
 use clap::{Parser, Subcommand};
 use service::{
     config::{EXIT_USAGE, Settings},
@@ -50,6 +50,9 @@ enum Command {
     /// Print recorded events
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::Args),
+    /// See sagas, and retry, skip, compensate, cancel or resume them
+    #[command(after_help = saga::EXAMPLES)]
+    Saga(saga::Args),
     /// Print an access token
     #[command(after_help = token::EXAMPLES)]
     Token(token::Args),
@@ -94,6 +97,7 @@ impl Cli {
                 Command::Demo(args) => Box::pin(demo::run(args)).await,
                 Command::Serve(args) => Box::pin(serve::run(args)).await,
                 Command::Replay(args) => Box::pin(replay::run(args)).await,
+                Command::Saga(args) => Box::pin(saga::run(args)).await,
                 Command::Token(args) => Box::pin(token::run(args)).await,
                 Command::DeadLetters(args) => Box::pin(dead_letters::run(args)).await,
                 Command::Bench(args) => Box::pin(bench::run(args)).await,
@@ -111,9 +115,12 @@ impl Command {
     fn default_log(&self) -> &'static str {
         match self {
             Self::Dev(_) | Self::Serve(_) => "info,async_nats=warn",
-            Self::Demo(_) | Self::Replay(_) | Self::Token(_) | Self::DeadLetters(_) | Self::Bench(_) => {
-                "warn"
-            }
+            Self::Demo(_)
+            | Self::Replay(_)
+            | Self::Saga(_)
+            | Self::Token(_)
+            | Self::DeadLetters(_)
+            | Self::Bench(_) => "warn",
         }
     }
 }

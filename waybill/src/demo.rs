@@ -9,6 +9,7 @@ use crate::{
     calls::UsersCalls,
     dev::{DevFile, Local, Plan},
     failure::Failure,
+    flow::Flow,
     outside::Outside,
     settings::Ports,
 };
@@ -68,6 +69,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         outside: Outside::default(),
         channels: Channels::outbox(dir.path().join("outbox")),
         policies: Policies::default(),
+        flow: Flow::default(),
         gateway_config: None,
     };
     let local = Box::pin(until_stopped(Local::start(plan))).await?;

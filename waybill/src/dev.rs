@@ -12,6 +12,7 @@ use crate::{
     channels::ChannelArgs,
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
+    flow::{Flow, FlowArgs},
     outside::{Outside, OutsideArgs},
     settings::{self, NATS, Ports},
     system::{Config, Service, System, reachable},
@@ -53,7 +54,7 @@ pub(crate) struct Args {
     /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
-    /// Ports, 0 for a free one [default: gateway=8080,users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,notifications=3006,operations=3008,nats=0]
+    /// Ports, 0 for a free one [default: gateway=8080,users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,notifications=3006,fulfilment=3007,operations=3008,nats=0]
     #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
     ports: Option<String>,
     /// What consumers do about a message that they cannot handle: retry, or park, pause or skip after so many attempts;
@@ -66,6 +67,8 @@ pub(crate) struct Args {
     outside: OutsideArgs,
     #[command(flatten)]
     channels: ChannelArgs,
+    #[command(flatten)]
+    flow: FlowArgs,
 }
 
 /// What a local system is made of.
@@ -79,6 +82,7 @@ pub(crate) struct Plan {
     pub(crate) outside: Outside,
     pub(crate) channels: Channels,
     pub(crate) policies: Policies,
+    pub(crate) flow: Flow,
     pub(crate) gateway_config: Option<PathBuf>,
 }
 
@@ -124,7 +128,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {
-    let given = args.outside.flags().into_iter().chain(args.calls.flags()).chain(args.channels.flags());
+    let given = args.outside.flags().into_iter().chain(args.calls.flags());
+    let given = given.chain(args.channels.flags()).chain(args.flow.flags());
     let mut flags = settings::flags(given.chain([
         ("--durability", Some(args.durability.clone())),
         ("--host", Some(args.host.clone())),
@@ -137,6 +142,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let policies = flags.optional("--on-failure").unwrap_or_default();
     let (outside, users_calls) = (Outside::read(&mut flags), UsersCalls::read(&mut flags));
     let channels = args.channels.read(&mut flags, &args.data);
+    let flow = Flow::read(&mut flags);
     let (data, gateway_config) = (args.data.clone(), args.gateway_config.clone());
     let plan = durability.zip(host);
     let plan = plan.map(|(durability, host)| Plan {
@@ -148,6 +154,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         outside,
         channels,
         policies,
+        flow,
         gateway_config,
     });
     Ok(flags.finish(plan)?)
@@ -170,6 +177,7 @@ impl Local {
             outside: plan.outside.clone(),
             channels: plan.channels.clone(),
             policies: plan.policies.clone(),
+            flow: plan.flow,
             master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))
         };

@@ -5,8 +5,8 @@
 //! - [`system`]: one function makes a service of its write side, its read side and its probes; `dev`, `serve`, `demo` and
 //!   the tests all start services with it
 //! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
-//!   are sent; all by flags
-//! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`, `token`, `bench`: one file per subcommand
+//!   are sent; [`flow`]: how orders are carried through; all by flags
+//! - [`cli`]: the command line; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
@@ -16,6 +16,7 @@ pub mod calls;
 pub mod cli;
 pub mod edge;
 pub mod failure;
+pub mod flow;
 pub mod outside;
 pub mod system;
 
@@ -25,6 +26,7 @@ mod dead_letters;
 mod demo;
 mod dev;
 mod replay;
+mod saga;
 mod serve;
 mod settings;
 mod token;

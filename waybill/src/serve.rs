@@ -5,6 +5,7 @@ use crate::{
     channels::ChannelArgs,
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
+    flow::{Flow, FlowArgs},
     outside::{Outside, OutsideArgs},
     settings::{self, MasterKeyArgs},
     system::{Advertise, Config, Service, System},
@@ -26,7 +27,7 @@ Examples:
 /// Flags of `waybill serve`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// users, orders, payments, inventory, shipping, notifications, operations, gateway, or all
+    /// users, orders, payments, inventory, shipping, notifications, fulfilment, operations, gateway, or all
     #[arg(required = true, value_name = "SERVICE")]
     services: Vec<String>,
     /// Where NATS is; several nodes of a cluster with commas between them
@@ -42,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
     /// The port of the one service [default: gateway 8080, users 3001, orders 3002, payments 3003, inventory 3004, shipping 3005,
-    /// notifications 3006, operations 3008]
+    /// notifications 3006, fulfilment 3007, operations 3008]
     #[arg(long, env = "WAYBILL_PORT")]
     port: Option<String>,
     /// Ports of several services
@@ -76,6 +77,8 @@ pub(crate) struct Args {
     outside: OutsideArgs,
     #[command(flatten)]
     channels: ChannelArgs,
+    #[command(flatten)]
+    flow: FlowArgs,
 }
 
 /// What is to run in this process.
@@ -132,7 +135,8 @@ async fn bind(name: &str, host: &str, port: u16) -> Result<TcpListener, Failure>
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {
-    let given = args.outside.flags().into_iter().chain(args.calls.flags()).chain(args.channels.flags());
+    let given = args.outside.flags().into_iter().chain(args.calls.flags());
+    let given = given.chain(args.channels.flags()).chain(args.flow.flags());
     let mut flags = settings::flags(given.chain([
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
@@ -171,6 +175,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     }
     let outside = Outside::read(flags);
     let channels = args.channels.read(flags, &args.data);
+    let flow = Flow::read(flags);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
     let policies = flags.optional("--on-failure").unwrap_or_default();
     let trusted_proxies = flags.optional("--trusted-proxies");
@@ -186,6 +191,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         replicas,
         outside,
         channels,
+        flow,
         master_key,
         policies,
         jwks_url,
@@ -256,7 +262,7 @@ mod tests {
     fn all_is_every_service_and_the_gateway_each_on_its_port() {
         let plan = read("all orders --nats-url nats://x --ports payments=4003,gateway=80").unwrap();
         let ports: Vec<_> = plan.services.iter().map(|(_, port)| *port).collect();
-        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005, 3006, 3008]);
+        assert_eq!(ports, [3001, 3002, 4003, 3004, 3005, 3006, 3007, 3008]);
         assert_eq!(plan.gateway.unwrap().1, 80);
         let plan = read("shipping --nats-url nats://x --port 80").unwrap();
         assert_eq!(plan.services, [(Service::Shipping, 80)]);

@@ -10,6 +10,7 @@ pub(crate) use assembly::verifier;
 use crate::{
     calls::UsersCalls,
     failure::{Failure, because},
+    flow::Flow,
     outside::Outside,
 };
 use commands::notifications::Channels;
@@ -43,19 +44,22 @@ pub enum Service {
     Shipping,
     /// What customers and other systems are told.
     Notifications,
+    /// Sagas, and holds that expire.
+    Fulfilment,
     /// What consumers could not handle, and what operators do about it.
     Operations,
 }
 
 impl Service {
     /// Every service.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Users,
         Self::Orders,
         Self::Payments,
         Self::Inventory,
         Self::Shipping,
         Self::Notifications,
+        Self::Fulfilment,
         Self::Operations,
     ];
 
@@ -76,6 +80,7 @@ impl Service {
             Self::Inventory => Context::Inventory,
             Self::Shipping => Context::Shipping,
             Self::Notifications => Context::Notifications,
+            Self::Fulfilment => Context::Fulfilment,
             Self::Operations => Context::Ops,
         }
     }
@@ -89,6 +94,7 @@ impl Service {
             Self::Inventory => 3004,
             Self::Shipping => 3005,
             Self::Notifications => 3006,
+            Self::Fulfilment => 3007,
             Self::Operations => 3008,
         }
     }
@@ -125,6 +131,8 @@ pub struct Config {
     pub outside: Outside,
     /// How notifications are sent.
     pub channels: Channels,
+    /// How orders are carried through.
+    pub flow: Flow,
     /// The time.
     pub clock: Clock,
     /// Wraps the keys of personal data. The same in every process.
@@ -157,6 +165,7 @@ impl Config {
             durability: Durability::Always,
             replicas: 1,
             outside: Outside::default(),
+            flow: Flow::default(),
             clock: Clock::system(),
             master_key: MasterKey::generate(),
             policies: Policies::default(),

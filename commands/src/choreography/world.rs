@@ -8,12 +8,14 @@
 use crate::{
     Aggregate, AnyKey, Decision, Key, Refusal, Stop,
     aggregate::{AnyState, Codec, typed},
-    decision::{Decided, Slot},
+    decision::{Alarm, Decided, Slot, TimerChange},
     fraud::Clearance,
+    fulfilment::{self, HoldCommand, ProcessCommand, Times},
     inventory, orders, payments,
     shipping::{self, Answer, Booking, Parcel, Shipment, ShipmentState},
 };
-use events::{Context, Fact, OrderId, Subject, fraud::Suspicion};
+use events::{Context, Fact, OrderId, Subject, fraud::Suspicion, fulfilment::ProcessEvent};
+use jiff::{SignedDuration, Timestamp};
 use nats::Tail;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -24,6 +26,7 @@ pub(super) enum Service {
     Inventory,
     Payments,
     Shipping,
+    Fulfilment,
 }
 
 /// What a service does about a fact.
@@ -33,17 +36,23 @@ pub(super) enum Effect {
     Inventory(inventory::Effect),
     Payments(payments::Effect),
     Shipping(shipping::Effect),
+    Fulfilment(fulfilment::Effect),
 }
 
 impl Service {
-    pub(super) const ALL: [Self; 4] = [Self::Orders, Self::Inventory, Self::Payments, Self::Shipping];
+    /// Those that carry an order by themselves.
+    pub(super) const CHOREOGRAPHY: [Self; 4] =
+        [Self::Orders, Self::Inventory, Self::Payments, Self::Shipping];
+    const ALL: [Self; 5] = [Self::Orders, Self::Inventory, Self::Payments, Self::Shipping, Self::Fulfilment];
 
-    pub(super) fn react(self, fact: &Fact) -> Option<Effect> {
+    /// What it does about the fact at a place of the log.
+    pub(super) fn react(self, fact: &Fact, place: usize) -> Option<Effect> {
         match self {
             Self::Orders => orders::react(fact).map(Effect::Orders),
             Self::Inventory => inventory::react(fact).map(Effect::Inventory),
             Self::Payments => payments::react(fact).map(Effect::Payments),
             Self::Shipping => shipping::react(fact).map(Effect::Shipping),
+            Self::Fulfilment => fulfilment::react(fact, place as u64 + 1).map(Effect::Fulfilment),
         }
     }
 
@@ -53,6 +62,7 @@ impl Service {
             Self::Inventory => inventory::INTERESTS,
             Self::Payments => payments::INTERESTS,
             Self::Shipping => shipping::INTERESTS,
+            Self::Fulfilment => fulfilment::INTERESTS,
         }
     }
 }
@@ -112,6 +122,9 @@ pub(super) struct World {
     /// Facts that a service has not acknowledged.
     todo: BTreeSet<(Service, usize)>,
     flights: Vec<Flight>,
+    /// What the timers that stand will say, and when.
+    timers: BTreeMap<String, (Timestamp, Fact)>,
+    now: Timestamp,
 }
 
 impl World {
@@ -134,9 +147,32 @@ impl World {
     /// A service begins to answer a fact that it has not acknowledged.
     pub(super) fn begin(&mut self, pick: usize, lag: usize, outside: Outside) {
         let Some(&(service, fact)) = self.todo.iter().nth(pick % self.todo.len().max(1)) else { return };
-        let effect = service.react(&self.log[fact]).unwrap();
+        let effect = service.react(&self.log[fact], fact).unwrap();
+        if self.is_over(fact) && !matches!(service, Service::Orders | Service::Fulfilment) {
+            self.todo.remove(&(service, fact));
+            return;
+        }
         let outcome = self.carry_out(&effect, lag, &outside);
         self.flights.push(Flight { service, fact, effect, outside, outcome });
+    }
+
+    /// Nobody waits any more for what this fact asks for.
+    fn is_over(&self, fact: usize) -> bool {
+        match &self.log[fact] {
+            Fact::Process(ProcessEvent::StepRequested(it)) => self.now > it.deadline,
+            Fact::Process(ProcessEvent::CompensationRequested(it)) => self.now > it.deadline,
+            _ => false,
+        }
+    }
+
+    /// The time of a timer comes, and with it that of all that stand before it.
+    pub(super) fn fire(&mut self, pick: usize) {
+        let count = self.timers.len().max(1);
+        let Some(name) = self.timers.keys().nth(pick % count).cloned() else { return };
+        let Some((at, due)) = self.timers.remove(&name) else { return };
+        self.now = self.now.max(at) + SignedDuration::from_millis(1);
+        self.log.push(due);
+        self.deliver(self.log.len() - 1);
     }
 
     /// A service records what it decided; where the guard fails it decides again.
@@ -146,6 +182,8 @@ impl World {
         }
         let flight = self.flights.swap_remove(pick % self.flights.len());
         let recorded = match flight.outcome {
+            // The executor relies on what it only read no longer than it has to: nothing is decided on old states.
+            Ok((_, decided)) if decided.is_empty() => None,
             Ok((call_off, decided)) => self.record(decided).then_some(call_off),
             // Refused on old states: a reaction that is refused is tried again.
             Err(_) => None,
@@ -185,9 +223,11 @@ impl World {
         let mut dice = fastrand::Rng::with_seed(seed);
         for _ in 0..10_000 {
             if self.todo.is_empty() && self.flights.is_empty() {
-                return;
-            }
-            if dice.bool() {
+                if self.timers.is_empty() {
+                    return;
+                }
+                self.fire(dice.usize(..));
+            } else if dice.bool() {
                 self.begin(dice.usize(..), dice.usize(..2), Outside::new(dice.u8(..)));
             } else {
                 self.finish(dice.usize(..), false);
@@ -198,7 +238,8 @@ impl World {
     }
 
     fn deliver(&mut self, fact: usize) {
-        let interested = Service::ALL.into_iter().filter(|service| service.react(&self.log[fact]).is_some());
+        let interested =
+            Service::ALL.into_iter().filter(|service| service.react(&self.log[fact], fact).is_some());
         self.todo.extend(interested.map(|service| (service, fact)));
     }
 
@@ -211,8 +252,34 @@ impl World {
             Effect::Payments(payments::Effect::Charge(order)) => {
                 self.decide(lag, |d| payments::charge(d, order, &outside.clearance).map(nothing))
             }
+            &Effect::Payments(payments::Effect::Expire(order, account)) => {
+                self.decide(lag, |d| payments::expire(d, order, account).map(nothing))
+            }
             Effect::Payments(payments::Effect::Refund(refund)) => {
                 self.decide(lag, |d| payments::refund(d, refund).map(nothing))
+            }
+            Effect::Fulfilment(fulfilment::Effect::Advance(order, ask)) => {
+                let (now, times, ask) = (self.now, Times::default(), ask.clone());
+                let command = ProcessCommand { now, times, ask };
+                self.decide(lag, |d| fulfilment::advance(d, *order, command.clone()).map(nothing))
+            }
+            &Effect::Fulfilment(fulfilment::Effect::Hold { order_id, account_id }) => {
+                let (paid, _) =
+                    self.decide(0, |d| d.state(&Key::<payments::Payment>::new(order_id)).cloned())?;
+                if paid != payments::PaymentState::Undecided {
+                    return Ok((None, vec![]));
+                }
+                let until = self.now + SignedDuration::from_mins(15);
+                let start = HoldCommand::Start { order_id, account_id, until };
+                self.decide(lag, |d| fulfilment::keep(d, order_id, start).map(nothing))
+            }
+            &Effect::Fulfilment(fulfilment::Effect::Settled(order_id)) => {
+                let end = HoldCommand::End { order_id };
+                self.decide(lag, |d| fulfilment::keep(d, order_id, end).map(nothing))
+            }
+            &Effect::Fulfilment(fulfilment::Effect::Expire(order_id, at)) => {
+                let due = HoldCommand::Due { order_id, at };
+                self.decide(lag, |d| fulfilment::keep(d, order_id, due).map(nothing))
             }
             Effect::Shipping(shipping::Effect::Schedule(paid)) => {
                 let key = Key::<Shipment>::new(paid.order_id);
@@ -237,8 +304,8 @@ impl World {
                     d.state(&key).map(unwanted)
                 })
             }
-            &Effect::Shipping(shipping::Effect::Cancel { order_id, reason }) => {
-                self.decide(lag, |d| shipping::cancel(d, order_id, reason).map(|()| Some(order_id)))
+            &Effect::Shipping(shipping::Effect::Cancel { order_id, reason, workflow }) => {
+                self.decide(lag, |d| shipping::cancel(d, order_id, reason, workflow).map(|()| Some(order_id)))
             }
         }
     }
@@ -267,6 +334,19 @@ impl World {
         }
     }
 
+    fn set(&mut self, timer: Option<TimerChange>) {
+        let Some(TimerChange { name, alarm }) = timer else { return };
+        match alarm {
+            Some(Alarm { at, subject, fact, body }) => {
+                let due = Fact::from_json(subject.aggregate(), fact.name, fact.version, &body).unwrap();
+                self.timers.insert(name, (at, due));
+            }
+            None => {
+                self.timers.remove(&name);
+            }
+        }
+    }
+
     fn load(&mut self, key: &AnyKey, lag: usize) -> Slot {
         let fresh = || History { codec: key.codec, states: vec![(key.codec.fresh)()] };
         let history = self.aggregates.entry(key.subject.to_string()).or_insert_with(fresh);
@@ -284,7 +364,8 @@ impl World {
         if first.any(|(subject, event)| event.version != newest(subject)) {
             return false;
         }
-        for (subject, Decided { fact, body, .. }) in decided {
+        for (subject, Decided { fact, body, timer, .. }) in decided {
+            self.set(timer);
             let History { codec, states } = self.aggregates.get_mut(subject.as_str()).unwrap();
             let state = (codec.fold)(states.last().unwrap(), fact.name, fact.version, &body).unwrap();
             states.push(state);

@@ -5,6 +5,7 @@ use super::{
     entry::Entry,
     lanes::Lanes,
     plan::{Outcome, Plan},
+    timers::Timers,
     trace,
 };
 use crate::{AnyKey, Decision, Stop, decision::Slot};
@@ -239,7 +240,7 @@ impl Flight {
     /// The decided events as messages: the first one of every aggregate carries its guard.
     fn writes(&self, plan: &mut Plan) -> Vec<Write> {
         let mut standing: Vec<Vec<usize>> = vec![Vec::new(); plan.slots.len()];
-        let mut writes = Vec::with_capacity(plan.decided.len());
+        let (mut writes, mut timers) = (Vec::with_capacity(plan.decided.len()), Timers::default());
         for (job, outcome) in self.jobs.iter().zip(&plan.outcomes) {
             let Outcome::Decided(range) = outcome else { continue };
             for (index, at) in range.clone().enumerate() {
@@ -250,11 +251,12 @@ impl Flight {
                 before.push(at);
                 let (fact, version) = (decided.fact, decided.version);
                 let envelope = Envelope::new(fact, &slot.subject, version, index, plan.time, &job.metadata);
+                timers.note(writes.len(), decided.timer.take(), &envelope);
                 let body = std::mem::take(&mut decided.body);
                 writes.push(Write::new(&slot.subject, expect, &envelope, slot.tail.header(&distances), body));
             }
         }
-        writes
+        timers.set(writes)
     }
 
     /// Takes what was appended into the cache.

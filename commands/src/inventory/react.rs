@@ -3,7 +3,8 @@
 use crate::{Decision, Stop};
 use events::{
     Context, Fact, OrderId,
-    orders::{OrderCreated, OrderEvent, Reason, Workflow},
+    fulfilment::{ProcessEvent, Step},
+    orders::{OrderEvent, Ordered, Reason, Workflow},
     payments::PaymentEvent,
     shipping::ShipmentEvent,
 };
@@ -13,13 +14,14 @@ pub const INTERESTS: &[(Context, &[&str])] = &[
     (Context::Orders, &["order.created", "order.cancelled"]),
     (Context::Payments, &["payment.failed"]),
     (Context::Shipping, &["shipping.failed", "shipment.dispatched"]),
+    (Context::Fulfilment, &["step.requested", "compensation.requested"]),
 ];
 
 /// What a fact asks of inventory.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Hold everything the order asks for.
-    Reserve(Box<OrderCreated>),
+    Reserve(Box<Ordered>),
     /// Free what is held for the order, or see to it that nothing will be.
     Release(Release),
     /// What is held for the order leaves the house.
@@ -40,12 +42,19 @@ pub struct Release {
 /// What inventory does about a fact.
 pub fn react(fact: &Fact) -> Option<Effect> {
     let (workflow, effect) = match fact {
-        Fact::Order(OrderEvent::Created(fact)) => (fact.workflow, Effect::Reserve(Box::new(fact.clone()))),
+        Fact::Order(OrderEvent::Created(fact)) => (fact.workflow, Effect::Reserve(Box::new(fact.into()))),
         Fact::Order(OrderEvent::Cancelled(fact)) => {
             released(fact.order_id, Reason::OrderCancelled, fact.workflow)
         }
         Fact::Payment(PaymentEvent::Failed(fact)) => released(fact.order_id, fact.reason, fact.workflow),
         Fact::Shipment(ShipmentEvent::Failed(fact)) => released(fact.order_id, fact.reason, fact.workflow),
+        // The saga asks for a step.
+        Fact::Process(ProcessEvent::StepRequested(fact)) if fact.step == Step::Inventory => {
+            return Some(Effect::Reserve(Box::new(fact.order.clone())));
+        }
+        Fact::Process(ProcessEvent::CompensationRequested(fact)) if fact.step == Step::Inventory => {
+            return Some(released(fact.order_id, fact.reason, Workflow::Orchestration).1);
+        }
         // Whoever carried the order through: goods that left the house are no longer in stock.
         Fact::Shipment(ShipmentEvent::Dispatched(fact)) => return Some(Effect::Ship(fact.order_id)),
         _ => return None,

@@ -6,7 +6,7 @@ use events::{
     inventory::{
         InventoryReleased, InventoryReserved, InventoryShipped, ReservationEvent, ReservationFailed,
     },
-    orders::Reason,
+    orders::{Reason, Workflow},
 };
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,8 @@ pub enum ReservationCommand {
         order_id: OrderId,
         /// Why.
         reason: Reason,
+        /// Who carries the order through.
+        workflow: Workflow,
     },
     /// What is held leaves the house.
     Ship {
@@ -97,8 +99,8 @@ impl Aggregate for Reservation {
             (State::Undecided, Command::Release { .. } | Command::Ship { .. }) => {
                 return Err(ReservationRejection::Unknown);
             }
-            (State::Reserved(_), Command::Release { order_id, reason }) => {
-                vec![InventoryReleased { order_id, reason }.into()]
+            (State::Reserved(_), Command::Release { order_id, reason, workflow }) => {
+                vec![InventoryReleased { order_id, reason, workflow }.into()]
             }
             (State::Reserved(_), Command::Ship { order_id }) => vec![InventoryShipped { order_id }.into()],
             // Decided before: a fact came twice, or came late.
@@ -127,7 +129,6 @@ mod tests {
         aggregate::testing::given,
         fixtures::{created, line, order, reserved},
     };
-    use events::orders::Workflow;
 
     fn fact() -> InventoryReserved {
         reserved(&created(&[line("TEA", 2, 450)]))
@@ -146,7 +147,11 @@ mod tests {
         [
             ReservationCommand::Reserve(Box::new(fact())),
             ReservationCommand::Fail(failed()),
-            ReservationCommand::Release { order_id: order(1), reason: Reason::OrderCancelled },
+            ReservationCommand::Release {
+                order_id: order(1),
+                reason: Reason::OrderCancelled,
+                workflow: Workflow::Choreography,
+            },
             ReservationCommand::Ship { order_id: order(1) },
         ]
     }
@@ -164,7 +169,11 @@ mod tests {
 
     #[test]
     fn it_ends_once() {
-        let released = InventoryReleased { order_id: order(1), reason: Reason::OrderCancelled };
+        let released = InventoryReleased {
+            order_id: order(1),
+            reason: Reason::OrderCancelled,
+            workflow: Workflow::Choreography,
+        };
         let shipped = InventoryShipped { order_id: order(1) };
         let [_, _, release, ship] = commands();
         given::<Reservation>([fact().into()]).when(release).then([released.clone().into()]);

@@ -39,16 +39,25 @@ struct Orders {
     copies: Copies,
     users: Users,
     keys: KeyRing,
+    /// Who carries orders that do not say.
+    workflow: Workflow,
 }
 
 /// The endpoints; prices and accounts come from `copies`, customers are looked up in `users`, personal data are sealed
 /// with `keys`.
-pub(super) fn routes(api: Api, copies: Copies, users: Users, keys: KeyRing) -> OpenApiRouter {
+pub(super) fn routes(
+    api: Api,
+    copies: Copies,
+    users: Users,
+    keys: KeyRing,
+    workflow: Workflow,
+) -> OpenApiRouter {
     http::router().routes(routes!(place_order)).routes(routes!(cancel_order)).with_state(Arc::new(Orders {
         api: Arc::new(api),
         copies,
         users,
         keys,
+        workflow,
     }))
 }
 
@@ -67,6 +76,21 @@ struct PlaceOrder {
     items: Vec<Item>,
     /// Where it goes.
     shipping_address: ShippingAddress,
+    /// Who carries it through; unless it is said, what the service is set to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<OrderWorkflow>)]
+    workflow: Option<Workflow>,
+}
+
+/// Who carries an order through stock, payment and shipping.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "documents events::orders::Workflow, which knows nothing of OpenAPI")]
+enum OrderWorkflow {
+    /// Each service reacts to the facts of the others.
+    Choreography,
+    /// A saga asks each service in turn.
+    Orchestration,
 }
 
 /// A line of an order.
@@ -166,7 +190,7 @@ async fn place_order(
 }
 
 async fn place(orders: &Orders, call: Call, body: PlaceOrder) -> Result<Response, Problem> {
-    let Orders { api, copies, users, keys } = orders;
+    let Orders { api, copies, users, keys, .. } = orders;
     call.principal.require_for(body.user_id.uuid())?;
     let (user_snapshot, items, account) = try_join3(
         users.check(body.user_id, || call.query(format!("/users/{}", body.user_id))),
@@ -175,7 +199,8 @@ async fn place(orders: &Orders, call: Call, body: PlaceOrder) -> Result<Response
     )
     .await?;
     let command = call.command(&api.clock, "POST /orders", &body);
-    let PlaceOrder { user_id, account_id, shipping_address, .. } = body;
+    let PlaceOrder { user_id, account_id, shipping_address, workflow, .. } = body;
+    let workflow = workflow.unwrap_or(orders.workflow);
     let order_id = OrderId::new(command.new_id("order", &api.clock));
     let total_amount = total(&items).map_err(Refusal::from)?;
     let address = Address::from(shipping_address);
@@ -184,7 +209,6 @@ async fn place(orders: &Orders, call: Call, body: PlaceOrder) -> Result<Response
 
     let keys = keys.clone();
     let carry_out = async move |attempt: Attempt| {
-        let workflow = Workflow::Choreography;
         // Not before the key was looked up: what was answered stays answered.
         let user_snapshot = user_snapshot.ok_or_else(erased)?;
         let shipping_address = keys.seal(user_id, &address).await?;

@@ -43,7 +43,8 @@ pub struct OrderState {
     /// The customer.
     pub user_id: UserId,
     account_id: AccountId,
-    workflow: Workflow,
+    /// Who carries it through.
+    pub workflow: Workflow,
     /// Where it stands.
     pub status: OrderStatus,
 }

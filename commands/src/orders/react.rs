@@ -4,7 +4,8 @@ use super::{Order, OrderCommand};
 use crate::{Decision, Key, Stop};
 use events::{
     Context, Fact, OrderId,
-    inventory::{ReservationEvent, Shortage},
+    fulfilment::ProcessEvent,
+    inventory::ReservationEvent,
     orders::{Reason, Workflow},
     payments::PaymentEvent,
     shipping::ShipmentEvent,
@@ -15,6 +16,7 @@ pub const INTERESTS: &[(Context, &[&str])] = &[
     (Context::Inventory, &["inventory.reservation.failed"]),
     (Context::Payments, &["payment.failed"]),
     (Context::Shipping, &["shipping.scheduled", "shipping.failed"]),
+    (Context::Fulfilment, &["process.completed", "process.failed"]),
 ];
 
 /// What a fact asks of an order.
@@ -38,13 +40,18 @@ pub fn react(fact: &Fact) -> Option<Effect> {
     let (effect, workflow) = match fact {
         Fact::Shipment(ShipmentEvent::Scheduled(fact)) => (Effect::Complete(fact.order_id), fact.workflow),
         Fact::Reservation(ReservationEvent::Failed(fact)) => {
-            (fail(fact.order_id, fact.reason, missing(&fact.shortages)), fact.workflow)
+            (fail(fact.order_id, fact.reason, fact.missing()), fact.workflow)
         }
         Fact::Payment(PaymentEvent::Failed(fact)) => {
             (fail(fact.order_id, fact.reason, fact.detail.clone()), fact.workflow)
         }
         Fact::Shipment(ShipmentEvent::Failed(fact)) => {
             (fail(fact.order_id, fact.reason, fact.detail.clone()), fact.workflow)
+        }
+        // The saga is done.
+        Fact::Process(ProcessEvent::Completed(fact)) => return Some(Effect::Complete(fact.order_id)),
+        Fact::Process(ProcessEvent::Failed(fact)) => {
+            return Some(fail(fact.order_id, fact.reason, fact.detail.clone()));
         }
         _ => return None,
     };
@@ -53,13 +60,6 @@ pub fn react(fact: &Fact) -> Option<Effect> {
 
 fn fail(order_id: OrderId, reason: Reason, detail: String) -> Effect {
     Effect::Fail { order_id, reason, detail }
-}
-
-fn missing(shortages: &[Shortage]) -> String {
-    let each = shortages.iter().map(|Shortage { sku, requested, available }| {
-        format!("{sku}: {requested} ordered, {available} available")
-    });
-    each.collect::<Vec<_>>().join("; ")
 }
 
 impl Effect {
@@ -79,7 +79,7 @@ impl Effect {
 mod tests {
     use super::*;
     use crate::fixtures::{order, sku};
-    use events::inventory::ReservationFailed;
+    use events::inventory::{ReservationFailed, Shortage};
 
     #[test]
     fn an_order_that_fails_for_stock_names_every_shortage() {

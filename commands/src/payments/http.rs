@@ -127,7 +127,8 @@ fn refund_completed(decision: &mut Decision, order_id: OrderId) -> Result<(), St
     let Some(order) = decision.state(&order)? else { return Err(PaymentRejection::NotCharged.into()) };
     let advice = match order.status {
         OrderStatus::Completed => {
-            return refund(decision, &Refund { order_id, reason: Reason::Requested, never_charge: None });
+            let (reason, workflow) = (Reason::Requested, order.workflow);
+            return refund(decision, &Refund { order_id, reason, never_charge: None, workflow });
         }
         OrderStatus::Pending => "the order is not completed: cancel it, which gives back what was charged",
         OrderStatus::Failed => "the order has failed: what was charged goes back by itself",

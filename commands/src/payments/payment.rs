@@ -3,7 +3,7 @@
 use crate::{Aggregate, Refusal};
 use events::{
     AccountId, Money, OrderId,
-    orders::Reason,
+    orders::{Reason, Workflow},
     payments::{PaymentCharged, PaymentEvent, PaymentFailed, PaymentRefunded},
 };
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,8 @@ pub enum PaymentCommand {
         order_id: OrderId,
         /// Why.
         reason: Reason,
+        /// Who carries the order through.
+        workflow: Workflow,
     },
 }
 
@@ -78,8 +80,8 @@ impl Aggregate for Payment {
         Ok(match (state, command) {
             (State::Undecided, Command::Charge(charged)) => vec![(*charged).into()],
             (State::Undecided, Command::Fail(failed)) => vec![failed.into()],
-            (&State::Charged { account_id, amount }, Command::Refund { order_id, reason }) => {
-                vec![PaymentRefunded { order_id, account_id, amount, reason }.into()]
+            (&State::Charged { account_id, amount }, Command::Refund { order_id, reason, workflow }) => {
+                vec![PaymentRefunded { order_id, account_id, amount, reason, workflow }.into()]
             }
             (State::Undecided | State::Failed, Command::Refund { .. }) => {
                 return Err(PaymentRejection::NotCharged);
@@ -107,7 +109,6 @@ mod tests {
         aggregate::testing::given,
         fixtures::{account, charged, created, eur, line, order},
     };
-    use events::orders::Workflow;
 
     fn taken() -> PaymentCharged {
         charged(&created(&[line("TEA", 2, 450)]))
@@ -125,15 +126,19 @@ mod tests {
 
     fn refunded() -> PaymentEvent {
         let (order_id, account_id, amount) = (order(1), account(1), eur(900));
-        PaymentRefunded { order_id, account_id, amount, reason: Reason::Requested }.into()
+        let (reason, workflow) = (Reason::Requested, Workflow::Choreography);
+        PaymentRefunded { order_id, account_id, amount, reason, workflow }.into()
     }
 
     fn charge() -> PaymentCommand {
         PaymentCommand::Charge(Box::new(taken()))
     }
 
-    const REFUND: fn() -> PaymentCommand =
-        || PaymentCommand::Refund { order_id: order(1), reason: Reason::Requested };
+    const REFUND: fn() -> PaymentCommand = || PaymentCommand::Refund {
+        order_id: order(1),
+        reason: Reason::Requested,
+        workflow: Workflow::Choreography,
+    };
 
     #[test]
     fn it_is_decided_once() {

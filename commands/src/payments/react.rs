@@ -2,8 +2,9 @@
 
 use events::{
     AccountId, Context, Fact, OrderId,
-    inventory::{InventoryReserved, ReservationEvent},
-    orders::{OrderEvent, Reason, Workflow},
+    fulfilment::{HoldEvent, ProcessEvent, Step},
+    inventory::ReservationEvent,
+    orders::{OrderEvent, Ordered, Reason, Workflow},
     shipping::ShipmentEvent,
 };
 
@@ -12,15 +13,18 @@ pub const INTERESTS: &[(Context, &[&str])] = &[
     (Context::Orders, &["order.cancelled"]),
     (Context::Inventory, &["inventory.reserved"]),
     (Context::Shipping, &["shipping.failed"]),
+    (Context::Fulfilment, &["step.requested", "compensation.requested", "hold.expired"]),
 ];
 
 /// What a fact asks of payments.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Ask the fraud rules, then [`charge`](super::charge).
-    Charge(Box<InventoryReserved>),
+    Charge(Box<Ordered>),
     /// [`refund`](super::refund).
     Refund(Refund),
+    /// [`expire`](super::expire).
+    Expire(OrderId, AccountId),
 }
 
 /// A payment that is no longer wanted.
@@ -31,25 +35,38 @@ pub struct Refund {
     /// Why.
     pub reason: Reason,
     /// Where nothing was decided yet: whose payment shall never be taken. Without it the refund of nothing is refused.
-    pub never_charge: Option<(AccountId, Workflow)>,
+    pub never_charge: Option<AccountId>,
+    /// Who carries the order through.
+    pub workflow: Workflow,
 }
 
 /// What payments do about a fact.
 pub fn react(fact: &Fact) -> Option<Effect> {
     let (workflow, effect) = match fact {
         Fact::Reservation(ReservationEvent::Reserved(fact)) => {
-            (fact.workflow, Effect::Charge(Box::new(fact.clone())))
+            (fact.workflow, Effect::Charge(Box::new(fact.into())))
         }
         Fact::Order(OrderEvent::Cancelled(fact)) => {
-            let never_charge = Some((fact.account_id, fact.workflow));
-            let reason = Reason::OrderCancelled;
-            (fact.workflow, Effect::Refund(Refund { order_id: fact.order_id, reason, never_charge }))
+            let refund = refund(fact.order_id, Reason::OrderCancelled, Some(fact.account_id), fact.workflow);
+            (fact.workflow, refund)
         }
         Fact::Shipment(ShipmentEvent::Failed(fact)) => {
-            let (order_id, reason) = (fact.order_id, fact.reason);
-            (fact.workflow, Effect::Refund(Refund { order_id, reason, never_charge: None }))
+            (fact.workflow, refund(fact.order_id, fact.reason, None, fact.workflow))
         }
+        // The saga asks for a step.
+        Fact::Process(ProcessEvent::StepRequested(fact)) if fact.step == Step::Payment => {
+            return Some(Effect::Charge(Box::new(fact.order.clone())));
+        }
+        Fact::Process(ProcessEvent::CompensationRequested(fact)) if fact.step == Step::Payment => {
+            let account = Some(fact.account_id);
+            return Some(refund(fact.order_id, fact.reason, account, Workflow::Orchestration));
+        }
+        Fact::Hold(HoldEvent::Expired(fact)) => return Some(Effect::Expire(fact.order_id, fact.account_id)),
         _ => return None,
     };
     (workflow == Workflow::Choreography).then_some(effect)
+}
+
+fn refund(order_id: OrderId, reason: Reason, never_charge: Option<AccountId>, workflow: Workflow) -> Effect {
+    Effect::Refund(Refund { order_id, reason, never_charge, workflow })
 }

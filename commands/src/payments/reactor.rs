@@ -1,14 +1,14 @@
 //! Carries out what payments do about the facts of others. Fraud is asked first, and its verdict recorded, before
 //! money moves. The log tells each charge from its beginning to its end; the payment's id is that of its order.
 
-use super::{Effect, charge, react, refund};
+use super::{Effect, charge, expire, react, refund};
 use crate::{
     Decision, Executor, Key,
     decision::Decided,
     fraud::{Assessment, Clearance, Fraud, Request},
     reactor,
 };
-use events::{Context, Metadata, Money, inventory::InventoryReserved};
+use events::{Context, Metadata, Money, orders::Ordered};
 use nats::{Handler, Recorded, Retry};
 use service::{
     Clock,
@@ -34,6 +34,9 @@ pub(super) fn handler(payments: Payments) -> Handler {
 
 impl Payments {
     async fn answer(&self, recorded: Recorded) -> Result<&'static str, Retry> {
+        if reactor::is_over(&recorded, &self.clock) {
+            return Ok("over");
+        }
         let metadata = reactor::answering(&recorded, "service:payments");
         match react(&recorded.fact) {
             None => Ok("ignored"),
@@ -45,17 +48,21 @@ impl Payments {
                 let refunding = move |decision: &mut Decision| refund(decision, &wanted);
                 reactor::settle(self.executor.execute(vec![], metadata, refunding).await)
             }
+            Some(Effect::Expire(order, account)) => {
+                let expiring = move |decision: &mut Decision| expire(decision, order, account);
+                reactor::settle(self.executor.execute(vec![], metadata, expiring).await)
+            }
         }
     }
 
     /// Charges an order, and says so.
     async fn charge(
         &self,
-        order: Box<InventoryReserved>,
+        order: Box<Ordered>,
         metadata: Metadata,
         assessing: Metadata,
     ) -> Result<&'static str, Retry> {
-        let InventoryReserved { order_id, user_id, total_amount, .. } = *order;
+        let Ordered { order_id, user_id, total_amount, .. } = *order;
         let Money { amount, currency } = total_amount;
         tracing::info!(target: "payment", transactionId = %order_id, userId = %user_id, amount, %currency, "Processing payment");
         let clearance = self.clearance(&order, assessing).await?;
@@ -85,11 +92,11 @@ impl Payments {
     }
 
     /// Asks the fraud rules. The first recorded verdict stands, also when the question comes again.
-    async fn clearance(&self, order: &InventoryReserved, mut metadata: Metadata) -> Result<Clearance, Retry> {
+    async fn clearance(&self, order: &Ordered, mut metadata: Metadata) -> Result<Clearance, Retry> {
         let (fraud, cause) = (Context::Fraud.token(), Cause::Parent(metadata.traceparent.as_deref()));
         let span = Span::start(fraud, SpanKind::Internal, cause, || "assess payment".to_owned());
         metadata.traceparent = span.traceparent().or(metadata.traceparent);
-        let InventoryReserved { order_id, user_id, total_amount, .. } = *order;
+        let Ordered { order_id, user_id, total_amount, .. } = *order;
         let now = self.clock.now();
         let request = Request { order_id, user_id, amount: total_amount };
         let Some(assessed) = self.fraud.assess(&request, now).await else {

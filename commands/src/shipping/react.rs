@@ -2,13 +2,17 @@
 
 use events::{
     Context, Fact, OrderId,
-    orders::{OrderEvent, Reason, Workflow},
-    payments::{PaymentCharged, PaymentEvent},
+    fulfilment::{ProcessEvent, Step},
+    orders::{OrderEvent, Ordered, Reason, Workflow},
+    payments::PaymentEvent,
 };
 
 /// The types of facts that shipping answers, by the context that records them.
-pub const INTERESTS: &[(Context, &[&str])] =
-    &[(Context::Orders, &["order.cancelled"]), (Context::Payments, &["payment.charged"])];
+pub const INTERESTS: &[(Context, &[&str])] = &[
+    (Context::Orders, &["order.cancelled"]),
+    (Context::Payments, &["payment.charged"]),
+    (Context::Fulfilment, &["step.requested", "compensation.requested"]),
+];
 
 /// What a fact asks of shipping. Both ask the carrier too, and both may be carried out any number of times.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,13 +20,15 @@ pub enum Effect {
     /// Where [`parcel`](super::ShipmentState::parcel) says that nothing was decided: book with the carrier, then
     /// [`schedule`](super::schedule). Where it says, then or now, that the parcel is not wanted: call it off with the
     /// carrier.
-    Schedule(Box<PaymentCharged>),
+    Schedule(Box<Ordered>),
     /// [`cancel`](super::cancel), then call the parcel off with the carrier, whatever was decided before.
     Cancel {
         /// The order.
         order_id: OrderId,
         /// Why.
         reason: Reason,
+        /// Who carries the order through.
+        workflow: Workflow,
     },
 }
 
@@ -30,10 +36,19 @@ pub enum Effect {
 pub fn react(fact: &Fact) -> Option<Effect> {
     let (workflow, effect) = match fact {
         Fact::Payment(PaymentEvent::Charged(fact)) => {
-            (fact.workflow, Effect::Schedule(Box::new(fact.clone())))
+            (fact.workflow, Effect::Schedule(Box::new(fact.into())))
         }
         Fact::Order(OrderEvent::Cancelled(fact)) => {
-            (fact.workflow, Effect::Cancel { order_id: fact.order_id, reason: Reason::OrderCancelled })
+            let (order_id, reason, workflow) = (fact.order_id, Reason::OrderCancelled, fact.workflow);
+            (workflow, Effect::Cancel { order_id, reason, workflow })
+        }
+        // The saga asks for a step.
+        Fact::Process(ProcessEvent::StepRequested(fact)) if fact.step == Step::Shipping => {
+            return Some(Effect::Schedule(Box::new(fact.order.clone())));
+        }
+        Fact::Process(ProcessEvent::CompensationRequested(fact)) if fact.step == Step::Shipping => {
+            let (order_id, reason, workflow) = (fact.order_id, fact.reason, Workflow::Orchestration);
+            return Some(Effect::Cancel { order_id, reason, workflow });
         }
         _ => return None,
     };

@@ -2,9 +2,12 @@
 
 use super::{CarrierGateway, Effect, Parcel, Shipment, cancel, give_up, react, schedule};
 use crate::{Decision, Executor, Key, reactor};
-use events::{Metadata, OrderId, payments::PaymentCharged};
+use events::{
+    Metadata, OrderId,
+    orders::{Ordered, Workflow},
+};
 use nats::{Handler, KeyRing, Retry};
-use service::crash_point;
+use service::{Clock, crash_point};
 use std::sync::Arc;
 
 /// What the reactions of shipping share.
@@ -12,6 +15,7 @@ pub(super) struct Shipping {
     pub(super) executor: Executor,
     pub(super) carrier: Arc<dyn CarrierGateway>,
     pub(super) keys: KeyRing,
+    pub(super) clock: Clock,
 }
 
 pub(super) fn handler(shipping: Shipping) -> Handler {
@@ -19,12 +23,22 @@ pub(super) fn handler(shipping: Shipping) -> Handler {
     Arc::new(move |recorded| {
         let shipping = Arc::clone(&shipping);
         Box::pin(async move {
+            let over = reactor::is_over(&recorded, &shipping.clock);
             let metadata = reactor::answering(&recorded, "service:shipping");
             match react(&recorded.fact) {
                 None => Ok("ignored"),
+                Some(Effect::Schedule(_)) if over => Ok("over"),
                 Some(Effect::Schedule(order)) => shipping.schedule(order, metadata).await,
-                Some(Effect::Cancel { order_id, reason }) => {
-                    let cancelling = move |decision: &mut Decision| cancel(decision, order_id, reason);
+                Some(Effect::Cancel { order_id, reason, workflow }) => {
+                    if workflow == Workflow::Orchestration && !shipping.is_called_off(order_id).await? {
+                        if over {
+                            return Ok("over");
+                        }
+                        // The saga takes the record for the deed, so the deed comes first.
+                        shipping.call_off(order_id).await?;
+                    }
+                    let cancelling =
+                        move |decision: &mut Decision| cancel(decision, order_id, reason, workflow);
                     let settled =
                         reactor::settle(shipping.executor.execute(vec![], metadata, cancelling).await)?;
                     shipping.call_off(order_id).await?;
@@ -36,7 +50,7 @@ pub(super) fn handler(shipping: Shipping) -> Handler {
 }
 
 impl Shipping {
-    async fn schedule(&self, order: Box<PaymentCharged>, metadata: Metadata) -> Result<&'static str, Retry> {
+    async fn schedule(&self, order: Box<Ordered>, metadata: Metadata) -> Result<&'static str, Retry> {
         let (order_id, key) = (order.order_id, Key::<Shipment>::new(order.order_id));
         // A parcel booked again after its shipment was called off would belong to nobody.
         match self.executor.state(&key).await.map_err(|error| retry(&error))?.parcel() {
@@ -65,6 +79,12 @@ impl Shipping {
             return self.call_off(order_id).await;
         }
         reactor::settle(result)
+    }
+
+    /// Whether it is recorded that the parcel of an order is not wanted any more.
+    async fn is_called_off(&self, order: OrderId) -> Result<bool, Retry> {
+        let state = self.executor.state(&Key::<Shipment>::new(order)).await.map_err(|error| retry(&error))?;
+        Ok(state.parcel() == Some(Parcel::Unwanted))
     }
 
     async fn call_off(&self, order: OrderId) -> Result<&'static str, Retry> {

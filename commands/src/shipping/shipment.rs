@@ -3,7 +3,7 @@
 use crate::{Aggregate, Refusal};
 use events::{
     OrderId,
-    orders::Reason,
+    orders::{Reason, Workflow},
     shipping::{
         ShipmentDelivered, ShipmentDispatched, ShipmentEvent, ShippingCancelled, ShippingFailed,
         ShippingScheduled,
@@ -69,6 +69,8 @@ pub enum ShipmentCommand {
         order_id: OrderId,
         /// Why.
         reason: Reason,
+        /// Who carries the order through.
+        workflow: Workflow,
     },
     /// It leaves the house.
     Dispatch {
@@ -133,8 +135,8 @@ impl Aggregate for Shipment {
         Ok(match (state, command) {
             (State::Undecided, Command::Schedule(scheduled)) => vec![(*scheduled).into()],
             (State::Undecided, Command::Fail(failed)) => vec![failed.into()],
-            (State::Undecided | State::Scheduled, Command::Cancel { order_id, reason }) => {
-                vec![ShippingCancelled { order_id, reason }.into()]
+            (State::Undecided | State::Scheduled, Command::Cancel { order_id, reason, workflow }) => {
+                vec![ShippingCancelled { order_id, reason, workflow }.into()]
             }
             (State::Dispatched | State::Delivered, Command::Cancel { .. }) => {
                 return Err(ShipmentRejection::Dispatched);
@@ -175,7 +177,6 @@ mod tests {
         aggregate::testing::given,
         fixtures::{order, scheduled},
     };
-    use events::orders::Workflow;
 
     fn booked() -> ShipmentEvent {
         scheduled().into()
@@ -188,7 +189,8 @@ mod tests {
     }
 
     fn called_off() -> ShipmentEvent {
-        ShippingCancelled { order_id: order(1), reason: Reason::OrderCancelled }.into()
+        let (reason, workflow) = (Reason::OrderCancelled, Workflow::Choreography);
+        ShippingCancelled { order_id: order(1), reason, workflow }.into()
     }
 
     fn dispatched() -> ShipmentEvent {
@@ -208,7 +210,8 @@ mod tests {
     }
 
     fn cancel() -> ShipmentCommand {
-        ShipmentCommand::Cancel { order_id: order(1), reason: Reason::OrderCancelled }
+        let (reason, workflow) = (Reason::OrderCancelled, Workflow::Choreography);
+        ShipmentCommand::Cancel { order_id: order(1), reason, workflow }
     }
 
     fn dispatch() -> ShipmentCommand {

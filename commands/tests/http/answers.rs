@@ -128,13 +128,14 @@ async fn fulfil(shop: &Shop, order: Uuid) {
     let (line_items, address) = (items.clone(), shipping_address.clone());
     let reserved =
         InventoryReserved { order_id, user_id, account_id, items, total_amount, shipping_address, workflow };
-    let charge = move |decision: &mut Decision| payments::charge(decision, &reserved, &Clearance::Cleared);
+    let charge =
+        move |decision: &mut Decision| payments::charge(decision, &(&reserved).into(), &Clearance::Cleared);
     shop.execute(Context::Payments, shop.new_command(), charge).await;
     let (amount, items, shipping_address) = (total_amount, line_items, address);
     let charged = PaymentCharged { order_id, user_id, account_id, amount, items, shipping_address, workflow };
     let answer =
         shipping::Answer::Booked(shipping::Booking { carrier: "c".into(), tracking_number: "t".into() });
-    let schedule = move |decision: &mut Decision| shipping::schedule(decision, &charged, &answer);
+    let schedule = move |decision: &mut Decision| shipping::schedule(decision, &(&charged).into(), &answer);
     shop.execute(Context::Shipping, shop.new_command(), schedule).await;
 }
 

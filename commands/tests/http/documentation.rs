@@ -34,6 +34,7 @@ async fn every_command_is_documented() {
             "post /ops/dead-letters/groups/{fingerprint}/retry",
             "post /ops/dead-letters/{id}/discard",
             "post /ops/dead-letters/{id}/retry",
+            "post /ops/sagas/{orderId}/{verb}",
             "post /orders",
             "post /orders/{id}/cancel",
             "post /payments/{orderId}/refunds",

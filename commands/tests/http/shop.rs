@@ -8,6 +8,7 @@ use axum::{
 use commands::{
     Decision, Environment, Executor, Key, Stop, WriteSide,
     fraud::Fraud,
+    fulfilment::Times,
     notifications::Channels,
     orders::UsersService,
     shipping::SimulatedCarrier,
@@ -18,6 +19,7 @@ use commands::{
 };
 use events::{
     Actor, CommandId, Context, Metadata, Position, UserId,
+    orders::Workflow,
     users::{self, Preferences, UserCreated},
 };
 use nats::{
@@ -140,6 +142,8 @@ impl Shop {
             carrier: Arc::new(SimulatedCarrier::default()),
             fraud: Arc::new(Fraud::default()),
             channels: Channels::outbox(nats.folder.path().join("outbox")),
+            workflow: Workflow::default(),
+            times: Times::default(),
         };
         let keys = environment.keys.clone();
         let (mut executors, mut all) = (HashMap::new(), OpenApiRouter::new());
@@ -150,6 +154,8 @@ impl Shop {
             Context::Shipping,
             Context::Notifications,
             Context::Ops,
+            Context::Fulfilment,
+            // The last one: the only one that reacts.
             Context::Users,
         ];
         let mut sides = Vec::new();

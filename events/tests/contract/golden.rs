@@ -4,6 +4,7 @@ use crate::files::{golden, listed, versions};
 use events::{
     Aggregate, DecodeError, DomainEvent, Fact, FactType,
     fraud::AssessmentEvent,
+    fulfilment::{HoldEvent, ProcessEvent, TimerEvent},
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
     notifications::NotificationEvent,
     ops::DeadLetterEvent,
@@ -35,6 +36,9 @@ fn rewritten(aggregate: Aggregate, fact: &FactType, version: u32, body: &[u8]) -
         Aggregate::Notification => of::<NotificationEvent>,
         Aggregate::User => of::<UserEvent>,
         Aggregate::Email => of::<EmailEvent>,
+        Aggregate::Process => of::<ProcessEvent>,
+        Aggregate::Hold => of::<HoldEvent>,
+        Aggregate::Timer => of::<TimerEvent>,
         Aggregate::DeadLetter => of::<DeadLetterEvent>,
     };
     serde_json::from_slice(&write(fact, version, body)).unwrap()

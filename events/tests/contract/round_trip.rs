@@ -4,13 +4,14 @@ use events::{
     AccountId, Address, Aggregate, Context, Currency, DataKey, DomainEvent, EventId, Fact, FactType, Money,
     OrderId, Personal, Position, Sku, UserId,
     fraud::{AssessmentEvent, FraudAssessed, Suspicion, Verdict},
+    fulfilment::{HoldEvent, ProcessEvent, ProcessStarted, TimerEvent},
     inventory::{
         InventoryReserved, ItemEvent, ProductAdded, ProductEvent, ReservationEvent, ReservationFailed,
         Shortage, Stock, StockReserved,
     },
     notifications::{Fault, Notice, NotificationEvent, NotificationFailed},
     ops::DeadLetterEvent,
-    orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Reason, UserSnapshot, Workflow},
+    orders::{Line, OrderCancelled, OrderCreated, OrderEvent, Ordered, Reason, UserSnapshot, Workflow},
     payments::{AccountCredited, AccountEvent, PaymentCharged, PaymentEvent},
     shipping::{ShipmentEvent, ShippingScheduled},
     users::{EmailClaimed, EmailEvent, EmailHash, Preferences, Role, UserCreated, UserEvent},
@@ -172,6 +173,17 @@ fn fact() -> impl Strategy<Value = Fact> {
         )
 }
 
+/// A process that begins: its order lies flat among its own fields.
+fn of_processes() -> impl Strategy<Value = Fact> {
+    (ids(), lines(), money(), address(), workflow(), any::<u32>()).prop_map(
+        |((order_id, user_id, account_id), items, total_amount, shipping_address, workflow, definition)| {
+            let order =
+                Ordered { order_id, user_id, account_id, items, total_amount, shipping_address, workflow };
+            Fact::Process(ProcessStarted { order, definition }.into())
+        },
+    )
+}
+
 /// Facts of users and of their e-mail addresses.
 fn of_users() -> impl Strategy<Value = Fact> {
     (uuid(), any::<(String, String, u64)>(), 0..3_usize, any::<bool>()).prop_map(
@@ -222,12 +234,17 @@ fn written(fact: &Fact) -> (Aggregate, &'static FactType, Vec<u8>) {
         Fact::User(event) => of::<UserEvent>(Aggregate::User, event),
         Fact::Email(event) => of::<EmailEvent>(Aggregate::Email, event),
         Fact::DeadLetter(event) => of::<DeadLetterEvent>(Aggregate::DeadLetter, event),
+        Fact::Process(event) => of::<ProcessEvent>(Aggregate::Process, event),
+        Fact::Hold(event) => of::<HoldEvent>(Aggregate::Hold, event),
+        Fact::Timer(event) => of::<TimerEvent>(Aggregate::Timer, event),
     }
 }
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(fact in prop_oneof![9 => fact(), 2 => of_users(), 1 => of_notifications()]) {
+    fn what_is_written_is_read_back(
+        fact in prop_oneof![9 => fact(), 2 => of_users(), 1 => of_notifications(), 2 => of_processes()]
+    ) {
         let (aggregate, kind, body) = written(&fact);
         prop_assert_eq!(Fact::from_json(aggregate, kind.name, kind.version, &body).unwrap(), fact);
     }

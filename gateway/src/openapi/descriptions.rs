@@ -184,7 +184,7 @@ mod tests {
         let subscriber = tracing_subscriber::fmt().with_writer(move || sink.clone()).finish();
         let _log = tracing::subscriber::set_default(subscriber);
         let services = Services::default();
-        let there = ["orders", "payments", "users", "inventory", "shipping", "operations"];
+        let there = ["orders", "payments", "users", "inventory", "shipping", "fulfilment", "operations"];
         services.there.lock().unwrap().extend(there);
         let (descriptions, config) = (services.descriptions(), Arc::new(Config::standard()));
         let paths = async |config: &Arc<Config>| {

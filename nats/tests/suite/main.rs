@@ -14,4 +14,5 @@ mod quota;
 mod reader;
 mod registry;
 mod rig;
+mod timers;
 mod topology;

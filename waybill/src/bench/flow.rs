@@ -15,7 +15,8 @@ use axum::body::Bytes;
 use commands::{
     Decision, Key, inventory, inventory::StockChange, payments::Account, payments::AccountCommand,
 };
-use events::{Context, Money, Sku};
+use events::{Context, Money, Sku, orders::Workflow};
+use futures::future::OptionFuture;
 use nats::{Durability, Filter, From, Reader, Until};
 use serde_json::Value;
 use std::{
@@ -38,6 +39,7 @@ const CAUGHT_UP: Duration = Duration::from_mins(2);
 pub(super) async fn measure(
     durability: Durability,
     scale: Scale,
+    workflow: Option<Workflow>,
     report: &mut Report,
 ) -> Result<(), Failure> {
     let stage = Stage::open(durability).await?;
@@ -51,16 +53,22 @@ pub(super) async fn measure(
     let system = System::start(&stage.config(), listeners).await?;
     let orders = system.addresses().get(&Service::Orders).ok_or("orders are not running")?;
     let url = format!("http://{orders}/orders");
-    let shop = Shop::open(&stage, url, load).await?;
+    let other = workflow.filter(|workflow| *workflow == Workflow::Orchestration);
+    let sagas = other.map(|workflow| Shop::open(&stage, url.clone(), &load, Some(workflow)));
+    let sagas = OptionFuture::from(sagas).await.transpose()?;
+    let shop = Shop::open(&stage, url, &load, None).await?;
 
     shop.place(scale.of(2000), CALLERS, None).await?;
+    if let Some(sagas) = &sagas {
+        sagas.place(scale.of(2000), CALLERS, None).await?;
+    }
     let case = |callers| Case { bench: "flow", durability, callers };
     let quiet = shop.place(scale.of(500), 64, Some(QUIET_RATE)).await?;
     report.add(case(64), format!("end to end at {QUIET_RATE} orders/s"), &[quiet.orders], None);
     // On a server of its own: what is published raw must not set the services here to work.
     let apart = Stage::open(durability).await?;
     let mut raw = Vec::new();
-    let (mut placed, mut events, mut cpu) = (vec![], vec![], vec![]);
+    let (mut placed, mut events, mut carried, mut cpu) = (vec![], vec![], vec![], vec![]);
     for _ in 0..scale.rounds {
         raw.push(super::commands::raw_creates(&apart, 64, scale.of(20_000)).await?.0);
         let before = cpu_seconds(stage.server.pid());
@@ -70,10 +78,17 @@ pub(super) async fn measure(
             cpu.push((after - before) * 1000.0 / flow.orders.operations as f64);
         }
         placed.push(flow.orders);
+        if let Some(sagas) = &sagas {
+            carried.push(sagas.place(scale.of(5000), CALLERS, None).await?.orders);
+        }
         events.push(flow.events);
     }
     report.add(case(64), "(a) raw publish, expecting", &raw, None);
     report.add(case(CALLERS), "orders, read models caught up", &placed, None);
+    if sagas.is_some() {
+        let ratio = ratio(&carried, &placed, "choreography", Some(0.6));
+        report.add(case(CALLERS), "orders of a saga, the same", &carried, Some(ratio));
+    }
     report.add(
         case(CALLERS),
         "events of these orders",
@@ -121,8 +136,18 @@ struct Flow {
 }
 
 impl Shop {
-    async fn open(stage: &Stage, url: String, Load { user, body, .. }: Load) -> Result<Self, Failure> {
-        let bearer = format!("Bearer {}", stage.token(user).await?);
+    async fn open(
+        stage: &Stage,
+        url: String,
+        load: &Load,
+        workflow: Option<Workflow>,
+    ) -> Result<Self, Failure> {
+        let bearer = format!("Bearer {}", stage.token(load.user).await?);
+        let mut body: Value = serde_json::from_slice(&load.body)?;
+        if let Some(workflow) = workflow {
+            body["workflow"] = serde_json::to_value(workflow)?;
+        }
+        let body = serde_json::to_vec(&body)?.into();
         let client = reqwest::Client::builder().pool_max_idle_per_host(256).build()?;
         Ok(Self { connection: stage.connection.clone(), client, url, bearer, body })
     }

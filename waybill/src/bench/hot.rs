@@ -87,7 +87,7 @@ async fn reserve_all(stage: &Stage, executor: Executor, count: u64, naive: bool)
         let slot = usize::try_from(turn.fetch_add(1, Ordering::Relaxed)).unwrap_or(0) % CALLERS;
         let executor = if naive { alone[slot].clone() } else { executor.clone() };
         async move {
-            let order = order(&clock);
+            let order = events::orders::Ordered::from(&order(&clock));
             let metadata = metadata(&clock);
             loop {
                 if naive {

@@ -171,6 +171,8 @@ async fn orders(stage: &Stage, users: String) -> Result<Router, Failure> {
         carrier: Arc::new(SimulatedCarrier::default()),
         fraud: Arc::new(Fraud::default()),
         channels: stage.config().channels,
+        workflow: events::orders::Workflow::default(),
+        times: commands::fulfilment::Times::default(),
     };
     let side = Box::pin(WriteSide::build(Context::Orders, &env, &Metrics::new())).await?;
     let (router, _) = side.http.split_for_parts();

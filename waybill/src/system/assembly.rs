@@ -43,6 +43,8 @@ pub(super) async fn assemble(
         carrier: Arc::new(config.outside.carrier.clone()),
         fraud: Arc::clone(&config.outside.fraud),
         channels: config.channels.clone(),
+        workflow: config.flow.workflow,
+        times: config.flow.times,
     };
     let build = WriteSide::build(service.context(), &environment, &metrics);
     let mut write_side = Box::pin(build).await?;

@@ -4,6 +4,7 @@ use super::{super::world::World, ACCOUNTS, SKUS, Story, id, item};
 use crate::{
     Key,
     fixtures::{account, sku},
+    fulfilment::{Phase, Process, Stand},
     inventory::{Reservation, ReservationState},
     orders::{Order, OrderStatus},
     payments::{Account, Payment, PaymentState},
@@ -11,6 +12,7 @@ use crate::{
 };
 use events::{
     AccountId, Fact, Money, OrderId, Sku,
+    fulfilment::{ProcessEvent, Step as SagaStep},
     inventory::{ItemEvent, ReservationEvent, Stock},
     orders::{OrderEvent, Reason, Workflow},
     payments::{AccountEvent, PaymentEvent},
@@ -34,8 +36,11 @@ impl Story {
     pub(super) fn check(&self, world: &mut World) {
         for (index, plan) in self.orders.iter().enumerate() {
             match plan.workflow {
-                Workflow::Choreography => check_order(world, id(index)),
-                Workflow::Orchestration => check_left_alone(world, id(index)),
+                Workflow::Choreography => check_order(world, id(index), plan.workflow),
+                Workflow::Orchestration => {
+                    check_order(world, id(index), plan.workflow);
+                    check_process(world, id(index));
+                }
             }
         }
         self.check_stock(world);
@@ -132,7 +137,7 @@ fn failure(fact: &Fact, order: OrderId) -> Option<Reason> {
 }
 
 /// An order has ended once, and everything else agrees with how.
-fn check_order(world: &mut World, order: OrderId) {
+fn check_order(world: &mut World, order: OrderId, workflow: Workflow) {
     let ends = ends(world, order);
     let [(status, reason)] = ends[..] else { panic!("{order:?} ended {} times: {ends:?}", ends.len()) };
     let reservation = world.state(&Key::<Reservation>::new(order));
@@ -154,19 +159,45 @@ fn check_order(world: &mut World, order: OrderId) {
         assert!(!matches!(payment, PaymentState::Undecided | PaymentState::Failed), "{told}");
         return;
     }
-    assert!(matches!(reservation, ReservationState::Failed | ReservationState::Released), "{told}");
+    // A saga that goes back early has never asked for it.
+    let unasked = workflow == Workflow::Orchestration && reservation == ReservationState::Undecided;
+    let held = !matches!(reservation, ReservationState::Failed | ReservationState::Released);
+    assert!(unasked || !held, "{told}");
     assert!(!matches!(payment, PaymentState::Charged { .. }), "{told}");
     let none = [ShipmentState::Undecided, ShipmentState::Failed, ShipmentState::Cancelled];
     assert!(none.contains(&shipment), "{told}");
-    if let Some(reason) = reason {
+    if let Some(reason) = reason.filter(|_| workflow == Workflow::Choreography) {
         let failures: Vec<_> = world.log.iter().filter_map(|fact| failure(fact, order)).collect();
         assert_eq!(failures, [reason], "{told}");
     }
 }
 
-/// The saga's orders are no affair of the choreography.
-fn check_left_alone(world: &mut World, order: OrderId) {
-    assert_eq!(world.state(&Key::<Reservation>::new(order)), ReservationState::Undecided);
-    assert_eq!(world.state(&Key::<Payment>::new(order)), PaymentState::Undecided);
-    assert_eq!(world.state(&Key::<Shipment>::new(order)), ShipmentState::Undecided);
+/// The saga has ended as its order has; what it asked to be undone was undone once each, in the reverse order of what
+/// was asked to be done.
+fn check_process(world: &mut World, order: OrderId) {
+    let status = world.state(&Key::<Order>::new(order)).map(|order| order.status);
+    let process = world.state(&Key::<Process>::new(order)).expect("a saga carries it");
+    let phase = if status == Some(OrderStatus::Completed) { Phase::Completed } else { Phase::Failed };
+    assert_eq!((process.phase, process.parked), (phase, false), "{process:?}");
+    assert_eq!(process.wake(), None);
+    let (mut asked, mut undone) = (Vec::new(), Vec::new());
+    for fact in &world.log {
+        match fact {
+            Fact::Process(ProcessEvent::StepRequested(it))
+                if it.order.order_id == order && it.attempt == 1 =>
+            {
+                asked.push(it.step);
+            }
+            Fact::Process(ProcessEvent::CompensationSucceeded(it)) if it.order_id == order => {
+                undone.push(it.step);
+            }
+            _ => {}
+        }
+    }
+    let refused: Vec<_> =
+        SagaStep::ALL.into_iter().filter(|step| process.stand(*step) == Stand::Refused).collect();
+    asked.retain(|step| !refused.contains(step));
+    asked.reverse();
+    let expected = if phase == Phase::Completed { vec![] } else { asked };
+    assert_eq!(undone, expected, "{process:?}");
 }

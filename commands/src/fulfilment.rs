@@ -1,0 +1,66 @@
+//! Fulfilment: the saga that carries an order through step by step, and the time for which stock is held unpaid.
+//!
+//! The process manager asks for a step by recording that it does; the service that carries the step out answers with its
+//! own facts, the same as in the choreography. So replaying a process sends nothing, and a process that dies between two
+//! steps has nothing half done.
+
+mod definition;
+#[cfg(test)]
+mod history;
+mod hold;
+mod http;
+mod process;
+mod react;
+mod reactor;
+mod state;
+
+pub use definition::{Definition, Policy, Retry, Times};
+pub use hold::{Hold, HoldCommand, HoldState};
+pub use process::{Answer, Ask, Process, ProcessCommand, ProcessRejection, Verb};
+pub use react::{Effect, INTERESTS, react};
+pub(crate) use reactor::ProcessMetrics;
+pub use state::{Phase, ProcessState, Stand};
+
+use crate::{
+    Decision, Key, Stop,
+    environment::{Build, WriteSide},
+};
+use events::{OrderId, fulfilment::Timer};
+
+/// The write side of fulfilment.
+pub(crate) fn write_side(build: Build, times: Times) -> WriteSide {
+    let http = http::routes(build.api(), times);
+    let handler = reactor::handler(reactor::Fulfilment {
+        executor: build.executor.clone(),
+        clock: build.clock.clone(),
+        times,
+        metrics: build.processes.clone(),
+    });
+    build.finish(http, INTERESTS, &handler)
+}
+
+/// Asks the process of an order something, and sets its timer to when it has to look again.
+pub fn advance(decision: &mut Decision, order_id: OrderId, command: ProcessCommand) -> Result<(), Stop> {
+    let key = Key::<Process>::new(order_id);
+    let wake =
+        |decision: &Decision| Ok::<_, Stop>(decision.state(&key)?.as_ref().and_then(ProcessState::wake));
+    let before = wake(decision)?;
+    decision.apply(&key, command)?;
+    let after = wake(decision)?;
+    if before != after {
+        decision.set_timer(&key, (order_id, Timer::Process), after);
+    }
+    Ok(())
+}
+
+/// Asks the hold of an order something, and sets its timer to its end.
+pub fn keep(decision: &mut Decision, order_id: OrderId, command: HoldCommand) -> Result<(), Stop> {
+    let key = Key::<Hold>::new(order_id);
+    let before = decision.state(&key)?.until();
+    decision.apply(&key, command)?;
+    let after = decision.state(&key)?.until();
+    if before != after {
+        decision.set_timer(&key, (order_id, Timer::Hold), after);
+    }
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! Timers: what is relied on of the server, and that arming and cancelling are part of an append.
+
+use crate::rig::{DEADLINE, Rig, command, rest, soon, until};
+use events::{
+    Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, Fact, Metadata, OrderId, Position, Subject,
+    fulfilment::{HoldEnded, HoldEvent, Timer, TimerDue, TimerEvent},
+};
+use futures::{TryStreamExt, future::join_all};
+use jiff::{SignedDuration, Timestamp};
+use nats::{AppendError, Filter, From, Message, Reader, Until, Write};
+use service::Clock;
+
+fn order() -> OrderId {
+    OrderId::new(Clock::system().uuid())
+}
+
+fn metadata(command: CommandId) -> Metadata {
+    let (correlation, causation) = (command.uuid().into(), command.uuid());
+    Metadata { command, correlation, causation, actor: Actor::CLIENT, traceparent: None }
+}
+
+fn hold(order: OrderId) -> Subject {
+    Aggregate::Hold.subject(order)
+}
+
+/// A fact of the hold of an order.
+fn fact(order: OrderId, expect: u64, command: CommandId) -> Write {
+    let (subject, fact) = (hold(order), HoldEvent::from(HoldEnded { order_id: order }));
+    let version = expect.min(1) + 1;
+    let now = Clock::system().now();
+    let envelope = Envelope::new(fact.fact_type(), &subject, version, 0, now, &metadata(command));
+    Write::new(&subject, Some(expect), &envelope, None, fact.to_json())
+}
+
+fn name(order: OrderId) -> String {
+    Context::Fulfilment.timer(order, "hold")
+}
+
+/// A timer of an order.
+fn timer(order: OrderId, at: Timestamp) -> Write {
+    let (subject, timer) = (Aggregate::Timer.subject(order), Timer::Hold);
+    let fact = TimerEvent::from(TimerDue { order_id: order, timer, at });
+    let envelope = Envelope::new(fact.fact_type(), &subject, 1, 9, at, &metadata(command()));
+    Write::timer(&subject, &name(order), at, &envelope, fact.to_json())
+}
+
+fn soonish(millis: i64) -> Timestamp {
+    Clock::system().now() + SignedDuration::from_millis(millis)
+}
+
+async fn facts(rig: &Rig) -> Vec<Message> {
+    let (from, end, filter) = (From::Start, Until::End, Filter::default());
+    let mut reader = Reader::open(&rig.connection, Context::Fulfilment, from, end, filter).await.unwrap();
+    soon("the facts", rest(&mut reader)).await
+}
+
+async fn due(rig: &Rig) -> Vec<Message> {
+    facts(rig).await.into_iter().filter(|message| message.kind() == "timer.due").collect()
+}
+
+/// How many messages stand on the subjects of timers.
+async fn standing(rig: &Rig) -> u64 {
+    let stream = async_nats::jetstream::new(rig.client().await).get_stream("FULFILMENT").await.unwrap();
+    let subjects = stream.info_with_subjects("timer.>").await.unwrap();
+    subjects.try_fold(0, async |sum, (_, count)| Ok(sum + count as u64)).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_becomes_a_fact_in_time_and_never_early() {
+    let rig = Rig::start().await;
+    let mut armed = Vec::new();
+    for millis in [-5000, 5, 200, 400, 700] {
+        let (order, at) = (order(), soonish(millis));
+        rig.store.append(vec![fact(order, 0, command()), timer(order, at)]).await.unwrap();
+        armed.push((order, at));
+    }
+    until("all of them are due", async || due(&rig).await.len() == armed.len()).await;
+    for message in due(&rig).await {
+        let recorded = message.record().unwrap();
+        let Fact::Timer(TimerEvent::Due(fact)) = recorded.fact else { panic!("{message:?}") };
+        let (_, at) = armed.iter().find(|(order, _)| *order == fact.order_id).unwrap();
+        assert_eq!(fact.at, *at);
+        assert!(recorded.stored >= *at, "{} is before {at}", recorded.stored);
+        assert_eq!(recorded.subject, Aggregate::Timer.subject(fact.order_id));
+    }
+    assert_eq!(standing(&rig).await, 0, "what has fired is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_that_is_armed_again_replaces_the_one_before() {
+    let rig = Rig::start().await;
+    let (one, at) = (order(), soonish(600));
+    let first = rig.store.append(vec![fact(one, 0, command()), timer(one, soonish(200))]).await.unwrap();
+    rig.store.append(vec![fact(one, first.first, command()), timer(one, at)]).await.unwrap();
+    assert_eq!(standing(&rig).await, 1);
+    until("it is due", async || !due(&rig).await.is_empty()).await;
+    let all = due(&rig).await;
+    assert_eq!(all.len(), 1);
+    assert!(all[0].stored >= at);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timer_is_cancelled_with_the_fact_that_makes_it_needless() {
+    let rig = Rig::start().await;
+    let (one, other, late) = (order(), order(), soonish(500));
+    let mut firsts = Vec::new();
+    for order in [one, other] {
+        let appended = rig.store.append(vec![fact(order, 0, command()), timer(order, late)]).await.unwrap();
+        firsts.push(appended.first);
+    }
+    // Alone, which is a plain publish.
+    rig.store.append(vec![fact(one, firsts[0], command()).cancelling(&name(one))]).await.unwrap();
+    assert_eq!(standing(&rig).await, 1);
+    until("the other one is due", async || due(&rig).await.len() == 1).await;
+    // What has fired, and what never was, does not matter.
+    let last = rig.store.last(&hold(other)).await.unwrap().unwrap().position.sequence;
+    rig.store.append(vec![fact(other, last, command()).cancelling(&name(other))]).await.unwrap();
+    let never = order();
+    rig.store.append(vec![fact(never, 0, command()).cancelling(&name(never))]).await.unwrap();
+    assert_eq!((due(&rig).await.len(), facts(&rig).await.len()), (1, 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_guard_fails_nothing_is_armed_and_nothing_cancelled() {
+    let rig = Rig::start().await;
+    let (one, other) = (order(), order());
+    let refused = rig.store.append(vec![fact(one, 7, command()), timer(one, soonish(10))]).await;
+    assert!(matches!(refused, Err(AppendError::Conflict)), "{refused:?}");
+    rig.store.append(vec![fact(other, 0, command()), timer(other, soonish(400))]).await.unwrap();
+    let stale = fact(other, 0, command()).cancelling(&name(other));
+    assert!(matches!(rig.store.append(vec![stale]).await, Err(AppendError::Conflict)));
+    let stale = vec![fact(other, 0, command()).cancelling(&name(other)), fact(one, 0, command())];
+    assert!(matches!(rig.store.append(stale).await, Err(AppendError::Conflict)));
+    until("the timer that stands is due", async || !due(&rig).await.is_empty()).await;
+    let recorded = due(&rig).await;
+    assert_eq!(recorded.len(), 1);
+    assert_eq!(recorded[0].subject, Aggregate::Timer.subject(other));
+}
+
+/// Many at once share batches; each is found again after its answer was lost, though its timer may be gone by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_with_timers_are_told_apart_like_all_others() {
+    let rig = Rig::start().await;
+    let orders: Vec<_> = (0..200).map(|_| (order(), command())).collect();
+    let append =
+        |(of, id): &(OrderId, CommandId)| rig.store.append(vec![fact(*of, 0, *id), timer(*of, soonish(20))]);
+    let first = join_all(orders.iter().map(append)).await;
+    let positions: Vec<u64> = first.into_iter().map(|appended| appended.unwrap().first).collect();
+    for ((of, _), sequence) in orders.iter().zip(&positions) {
+        let last = rig.store.last(&hold(*of)).await.unwrap().unwrap();
+        assert_eq!(last.position, Position { context: Context::Fulfilment, sequence: *sequence });
+    }
+    until("all of them are due", async || due(&rig).await.len() == orders.len()).await;
+    for ((of, id), sequence) in orders.iter().zip(&positions) {
+        let again = rig.store.append(vec![fact(*of, 0, *id), timer(*of, soonish(60_000))]).await.unwrap();
+        assert_eq!((again.first, again.duplicate), (*sequence, true));
+    }
+    assert_eq!(standing(&rig).await, 0, "what was repeated has armed nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn timers_survive_the_server_and_fire_when_it_is_back() {
+    let rig = Rig::start().await;
+    let (one, other) = (order(), order());
+    let soon = soonish(100);
+    let later = soonish(3000);
+    rig.store.append(vec![fact(one, 0, command()), timer(one, soon)]).await.unwrap();
+    rig.store.append(vec![fact(other, 0, command()), timer(other, later)]).await.unwrap();
+    rig.server.kill().await;
+    rig.connected().await;
+    let all = async || match tokio::time::timeout(DEADLINE, due(&rig)).await {
+        Ok(due) => due.len() == 2,
+        Err(_) => false,
+    };
+    until("both are due", all).await;
+    for message in due(&rig).await {
+        let at = if message.subject == Aggregate::Timer.subject(one) { soon } else { later };
+        assert!(message.stored >= at, "{} is before {at}", message.stored);
+    }
+}
