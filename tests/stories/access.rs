@@ -42,7 +42,7 @@ const OPERATORS_ONLY: &[(Service, &str, &str)] = &[
     (Service::Operations, "POST", "/ops/dead-letters/groups/{id}/discard"),
     (Service::Fulfilment, "GET", "/ops/sagas"),
     (Service::Fulfilment, "GET", "/ops/sagas/{id}"),
-    (Service::Fulfilment, "POST", "/ops/sagas/{id}/retry"),
+    (Service::Fulfilment, "POST", "/ops/sagas/{id}/compensate"),
 ];
 
 /// The operations of a service: method, path, and what the documentation says of them.
@@ -129,7 +129,7 @@ async fn operator_verbs_need_the_role() {
             ("/receipts", json!({ "quantity": 1 })),
             ("/adjustments", json!({ "delta": 1, "reason": "count" })),
             ("/discard", json!({ "reason": "a test" })),
-            ("/retry", json!({ "reason": "why not" })),
+            ("/compensate", json!({ "reason": "why not" })),
             ("/credits", json!({ "amount": { "amount": 1, "currency": "EUR" } })),
         ];
         let body = bodies.into_iter().find(|(end, _)| path.ends_with(end));
