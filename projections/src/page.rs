@@ -5,9 +5,11 @@ use crate::{
     sqlite::{Database, DatabaseError, Row},
     table::Value,
 };
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use service::Problem;
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 /// How many items a page may hold.
 const LIMITS: std::ops::RangeInclusive<u32> = 1..=100;
@@ -95,6 +97,17 @@ impl<T> Page<T> {
     pub(crate) fn items_mut(&mut self) -> &mut [T] {
         &mut self.items
     }
+}
+
+/// The place of a row in a list that is ordered by a time and, within the same moment, by an id.
+pub(crate) fn write_place(time: Timestamp, id: Uuid) -> Vec<u8> {
+    [&time.as_microsecond().to_be_bytes()[..], id.as_bytes()].concat()
+}
+
+/// The same, read back.
+pub(crate) fn read_place(bytes: &[u8]) -> Option<(Timestamp, Uuid)> {
+    let (time, id) = bytes.split_first_chunk()?;
+    Some((Timestamp::from_microsecond(i64::from_be_bytes(*time)).ok()?, Uuid::from_slice(id).ok()?))
 }
 
 fn hex(bytes: &[u8]) -> String {

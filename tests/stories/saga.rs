@@ -264,6 +264,10 @@ async fn a_compensation_that_fails_is_parked_and_an_operator_brings_it_to_its_en
     let saga = shop.is(order, "parked").await;
     assert_eq!((&saga["step"], &saga["stuck"]), (&"shipping".into(), &true.into()), "{saga}");
     let stuck = shop.world.api.get(Service::Fulfilment, "/ops/sagas?stuck=true").await.unwrap().body;
+    let parked = shop.world.api.get(Service::Fulfilment, "/ops/sagas?state=parked").await.unwrap().body;
+    assert_eq!(parked, stuck);
+    let unknown = shop.world.api.get(Service::Fulfilment, "/ops/sagas?state=lost").await.unwrap();
+    assert_eq!((unknown.status, &unknown.body["type"]), (400, &"/problems/invalid-query".into()));
     assert_eq!(stuck["items"][0]["orderId"], order.to_string());
     let metrics = shop.world.api.http().get(shop.world.api.url(Service::Fulfilment, "/metrics"));
     let metrics = metrics.send().await.unwrap().text().await.unwrap();

@@ -4,11 +4,11 @@ use crate::{
     Projections,
     answer::{Refused, Unknown},
     freshness::Freshness,
-    page::{Page, Paging},
+    page::{Page, Paging, read_place, write_place},
     sqlite::{DatabaseError, Row},
     table::Value,
 };
-use axum::{Json, extract::State};
+use axum::{Json, extract};
 use events::OrderId;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize, de::IgnoredAny};
@@ -31,6 +31,36 @@ const OBJECTIVES: [(&str, SignedDuration); 3] = [
     ("compensating", SignedDuration::from_mins(10)),
     ("parked", SignedDuration::ZERO),
 ];
+
+/// Where a saga stands.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = SagaState)]
+enum State {
+    /// It goes forward.
+    Running,
+    /// It goes back.
+    Compensating,
+    /// It waits for an operator.
+    Parked,
+    /// Everything is done.
+    Completed,
+    /// Everything is undone.
+    Failed,
+}
+
+impl State {
+    /// As the table has it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Compensating => "compensating",
+            Self::Parked => "parked",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+        }
+    }
+}
 
 /// The saga of an order.
 #[derive(Debug, Serialize, ToSchema)]
@@ -147,8 +177,9 @@ struct Timeline {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
 struct ListSagas {
-    /// Only those in this state: `running`, `compensating`, `parked`, `completed` or `failed`.
-    state: Option<String>,
+    /// Only those in this state.
+    #[param(inline)]
+    state: Option<State>,
     /// Only those that are in their state for so many seconds.
     #[param(minimum = 0)]
     min_age: Option<u32>,
@@ -175,17 +206,13 @@ struct ListSagas {
     responses((status = 200, body = Page<Saga>), Denied, Refused)
 )]
 async fn sagas(
-    State(projections): State<Projections>,
+    extract::State(projections): extract::State<Projections>,
     principal: Principal,
     Query(query): Query<ListSagas>,
 ) -> Result<Json<Page<Saga>>, Problem> {
     principal.require(Role::Operator)?;
     let (paging, now) = (Paging::new(query.cursor, query.limit), projections.now());
-    let place = paging.place(|bytes| {
-        let (micros, id) = bytes.split_at_checked(8)?;
-        let since = Timestamp::from_microsecond(i64::from_be_bytes(micros.try_into().ok()?)).ok()?;
-        Some((since, Uuid::from_slice(id).ok()?))
-    })?;
+    let place = paging.place(read_place)?;
     let (since, id) = place.unwrap_or((Timestamp::UNIX_EPOCH, Uuid::nil()));
     // Nobody is in a state since later than now, so these conditions hold for all where nothing is asked for.
     let before = |age: SignedDuration| Value::from(now.checked_sub(age).unwrap_or(Timestamp::UNIX_EPOCH));
@@ -200,15 +227,12 @@ async fn sagas(
         since.into(),
         id.into(),
         before(min_age),
-        query.state.into(),
+        query.state.map(State::name).into(),
         i64::from(query.stuck.unwrap_or(false)).into(),
         before(OBJECTIVES[0].1),
         before(OBJECTIVES[1].1),
     ];
-    let place = |row: &Row| {
-        let (since, id): (Timestamp, Uuid) = (row.get("since")?, row.get("order_id")?);
-        Ok([&since.as_microsecond().to_be_bytes()[..], id.as_bytes()].concat())
-    };
+    let place = |row: &Row| Ok(write_place(row.get("since")?, row.get("order_id")?));
     let page = paging.page(projections.database(), sql, values, |row| Saga::of(row, now), place);
     Ok(Json(page.await?))
 }
@@ -220,7 +244,7 @@ async fn sagas(
     responses((status = 200, body = Timeline), Denied, Unknown, Refused)
 )]
 async fn saga(
-    State(projections): State<Projections>,
+    extract::State(projections): extract::State<Projections>,
     principal: Principal,
     Path(order): Path<OrderId>,
 ) -> Result<Json<Timeline>, Problem> {

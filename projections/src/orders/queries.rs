@@ -6,7 +6,7 @@ use crate::{
     answer::{Money, Refused, Unknown, owned, whose},
     freshness::Freshness,
     history::History,
-    page::{Page, Paging},
+    page::{Page, Paging, read_place, write_place},
     personal::reveal,
     sqlite::{DatabaseError, Row},
     table::Value,
@@ -223,7 +223,7 @@ async fn orders(
 ) -> Result<Json<Page<Order>>, Problem> {
     let user_id = whose(query.user_id, &principal)?;
     let paging = Paging::new(query.cursor, query.limit);
-    let (created_at, id) = paging.place(read_cursor)?.unwrap_or((Timestamp::MAX, Uuid::max()));
+    let (created_at, id) = paging.place(read_place)?.unwrap_or((Timestamp::MAX, Uuid::max()));
     let filters = user_id.map(Value::from).into_iter().chain(query.status.map(|status| status.name().into()));
     let values = [created_at.into(), id.into()].into_iter().chain(filters);
     let sql = match (user_id, query.status) {
@@ -232,20 +232,10 @@ async fn orders(
         (None, Some(_)) => page!("o.status = $4 AND "),
         (Some(_), Some(_)) => page!("o.user_id = $4 AND o.status = $5 AND "),
     };
-    let mut page = paging.page(projections.database(), sql, values, Order::of, write_cursor).await?;
+    let place = |row: &Row| Ok(write_place(row.get("created_at")?, row.get("id")?));
+    let mut page = paging.page(projections.database(), sql, values, Order::of, place).await?;
     for order in page.items_mut() {
         order.reveal(&keys).await?;
     }
     Ok(Json(page))
-}
-
-/// The cursor is the place of the last item: its time and id.
-fn write_cursor(row: &Row) -> Result<Vec<u8>, DatabaseError> {
-    let (time, id) = (row.get::<Timestamp>("created_at")?, row.get::<Uuid>("id")?);
-    Ok([&time.as_microsecond().to_be_bytes()[..], id.as_bytes()].concat())
-}
-
-fn read_cursor(bytes: &[u8]) -> Option<(Timestamp, Uuid)> {
-    let (time, id) = bytes.split_first_chunk()?;
-    Some((Timestamp::from_microsecond(i64::from_be_bytes(*time)).ok()?, Uuid::from_slice(id).ok()?))
 }
