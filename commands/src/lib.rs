@@ -8,10 +8,11 @@
 //!   `react` (fact to effect, pure), `reactor` (carries effects out) and `http` (its endpoints); and [`fraud`]
 //! - [`fulfilment`]: the saga, which asks each service in turn, and holds that expire
 //! - [`ops`]: what operators do about messages that a consumer could not handle
-//! - `http`: what the endpoints share, with idempotency keys; `reactor`: what the reactors share
+//! - `http`, `address`: what the endpoints share, with idempotency keys; `reactor`: what the reactors share
 //! - [`WriteSide`], [`Environment`]: the front door: one service's endpoints and reactions, put together
 //! - `choreography`: tests of all contexts together, in any order, with repetitions and deaths
 
+mod address;
 mod aggregate;
 mod behaviour;
 #[cfg(test)]

@@ -8,7 +8,6 @@ mod react;
 mod users;
 
 pub use copies::{AccountCopy, Copies, ProductCopy};
-pub(crate) use order::check_address;
 pub use order::{
     MAX_LINES, MAX_QUANTITY, Order, OrderCommand, OrderRejection, OrderState, OrderStatus, Placement,
 };

@@ -8,11 +8,11 @@ use super::{
     letter::Letter,
     mail::{Draft, Mailer},
     notification::{Notification, NotificationCommand},
-    react::{News, react},
+    react::{News, customer, react},
     recipient::{Known, Recipient, RecipientState},
     webhook::{Post, Poster},
 };
-use crate::{Decision, Executor, Key, orders::Order};
+use crate::{Decision, Executor, Key};
 use events::{
     Aggregate, CommandId, Context, Fact, Metadata, UserId,
     envelope::Envelope,
@@ -165,8 +165,11 @@ impl Channel {
         if news.user_id.is_some() {
             return Ok(news.user_id);
         }
-        let order = self.executor.state(&Key::<Order>::new(news.order_id)).await.map_err(retry)?;
-        Ok(order.map(|order| order.user_id))
+        // Every fact of an order names its customer, so the last one is enough.
+        let subject = Aggregate::Order.subject(news.order_id);
+        let last = self.executor.store().last(&subject).await.map_err(retry)?;
+        let last = last.map(|message| message.record()).transpose().map_err(retry)?;
+        Ok(last.and_then(|recorded| customer(&recorded.fact)))
     }
 
     /// Tells, once; or why that is not wanted.

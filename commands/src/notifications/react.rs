@@ -55,6 +55,17 @@ pub fn react(fact: &Fact) -> Option<News> {
     })
 }
 
+/// Whose order a fact of an order is about.
+pub(super) fn customer(fact: &Fact) -> Option<UserId> {
+    let Fact::Order(event) = fact else { return None };
+    Some(match event {
+        OrderEvent::Created(it) => it.user_id,
+        OrderEvent::Completed(it) => it.user_id,
+        OrderEvent::Failed(it) => it.user_id,
+        OrderEvent::Cancelled(it) => it.user_id,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

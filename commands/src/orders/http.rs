@@ -2,10 +2,11 @@
 
 use super::{
     AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, OrderState, Placement,
-    check_address, check_reason, total, users::Users,
+    check_reason, total, users::Users,
 };
 use crate::{
     Aggregate, Decision, ExecuteError, Key, Refusal,
+    address::check_address,
     http::{
         self, Answer, Api, Attempt, Call, CallHeaders, Done, Optional, PositionBody, Recorded, Refused,
         Unknown,
@@ -204,7 +205,7 @@ async fn place(orders: &Orders, call: Call, body: PlaceOrder) -> Result<Response
     let order_id = OrderId::new(command.new_id("order", &api.clock));
     let total_amount = total(&items).map_err(Refusal::from)?;
     let address = Address::from(shipping_address);
-    check_address(&address).map_err(Refusal::from)?;
+    check_address(&address, "shippingAddress")?;
     check_account(account, (user_id, account_id), total_amount)?;
 
     let keys = keys.clone();

@@ -128,12 +128,6 @@ pub enum OrderRejection {
         /// The line with which it becomes too large.
         line: usize,
     },
-    /// A field of the address is empty or too long.
-    #[error("1 to {MAX_TEXT} characters are expected")]
-    Address(&'static str),
-    /// The country is no country code.
-    #[error("a country is two capital letters of ISO 3166-1, such as DE")]
-    Country,
     /// The customer says too much.
     #[error("a reason has at most {MAX_TEXT} characters")]
     ReasonTooLong,
@@ -170,8 +164,6 @@ impl From<OrderRejection> for Refusal {
                 Self::invalid("currency-mismatch", format!("items[{line}].sku"), detail)
             }
             R::Total { line } => Self::invalid("total-too-large", format!("items[{line}].quantity"), detail),
-            R::Address(field) => Self::invalid("address-invalid", format!("shippingAddress.{field}"), detail),
-            R::Country => Self::invalid("country-invalid", "shippingAddress.country", detail),
             R::ReasonTooLong => Self::invalid("reason-too-long", "reason", detail),
             R::Exists(_) => Self::conflict("order-exists", detail),
             R::Unknown => Self::not_found("order-not-found", detail),
@@ -274,20 +266,6 @@ pub(super) fn total(lines: &[Line]) -> Result<Money, OrderRejection> {
 /// Checks what a customer says when cancelling.
 pub(super) fn check_reason(reason: &str) -> Result<(), OrderRejection> {
     if reason.chars().count() > MAX_TEXT { Err(OrderRejection::ReasonTooLong) } else { Ok(()) }
-}
-
-/// Checks an address, while it can be read.
-pub(crate) fn check_address(address: &Address) -> Result<(), OrderRejection> {
-    let Address { name, line1, line2, city, postal_code, country } = address;
-    let required = [("name", name), ("line1", line1), ("city", city), ("postalCode", postal_code)];
-    let optional = line2.iter().map(|line2| ("line2", line2));
-    for (field, text) in required.into_iter().chain(optional) {
-        if text.trim().is_empty() || text.chars().count() > MAX_TEXT {
-            return Err(OrderRejection::Address(field));
-        }
-    }
-    let capitals = country.bytes().all(|b| b.is_ascii_uppercase());
-    if country.len() == 2 && capitals { Ok(()) } else { Err(OrderRejection::Country) }
 }
 
 #[cfg(test)]
@@ -405,26 +383,5 @@ mod tests {
         let most = (0..100).map(|n| line(&format!("S{n}"), MAX_QUANTITY, 1)).collect();
         assert!(Order::decide(&None, place(most)).is_ok());
         assert_eq!(sku("S1"), line("S1", 1, 1).sku);
-    }
-
-    #[test]
-    fn a_bad_address_is_named() {
-        let with = |change: fn(&mut Address)| {
-            let mut address = address();
-            change(&mut address);
-            check_address(&address)
-        };
-        let cases: [(fn(&mut Address), _); 6] = [
-            (|a| a.name.clear(), "name"),
-            (|a| a.line1 = " ".to_owned(), "line1"),
-            (|a| a.line2 = Some("x".repeat(201)), "line2"),
-            (|a| a.city.clear(), "city"),
-            (|a| a.postal_code.clear(), "postalCode"),
-            (|a| a.country = "gb".to_owned(), "country"),
-        ];
-        for (change, field) in cases {
-            let refusal = with(change).map_err(Refusal::from).unwrap_err();
-            assert_eq!(refusal.field, Some(format!("shippingAddress.{field}")));
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! What requests about users say: bodies and headers, checked as far as that needs no state.
 
-use crate::{Refusal, orders::check_address, users::credentials::Password};
+use crate::{address::check_address, users::credentials::Password};
 use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
@@ -127,11 +127,7 @@ impl From<PostalAddress> for Address {
 impl PostalAddress {
     /// By the rules for the address of an order; `at` is the field in the request.
     fn check(&self, at: &str) -> Result<(), Problem> {
-        check_address(&self.clone().into()).map_err(|rejection| {
-            let refusal = Refusal::from(rejection);
-            let field = refusal.field.map(|field| field.replace("shippingAddress", at));
-            Refusal { field, ..refusal }.into()
-        })
+        Ok(check_address(&self.clone().into(), at)?)
     }
 }
 
