@@ -1,6 +1,6 @@
 //! The command line: what can be said, with examples.
 
-use crate::{bench, dead_letters, demo, dev, failure::Failure, replay, saga, serve, token};
+use crate::{bench, dead_letters, demo, dev, failure::Failure, health, replay, saga, serve, token};
 use clap::{Parser, Subcommand};
 use service::{
     config::{EXIT_USAGE, Settings},
@@ -47,6 +47,9 @@ enum Command {
     /// Run one service, several, or all against an existing NATS
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::Args),
+    /// Ask a running service whether it lives, or whether it can serve
+    #[command(after_help = health::EXAMPLES)]
+    Health(health::Args),
     /// Print recorded events
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::Args),
@@ -96,6 +99,7 @@ impl Cli {
                 Command::Dev(args) => Box::pin(dev::run(args)).await,
                 Command::Demo(args) => Box::pin(demo::run(args)).await,
                 Command::Serve(args) => Box::pin(serve::run(args)).await,
+                Command::Health(args) => Box::pin(health::run(args)).await,
                 Command::Replay(args) => Box::pin(replay::run(args)).await,
                 Command::Saga(args) => Box::pin(saga::run(args)).await,
                 Command::Token(args) => Box::pin(token::run(args)).await,
@@ -116,6 +120,7 @@ impl Command {
         match self {
             Self::Dev(_) | Self::Serve(_) => "info,async_nats=warn",
             Self::Demo(_)
+            | Self::Health(_)
             | Self::Replay(_)
             | Self::Saga(_)
             | Self::Token(_)

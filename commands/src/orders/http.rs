@@ -1,8 +1,8 @@
 //! The HTTP commands of orders. Placing one is the hot path: without an idempotency key it costs one append.
 
 use super::{
-    AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, OrderState, Placement,
-    check_reason, total, users::Users,
+    AccountCopy, Copies, MAX_LINES, Order, OrderCommand, OrderRejection, OrderState, Placement, check_reason,
+    total, users::Users,
 };
 use crate::{
     Aggregate, Decision, ExecuteError, Key, Refusal,

@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""Brings a new image of one service into a cluster: a canary first, then all of it; back again where it does badly.
+
+    deploy/ci/rollout.py orders ghcr.io/waybill/waybill:4f1c2d --namespace waybill
+
+1. canary   one instance of the new image beside the old ones. It registers like every other, so it gets its share.
+2. watch    for --watch seconds: it must stay ready, must not restart, and at most --failures of what it is asked may fail.
+3. promote  the deployment takes the image, a few instances at a time; the canary goes.
+4. back     whatever goes wrong before: the canary goes, and a deployment that had taken the image takes its old one again.
+
+Exit codes: 0 the image serves, 1 it was taken back, 2 the cluster did not do as it was asked: look at it.
+"""
+
+import argparse
+import copy
+import json
+import re
+import subprocess
+import sys
+import time
+
+# What instances count of the requests and commands they could not do.
+COUNTERS = re.compile(r'^(waybill_commands_total|waybill_gateway_requests_total)\{([^}]*)\} (\d+)', re.MULTILINE)
+BAD = re.compile(r'outcome="(failed|unknown)"|status="5\d\d"')
+
+
+class Trouble(Exception):
+    """Why the image is not to serve."""
+
+
+class Cluster:
+    """One namespace, by way of kubectl."""
+
+    def __init__(self, namespace):
+        self.base = ["kubectl", "--namespace", namespace]
+        self.namespace = namespace
+
+    def run(self, *words, given=None):
+        done = subprocess.run([*self.base, *words], input=given, text=True, capture_output=True)
+        if done.returncode:
+            raise Trouble(f"kubectl {' '.join(words[:3])}: {done.stderr.strip()}")
+        return done.stdout
+
+    def get(self, kind, *words):
+        return json.loads(self.run("get", kind, *words, "--output", "json"))
+
+    def metrics(self, pod):
+        """What an instance counts, as text; read through the API server, which reaches every pod."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}:3000/proxy/metrics"
+        return self.run("get", "--raw", path)
+
+
+def canary_of(deployment, image):
+    """A deployment of one instance with the new image, beside the one that serves."""
+    name = deployment["metadata"]["name"]
+    canary = copy.deepcopy({key: deployment[key] for key in ("apiVersion", "kind", "spec")})
+    spec = canary["spec"]
+    labels = dict(spec["template"]["metadata"]["labels"], track="canary")
+    canary["metadata"] = {"name": f"{name}-canary", "labels": labels}
+    spec["replicas"] = 1
+    spec["selector"] = {"matchLabels": {"app": labels["app"], "track": "canary"}}
+    spec["template"]["metadata"]["labels"] = labels
+    for container in spec["template"]["spec"]["containers"]:
+        container["image"] = image
+    return canary
+
+
+def failures(metrics):
+    """How much was asked and how much of it failed."""
+    asked = failed = 0
+    for _, labels, count in COUNTERS.findall(metrics):
+        asked += int(count)
+        failed += int(count) if BAD.search(labels) else 0
+    return asked, failed
+
+
+def watch(cluster, name, seconds, share, sleep=time.sleep):
+    """Looks at the canary until the time is over; trouble where it does badly."""
+    end = time.monotonic() + seconds
+    while True:
+        pods = cluster.get("pods", "--selector", f"app={name},track=canary")["items"]
+        for pod in pods:
+            states = pod["status"].get("containerStatuses", [])
+            if any(state["restartCount"] for state in states):
+                raise Trouble("the canary was started again")
+            if not states or not all(state["ready"] for state in states):
+                raise Trouble("the canary is no longer ready")
+            asked, failed = failures(cluster.metrics(pod["metadata"]["name"]))
+            if asked >= 20 and failed > asked * share:
+                raise Trouble(f"{failed} of {asked} requests and commands failed")
+        if not pods:
+            raise Trouble("the canary is gone")
+        if time.monotonic() >= end:
+            return
+        sleep(min(5, max(0.01, end - time.monotonic())))
+
+
+def roll_out(cluster, name, image, options):
+    """The four steps; whether the image serves."""
+    deployment = cluster.get("deployment", name)
+    taken = False
+    patience = f"--timeout={options.timeout}s"
+    try:
+        print(f"{name}: canary of {image}", flush=True)
+        cluster.run("apply", "--filename", "-", given=json.dumps(canary_of(deployment, image)))
+        cluster.run("rollout", "status", f"deployment/{name}-canary", patience)
+        print(f"{name}: watching it for {options.watch} s", flush=True)
+        watch(cluster, name, options.watch, options.failures)
+        print(f"{name}: promoting", flush=True)
+        taken = True
+        cluster.run("set", "image", f"deployment/{name}", f"*={image}")
+        cluster.run("rollout", "status", f"deployment/{name}", patience)
+    except Trouble as trouble:
+        print(f"{name}: {trouble}; taking it back", file=sys.stderr, flush=True)
+        if taken:
+            cluster.run("rollout", "undo", f"deployment/{name}")
+        return False
+    finally:
+        cluster.run("delete", "deployment", f"{name}-canary", "--ignore-not-found", "--wait=false")
+    print(f"{name}: {image} serves", flush=True)
+    return True
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("service", help="such as orders, or gateway")
+    parser.add_argument("image", help="the new image, with its tag or digest")
+    parser.add_argument("--namespace", default="waybill")
+    parser.add_argument("--watch", type=float, default=120, help="seconds that the canary is watched [default: 120]")
+    parser.add_argument("--failures", type=float, default=0.01, help="share that may fail [default: 0.01]")
+    parser.add_argument("--timeout", type=int, default=300, help="seconds until all are ready [default: 300]")
+    options = parser.parse_args()
+    name = options.service if options.service == "gateway" else f"{options.service}-service"
+    try:
+        serves = roll_out(Cluster(options.namespace), name, options.image, options)
+    except Trouble as trouble:
+        print(f"{name}: {trouble}", file=sys.stderr)
+        return 2
+    return 0 if serves else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
