@@ -12,7 +12,7 @@ use nats::{
     Connection, Durability, EventStore, Filter, From, Reader, StoreOptions, Until, Write,
     server::{Binary, Config, Server},
 };
-use projections::{ProjectionMetrics, Projections, View, rebuild};
+use projections::{ProjectionMetrics, Projections, View, database::Storage, rebuild};
 use service::{Clock, Metrics, Shutdown};
 use std::{
     error::Error,
@@ -51,9 +51,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         show(if decode { "read and decoded" } else { "read" }, all, started.elapsed());
         if decode {
-            let path = folder.path().join(format!("{}.db", Clock::system().uuid()));
+            let storage = Storage::Sqlite(folder.path().join(Clock::system().uuid().to_string()));
             let view = View::of("orders").ok_or("no such view")?;
-            let rebuilt = rebuild(view, &connection, &path, &until).await?;
+            let rebuilt = rebuild(view, &connection, &storage, &until).await?;
             show("in the read model", rebuilt.events, rebuilt.elapsed);
         }
     }
@@ -110,10 +110,10 @@ async fn latency(
     let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
     let view = View::of("orders").ok_or("no such view")?;
     let counters = ProjectionMetrics::new(&metrics);
-    let path = folder.join("latency.db");
+    let storage = Storage::Sqlite(folder.join("latency"));
     let feed = projections::Feed { connection: connection.clone(), parking: None };
     let projections =
-        Projections::start(view, &feed, &path, Clock::system(), &metrics, counters, &shutdown).await?;
+        Projections::start(view, &feed, &storage, Clock::system(), &metrics, counters, &shutdown).await?;
     let mut progress = projections.progress();
     let mut waits = Vec::new();
     for number in first..first + 300 {

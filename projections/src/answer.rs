@@ -1,6 +1,6 @@
 //! What several queries answer with: money, refusals, and what nobody may see but its owner.
 
-use crate::sqlite::{DatabaseError, Row};
+use crate::database::{DatabaseError, Row};
 use events::UserId;
 use serde::{Deserialize, Serialize};
 use service::{Problem, auth::Principal};

@@ -2,7 +2,7 @@
 
 use crate::{
     Changes,
-    sqlite::{DatabaseError, Row},
+    database::{DatabaseError, Row},
     table::{Table, Type, Value, row},
 };
 use jiff::Timestamp;

@@ -6,11 +6,11 @@
 //! - [`View`]: a read model as data and a pure function; one file per context: `orders`, `inventory`, `payments`,
 //!   `shipping`, `users`, `fulfilment`, each with its queries
 //! - `projector`: from streams into tables, in order, in batches, with the checkpoint in the same transaction
-//! - [`table`], [`Changes`]: tables and changes of rows as values, for any database; [`sqlite`]: the one there is
+//! - [`table`], [`Changes`]: tables and changes of rows as values; [`database`]: what keeps them
 //! - `freshness`: read your writes; [`Progress`]: how far the tables are
 //! - [`rebuild()`], [`verify()`]: the log folded again, and where the tables differ from it
 
-pub mod sqlite;
+pub mod database;
 pub mod table;
 
 mod answer;

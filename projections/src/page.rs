@@ -2,7 +2,7 @@
 //! and not after so many items.
 
 use crate::{
-    sqlite::{Database, DatabaseError, Row},
+    database::{Database, DatabaseError, Row},
     table::Value,
 };
 use jiff::Timestamp;

@@ -1,16 +1,17 @@
 //! The front door: the read model of one service, kept up to date and open for queries.
 
 use crate::{
-    Progress, View, freshness,
+    Progress, View,
+    database::{Database, DatabaseError, Storage},
+    freshness,
     metrics::{Lag, ProjectionMetrics},
     projector::Projector,
-    sqlite::{Database, DatabaseError},
 };
 use axum::{Extension, middleware::from_fn_with_state};
 use jiff::Timestamp;
 use nats::{KeyRing, Parking};
 use service::{Clock, Metrics, Problem, Shutdown};
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 use tokio::sync::watch;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -39,17 +40,17 @@ pub struct Projections {
 }
 
 impl Projections {
-    /// Opens the database at `path` and keeps it up to date until the shutdown. The streams have to exist.
+    /// Opens the database in `storage` and keeps it up to date until the shutdown. The streams have to exist.
     pub async fn start(
         view: &'static View,
         feed: &Feed,
-        path: &Path,
+        storage: &Storage,
         clock: Clock,
         metrics: &Metrics,
         counters: ProjectionMetrics,
         shutdown: &Shutdown,
     ) -> Result<Self, DatabaseError> {
-        let database = Database::open(path, view).await?;
+        let database = Database::open(storage, view, 1).await?;
         let checkpoints = database.writer().await?.checkpoints().await?;
         let (sender, progress) = watch::channel(Progress::new(&checkpoints));
         let lag = Lag { projection: view.name, progress: progress.clone(), clock: clock.clone() };

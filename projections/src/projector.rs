@@ -11,8 +11,8 @@ mod trace;
 
 use crate::{
     Changes, Progress, View,
+    database::{Commit, Database, DatabaseError, Move, Past, Writer},
     metrics::{Projection, ProjectionMetrics},
-    sqlite::{Commit, Database, DatabaseError, Move, Past, Writer},
 };
 use events::Position;
 use nats::{Parking, ReplayError};

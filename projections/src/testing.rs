@@ -2,7 +2,7 @@
 
 use crate::{
     Changes, View,
-    sqlite::{Database, Moment},
+    database::{Database, Moment, Storage},
 };
 use events::{
     Actor, Aggregate, CommandId, Context, CorrelationId, DomainEvent, Envelope, Fact, Metadata, Position,
@@ -63,7 +63,7 @@ pub(crate) struct Model {
 impl Model {
     pub(crate) async fn new(view: &'static View) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let database = Database::open(&folder.path().join("model.db"), view).await.unwrap();
+        let database = Database::open(&Storage::Sqlite(folder.path().to_owned()), view, 1).await.unwrap();
         Self { database, view, _folder: folder }
     }
 

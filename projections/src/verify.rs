@@ -2,8 +2,8 @@
 
 use crate::{
     Progress, ProjectionMetrics, View,
+    database::{Database, DatabaseError, Difference, Storage},
     projector::Projector,
-    sqlite::{Database, DatabaseError, Difference},
 };
 use events::Position;
 use service::Metrics;
@@ -38,14 +38,14 @@ pub struct Rebuilt {
     pub elapsed: Duration,
 }
 
-/// Builds the read model in a file of its own, up to these positions. A file that holds a part already is continued.
+/// Builds the read model in a place of its own, up to these positions. A place that holds a part already is continued.
 pub async fn rebuild(
     view: &'static View,
     connection: &nats::Connection,
-    path: &Path,
+    storage: &Storage,
     until: &[Position],
 ) -> Result<Rebuilt, RebuildError> {
-    let database = Database::open(path, view).await?;
+    let database = Database::open(storage, view, 1).await?;
     let checkpoints = database.writer().await?.checkpoints().await?;
     let (sender, progress) = watch::channel(Progress::new(&checkpoints));
     let projector = Projector {
@@ -74,7 +74,7 @@ pub async fn rebuild(
     Ok(Rebuilt { database, events: after - before, elapsed })
 }
 
-/// Folds the streams again into a scratch file, up to where `live` is, and says where the two differ: nowhere, unless
+/// Folds the streams again into a scratch folder, up to where `live` is, and says where the two differ: nowhere, unless
 /// something is wrong. `live` may go on meanwhile; what is compared is its state at one moment.
 pub async fn verify(
     view: &'static View,
@@ -83,7 +83,7 @@ pub async fn verify(
     scratch: &Path,
 ) -> Result<Vec<Difference>, RebuildError> {
     let mut moment = live.moment().await?;
-    let fresh = rebuild(view, connection, scratch, moment.checkpoints()).await?;
+    let fresh = rebuild(view, connection, &Storage::Sqlite(scratch.to_owned()), moment.checkpoints()).await?;
     let differences = moment.differences(&mut fresh.database.moment().await?).await?;
     fresh.database.close().await;
     Ok(differences)

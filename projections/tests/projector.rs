@@ -19,7 +19,7 @@ use nats::{
     Connection, DeadLetter, Durability, EventStore, KeyRing, MasterKey, Parking, StoreOptions, Write,
     server::{Binary, Config, Server},
 };
-use projections::{Feed, ProjectionMetrics, Projections, View, verify};
+use projections::{Feed, ProjectionMetrics, Projections, View, database::Storage, verify};
 use serde_json::Value;
 use service::{
     Clock, Metrics, Shutdown,
@@ -76,9 +76,9 @@ impl System {
     async fn projections_of(&self, service: &str, parking: Option<Parking>) -> Projections {
         let feed = Feed { connection: self.connection.clone(), parking };
         let view = View::of(service).unwrap();
-        let path = self.folder.path().join(format!("{service}.db"));
+        let storage = Storage::Sqlite(self.folder.path().join("views"));
         let counters = ProjectionMetrics::new(&self.metrics);
-        Projections::start(view, &feed, &path, Clock::system(), &self.metrics, counters, &self.shutdown)
+        Projections::start(view, &feed, &storage, Clock::system(), &self.metrics, counters, &self.shutdown)
             .await
             .unwrap()
     }
@@ -113,7 +113,7 @@ impl System {
 
     /// The tables are what the streams say.
     async fn verify(&self, service: &str, projections: &Projections) {
-        let scratch = self.folder.path().join(format!("{service}-{}.db", Clock::system().uuid()));
+        let scratch = self.folder.path().join(format!("{service}-{}", Clock::system().uuid()));
         let view = View::of(service).unwrap();
         let differences = verify(view, &self.connection, projections.database(), &scratch).await.unwrap();
         assert_eq!(differences, []);

@@ -12,7 +12,10 @@ mod dead_letters;
 
 use cell::Shop;
 use nats::{Connection, From};
-use projections::{View, sqlite::Database};
+use projections::{
+    View,
+    database::{Database, Storage},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -126,9 +129,8 @@ async fn matrix(workflow: &str, flags: &[&str]) {
     .await;
     assert_eq!(verdict.orders(), cell::ORDERS * (points.len() + 1), "every key has an order of its own");
     for view in View::ALL {
-        let live = data.join("views").join(format!("{}.sqlite", view.name));
-        let live = Database::open(&live, view).await.unwrap();
-        let scratch = folder.path().join(format!("{}.sqlite", view.name));
+        let live = Database::open(&Storage::Sqlite(data.join("views")), view, 1).await.unwrap();
+        let scratch = folder.path().join("scratch");
         let differences = projections::verify(view, &connection, &live, &scratch).await.unwrap();
         assert!(differences.is_empty(), "{}: {differences:?}", view.name);
     }

@@ -1,7 +1,10 @@
 //! Processes are killed while hundreds of orders are under way. Nothing that was acknowledged is lost.
 
 use futures::future::join_all;
-use projections::{View, sqlite::Database};
+use projections::{
+    View,
+    database::{Database, Storage},
+};
 use std::time::Duration;
 use tokio::{
     sync::watch,
@@ -84,9 +87,8 @@ async fn nothing_acknowledged_is_lost_whatever_is_killed() {
     let audit = settled(&connection, &process.api).await.unwrap();
     assert_eq!(audit.ends(), [("completed", ROUNDS * ORDERS)].into());
     for view in View::ALL {
-        let live =
-            Database::open(&data.join("views").join(format!("{}.sqlite", view.name)), view).await.unwrap();
-        let scratch = folder.path().join(format!("{}.sqlite", view.name));
+        let live = Database::open(&Storage::Sqlite(data.join("views")), view, 1).await.unwrap();
+        let scratch = folder.path().join("scratch");
         let differences = projections::verify(view, &connection, &live, &scratch).await.unwrap();
         assert!(differences.is_empty(), "{}: {differences:?}", view.name);
     }

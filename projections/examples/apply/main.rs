@@ -8,7 +8,7 @@ use events::{Aggregate, DecodeError, Fact, Position};
 use nats::Recorded;
 use projections::{
     Changes, View,
-    sqlite::{Database, Move},
+    database::{Database, Move, Storage},
 };
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let view = View::of("orders").ok_or("no such view")?;
     let folder = tempfile::tempdir()?;
     let events = record(orders.into(), view.aggregates)?;
-    let database = Database::open(&folder.path().join("orders.db"), view).await?;
+    let database = Database::open(&Storage::Sqlite(folder.path().to_owned()), view, 1).await?;
     let mut writer = database.writer().await?;
 
     let started = Instant::now();

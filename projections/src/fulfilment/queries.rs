@@ -3,9 +3,9 @@
 use crate::{
     Projections,
     answer::{Refused, Unknown},
+    database::{DatabaseError, Row},
     freshness::Freshness,
     page::{Page, Paging, read_place, write_place},
-    sqlite::{DatabaseError, Row},
     table::Value,
 };
 use axum::{Json, extract};

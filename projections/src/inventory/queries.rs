@@ -3,9 +3,9 @@
 use crate::{
     Projections,
     answer::{Money, Refused, Unknown},
+    database::{DatabaseError, Row},
     freshness::Freshness,
     page::{Page, Paging},
-    sqlite::{DatabaseError, Row},
 };
 use axum::{Json, extract::State};
 use events::Sku;

@@ -3,9 +3,9 @@
 use crate::{
     Projections,
     answer::{Refused, Unknown, owned, whose},
+    database::{DatabaseError, Row},
     freshness::Freshness,
     page::{Page, Paging},
-    sqlite::{DatabaseError, Row},
     table::Value,
 };
 use axum::{Json, extract::State};

@@ -4,11 +4,11 @@ use super::stage::Stage;
 use crate::{
     Projections,
     answer::{Money, Refused, Unknown, owned, whose},
+    database::{DatabaseError, Row},
     freshness::Freshness,
     history::History,
     page::{Page, Paging, read_place, write_place},
     personal::reveal,
-    sqlite::{DatabaseError, Row},
     table::Value,
 };
 use axum::{Extension, Json, extract::State};

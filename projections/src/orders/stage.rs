@@ -1,6 +1,6 @@
 //! How far an order has come, told from its status and from what was done for it.
 
-use crate::sqlite::{DatabaseError, Row};
+use crate::database::{DatabaseError, Row};
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;

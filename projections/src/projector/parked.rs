@@ -7,7 +7,7 @@
 use super::{Interruption, Projector, source::Unreadable};
 use crate::{
     Changes,
-    sqlite::{Commit, Parked, Writer},
+    database::{Commit, Parked, Writer},
 };
 use events::{Context, Position, Subject};
 use nats::{Asked, Filter, From, Message, Parking, Reader, ReplayError, Until};

@@ -3,10 +3,10 @@
 use crate::{
     Projections,
     answer::{Refused, Unknown},
+    database::{DatabaseError, Row},
     freshness::Freshness,
     history::History,
     personal::reveal,
-    sqlite::{DatabaseError, Row},
 };
 use axum::{
     Extension, Json,

@@ -10,7 +10,7 @@ use super::{
 use crate::failure::Failure;
 use events::{Context, Position};
 use nats::{Durability, baseline};
-use projections::{ProjectionMetrics, Projections, View};
+use projections::{ProjectionMetrics, Projections, View, database::Storage};
 use service::{Metrics, Shutdown};
 use std::{
     sync::Arc,
@@ -52,12 +52,12 @@ pub(super) async fn measure(
 async fn project(stage: &Stage, events: u64, round: usize) -> Result<Sample, Failure> {
     let view = View::of("orders").ok_or("orders have no read model")?;
     let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
-    let file = stage.folder.path().join(format!("orders-{round}.sqlite"));
+    let storage = Storage::Sqlite(stage.folder.path().join(format!("views-{round}")));
     let started = Instant::now();
     let counters = ProjectionMetrics::new(&metrics);
     let clock = stage.clock.clone();
     let feed = projections::Feed { connection: stage.connection.clone(), parking: None };
-    let running = Projections::start(view, &feed, &file, clock, &metrics, counters, &shutdown).await?;
+    let running = Projections::start(view, &feed, &storage, clock, &metrics, counters, &shutdown).await?;
     let last = Position { context: Context::Orders, sequence: events };
     let mut progress = running.progress();
     progress.wait_for(|progress| progress.has(last) == Some(true)).await?;

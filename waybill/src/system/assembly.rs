@@ -5,7 +5,7 @@ use crate::{calls::UsersCalls, failure::Failure};
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
 use nats::{Connection, EventStore, KeyRing, Parking, Registry, RegistryOptions, StoreMetrics, StoreOptions};
-use projections::{Feed, ProjectionMetrics, Projections, View};
+use projections::{Feed, ProjectionMetrics, Projections, View, database::Storage};
 use serde_json::{Map, Value};
 use service::{
     Check, Metrics, Probes, Shutdown,
@@ -52,10 +52,10 @@ pub(super) async fn assemble(
     // Operations answer from what consumers keep of their failures, not from a read model.
     let mut read_side = None;
     if let Some(view) = View::of(service.name()) {
-        let file = config.data.join(format!("{service}.sqlite"));
+        let storage = Storage::Sqlite(config.data.clone());
         let (counters, clock) = (ProjectionMetrics::new(&metrics), config.clock.clone());
         let feed = feed(&environment, reading).await?;
-        let started = Projections::start(view, &feed, &file, clock, &metrics, counters, shutdown).await?;
+        let started = Projections::start(view, &feed, &storage, clock, &metrics, counters, shutdown).await?;
         read_side = Some(started);
     }
 

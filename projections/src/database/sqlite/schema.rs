@@ -1,7 +1,7 @@
 //! Tables as SQLite has them, and which version of them a file holds.
 
-use super::DatabaseError;
 use crate::{
+    database::DatabaseError,
     table::{Table, Type},
     view::View,
 };

@@ -1,22 +1,12 @@
 //! Events that wait, beside the checkpoints and in their transactions.
 
-use super::{Commit, DatabaseError, Writer};
-use crate::change::Changes;
+use super::Writer;
+use crate::{
+    change::Changes,
+    database::{Commit, DatabaseError, Parked},
+};
 use events::{Position, Subject};
 use sqlx::{Connection, Row as _, SqliteConnection, query};
-
-/// The events of an aggregate that wait, from one on that could not be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parked {
-    /// The aggregate.
-    pub subject: Subject,
-    /// Sequence of the event that could not be read.
-    pub sequence: u64,
-    /// Why.
-    pub error: String,
-    /// Up to where in the stream of operations it was looked at what operators ask for.
-    pub asked: u64,
-}
 
 fn failed(error: sqlx::Error) -> DatabaseError {
     DatabaseError::new("keep what waits", error)
@@ -24,7 +14,7 @@ fn failed(error: sqlx::Error) -> DatabaseError {
 
 impl Writer {
     /// Everything that waits.
-    pub async fn parked(&mut self) -> Result<Vec<Parked>, DatabaseError> {
+    pub(in crate::database) async fn parked(&mut self) -> Result<Vec<Parked>, DatabaseError> {
         let sql = "SELECT subject, sequence, error, asked FROM waybill_parked WHERE projection = $1";
         let rows = query(sql).bind(self.view.name).fetch_all(&mut self.connection).await.map_err(failed)?;
         let parked = |row: &sqlx::sqlite::SqliteRow| {
@@ -40,7 +30,7 @@ impl Writer {
 
     /// Applies what waited and ends its record, or moves it to `after`, all or nothing. Lost where the record or the
     /// checkpoint is no longer the one that was read.
-    pub async fn bring_back(
+    pub(in crate::database) async fn bring_back(
         &mut self,
         changes: Changes,
         checkpoint: Position,

@@ -1,32 +1,18 @@
-//! The seam between read models and their database, on SQLite: everything that is particular to SQLite is in here and
-//! in `sqlite/`. A second database is a second module with the same few methods.
+//! The seam between read models and their database: what is particular to one is in the module that has its name.
 //!
-//! The journal is a write-ahead log without a sync per commit: after a power cut the last commits may be missing, never
-//! half there. The checkpoint is part of each commit, so the projector just does the missing ones again.
+//! Queries are written once. A connection sees exactly one set of tables, so that SQL names them as they are declared; and
+//! what it says means the same on every database.
 
 mod moment;
-mod parked;
 mod row;
-mod schema;
-mod statement;
+mod sqlite;
 
 pub use moment::{Difference, Disagreement, Moment};
-pub use parked::Parked;
 pub use row::{Row, Stored};
 
 use crate::{change::Changes, table::Value, view::View};
 use events::{Context, Position, Subject};
-use service::crash_point;
-use sqlx::{
-    ConnectOptions, Connection, SqliteConnection, SqlitePool, query, query_with,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
-};
-use statement::Statements;
-use std::{
-    collections::HashSet,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, path::PathBuf};
 
 /// Why the database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -42,18 +28,11 @@ impl DatabaseError {
     }
 }
 
-/// How long to wait for another process that writes to the same file.
-const BUSY: Duration = Duration::from_secs(5);
-
-/// Connections for queries. Each is a thread of its own.
-const READERS: u32 = 4;
-
-/// The database of one service, for reading. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Database {
-    readers: SqlitePool,
-    options: SqliteConnectOptions,
-    view: &'static View,
+/// Where the read models of a service are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// On SQLite, in files in this folder.
+    Sqlite(PathBuf),
 }
 
 /// What came of a commit.
@@ -76,6 +55,19 @@ pub struct Move {
     pub to: u64,
 }
 
+/// The events of an aggregate that wait, from one on that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// The aggregate.
+    pub subject: Subject,
+    /// Sequence of the event that could not be read.
+    pub sequence: u64,
+    /// Why.
+    pub error: String,
+    /// Up to where in the stream of operations it was looked at what operators ask for.
+    pub asked: u64,
+}
+
 /// What a batch passes over.
 #[derive(Debug, Default)]
 pub(crate) struct Past {
@@ -85,94 +77,81 @@ pub(crate) struct Past {
     pub(crate) parked: Vec<Parked>,
 }
 
-/// Connects. SQLite does not wait for its busy timeout when a file becomes one with a write-ahead log: whoever meets
-/// another process at that moment is told at once that the file is locked, and tries again here.
-async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
-    let deadline = Instant::now() + BUSY;
-    loop {
-        match options.connect().await {
-            Err(sqlx::Error::Database(error))
-                if error.code().as_deref() == Some(LOCKED) && Instant::now() < deadline =>
-            {
-                tokio::time::sleep(LOCKED_PAUSE).await;
-            }
-            result => return result,
-        }
-    }
-}
+/// The database of one service, for reading. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Database(Reading);
 
-/// SQLite's code for a file that another connection has locked.
-const LOCKED: &str = "5";
-const LOCKED_PAUSE: Duration = Duration::from_millis(5);
+#[derive(Clone, Debug)]
+enum Reading {
+    Sqlite(sqlite::Database),
+}
 
 /// The one connection that writes. Who holds it need not be alone: commits compare and set the checkpoint.
 #[derive(Debug)]
-pub struct Writer {
-    connection: SqliteConnection,
-    statements: Statements,
-    view: &'static View,
+pub struct Writer(Writing);
+
+#[derive(Debug)]
+enum Writing {
+    Sqlite(sqlite::Writer),
 }
 
 impl Database {
-    /// Opens the file, or creates it, and sees to it that it has the tables of `view`: those of another version of the
-    /// program are dropped, and the stream is read again from its start.
-    pub async fn open(path: &Path, view: &'static View) -> Result<Self, DatabaseError> {
-        let failed = |error| DatabaseError::new("open the database", error);
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .busy_timeout(BUSY)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            // Bulk writes: a larger cache and fewer, larger moves from the log into the file.
-            .pragma("cache_size", "-32768")
-            .pragma("wal_autocheckpoint", "4000")
-            .pragma("temp_store", "memory")
-            .statement_cache_capacity(512)
-            .disable_statement_logging();
-        let mut connection = connect(&options).await.map_err(failed)?;
-        schema::ensure(&mut connection, view).await?;
-        connection.close().await.map_err(failed)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(BUSY)
-            .connect_lazy_with(options.clone().pragma("query_only", "on"));
-        Ok(Self { readers, options, view })
+    /// Opens this generation of the tables of `view`, or creates it: those of another version of the program are dropped,
+    /// and the stream is read again from its start.
+    pub async fn open(
+        storage: &Storage,
+        view: &'static View,
+        generation: u32,
+    ) -> Result<Self, DatabaseError> {
+        Ok(Self(match storage {
+            Storage::Sqlite(folder) => {
+                Reading::Sqlite(sqlite::Database::open(folder, view, generation).await?)
+            }
+        }))
     }
 
     /// A connection that writes. An error when the tables are by now those of another version of the program.
     pub async fn writer(&self) -> Result<Writer, DatabaseError> {
-        let connection = connect(&self.options).await;
-        let connection = connection.map_err(|error| DatabaseError::new("open the database", error))?;
-        let mut writer = Writer { connection, statements: Statements::default(), view: self.view };
-        writer.checkpoints().await?;
-        Ok(writer)
+        Ok(Writer(match &self.0 {
+            Reading::Sqlite(database) => Writing::Sqlite(database.writer().await?),
+        }))
     }
 
     /// Every row that a query finds. Parameters are written `$1`, `$2`, …
     pub async fn rows(&self, sql: &'static str, values: Vec<Value>) -> Result<Vec<Row>, DatabaseError> {
-        let rows = query_with(sql, statement::arguments(values)?).fetch_all(&self.readers).await;
-        let rows = rows.map_err(|error| DatabaseError::new("query the read model", error))?;
-        Ok(rows.into_iter().map(Row::new).collect())
+        match &self.0 {
+            Reading::Sqlite(database) => database.rows(sql, values).await,
+        }
     }
 
     /// The one row that a query finds, if there is one.
     pub async fn row(&self, sql: &'static str, values: Vec<Value>) -> Result<Option<Row>, DatabaseError> {
-        let row = query_with(sql, statement::arguments(values)?).fetch_optional(&self.readers).await;
-        let row = row.map_err(|error| DatabaseError::new("query the read model", error))?;
-        Ok(row.map(Row::new))
+        match &self.0 {
+            Reading::Sqlite(database) => database.row(sql, values).await,
+        }
     }
 
-    /// Lets go of the file.
+    /// The tables as they are now.
+    pub async fn moment(&self) -> Result<Moment, DatabaseError> {
+        match &self.0 {
+            Reading::Sqlite(database) => database.moment().await,
+        }
+    }
+
+    /// Lets go of its connections.
     pub async fn close(&self) {
-        self.readers.close().await;
+        match &self.0 {
+            Reading::Sqlite(database) => database.close().await,
+        }
     }
 }
 
 impl Writer {
     /// Up to where each stream of the view is in the tables.
     pub async fn checkpoints(&mut self) -> Result<Vec<Position>, DatabaseError> {
-        schema::checkpoints(&mut self.connection, self.view).await
+        match &mut self.0 {
+            Writing::Sqlite(writer) => writer.checkpoints().await,
+        }
     }
 
     /// Writes changes and moves checkpoints, all or nothing. Checkpoints go first: who loses has written nothing yet.
@@ -187,41 +166,30 @@ impl Writer {
         moves: &[Move],
         past: &Past,
     ) -> Result<Commit, DatabaseError> {
-        let failed = |error| DatabaseError::new("commit to the read model", error);
-        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        for step in moves {
-            let sql = "UPDATE waybill_checkpoint SET sequence = $1 \
-                       WHERE projection = $2 AND stream = $3 AND sequence = $4";
-            let outcome = query(sql)
-                .bind(step.to.cast_signed())
-                .bind(self.view.name)
-                .bind(step.context.stream())
-                .bind(step.from.cast_signed())
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed)?;
-            if outcome.rows_affected() == 0 {
-                transaction.rollback().await.map_err(failed)?;
-                return Ok(Commit::Lost);
-            }
+        match &mut self.0 {
+            Writing::Sqlite(writer) => writer.commit(changes, moves, past).await,
         }
-        for subject in &past.held {
-            // Another projector has brought back what it waited for.
-            if !parked::waits(&mut transaction, self.view.name, subject).await? {
-                transaction.rollback().await.map_err(failed)?;
-                return Ok(Commit::Lost);
-            }
+    }
+
+    /// Everything that waits.
+    pub async fn parked(&mut self) -> Result<Vec<Parked>, DatabaseError> {
+        match &mut self.0 {
+            Writing::Sqlite(writer) => writer.parked().await,
         }
-        for (table, rows) in changes.into_tables() {
-            self.statements.write(&mut transaction, table, rows).await?;
+    }
+
+    /// Applies what waited and ends its record, or moves it to `after`, all or nothing. Lost where the record or the
+    /// checkpoint is no longer the one that was read.
+    pub async fn bring_back(
+        &mut self,
+        changes: Changes,
+        checkpoint: Position,
+        parked: &Parked,
+        after: Option<&Parked>,
+    ) -> Result<Commit, DatabaseError> {
+        match &mut self.0 {
+            Writing::Sqlite(writer) => writer.bring_back(changes, checkpoint, parked, after).await,
         }
-        for parked in &past.parked {
-            parked::insert(&mut transaction, self.view.name, parked).await?;
-        }
-        crash_point("project.before", self.view.name);
-        transaction.commit().await.map_err(failed)?;
-        crash_point("project.after", self.view.name);
-        Ok(Commit::Done)
     }
 }
 
@@ -257,6 +225,10 @@ mod tests {
     static OLD: View = view(&[&THINGS]);
     static NEW: View = view(&[&CHANGED]);
 
+    fn storage(folder: &tempfile::TempDir) -> Storage {
+        Storage::Sqlite(folder.path().to_owned())
+    }
+
     fn step(from: u64, to: u64) -> [Move; 1] {
         [Move { context: Context::Orders, from, to }]
     }
@@ -275,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn of_two_writers_at_one_checkpoint_one_wins_and_the_other_writes_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let database = Database::open(&folder.path().join("t.db"), &OLD).await.unwrap();
+        let database = Database::open(&storage(&folder), &OLD, 1).await.unwrap();
         let (mut one, mut two) = (database.writer().await.unwrap(), database.writer().await.unwrap());
         assert_eq!(one.commit(thing(1, "one"), &step(0, 5)).await.unwrap(), Commit::Done);
         assert_eq!(two.commit(thing(1, "two"), &step(0, 4)).await.unwrap(), Commit::Lost);
@@ -288,14 +260,14 @@ mod tests {
     #[tokio::test]
     async fn a_changed_declaration_starts_anew_and_the_old_program_writes_no_more() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("t.db");
-        let old = Database::open(&path, &OLD).await.unwrap();
+        let storage = storage(&folder);
+        let old = Database::open(&storage, &OLD, 1).await.unwrap();
         let mut writer = old.writer().await.unwrap();
         writer.commit(thing(1, "{}"), &step(0, 5)).await.unwrap();
-        let again = Database::open(&path, &OLD).await.unwrap();
+        let again = Database::open(&storage, &OLD, 1).await.unwrap();
         assert_eq!(notes(&again).await.len(), 1, "an unchanged one stays");
 
-        let new = Database::open(&path, &NEW).await.unwrap();
+        let new = Database::open(&storage, &NEW, 1).await.unwrap();
         assert_eq!(notes(&new).await.len(), 0);
         assert_eq!(new.writer().await.unwrap().checkpoints().await.unwrap()[0].sequence, 0);
         assert_eq!(writer.commit(thing(2, "{}"), &step(5, 6)).await.unwrap(), Commit::Lost);
@@ -305,8 +277,8 @@ mod tests {
     #[tokio::test]
     async fn several_processes_may_open_a_new_file_at_once() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("t.db");
-        let opened = futures::future::join_all((0..4).map(|_| Database::open(&path, &OLD))).await;
+        let storage = storage(&folder);
+        let opened = futures::future::join_all((0..4).map(|_| Database::open(&storage, &OLD, 1))).await;
         for database in opened {
             database.unwrap().writer().await.unwrap();
         }
@@ -315,8 +287,10 @@ mod tests {
     #[tokio::test]
     async fn moments_do_not_move_and_tell_where_they_differ() {
         let folder = tempfile::tempdir().unwrap();
-        let open = async |name: &str| Database::open(&folder.path().join(name), &OLD).await.unwrap();
-        let (left, right) = (open("left.db").await, open("right.db").await);
+        let open = async |name: &str| {
+            Database::open(&Storage::Sqlite(folder.path().join(name)), &OLD, 1).await.unwrap()
+        };
+        let (left, right) = (open("left").await, open("right").await);
         let (mut to_left, mut to_right) = (left.writer().await.unwrap(), right.writer().await.unwrap());
         for (at, changes) in
             [thing(1, "same"), thing(2, "left"), thing(3, "only left")].into_iter().enumerate()
@@ -384,7 +358,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let folder = tempfile::tempdir().unwrap();
-                let database = Database::open(&folder.path().join("t.db"), &OLD).await.unwrap();
+                let database = Database::open(&storage(&folder), &OLD, 1).await.unwrap();
                 let mut writer = database.writer().await.unwrap();
                 let mut model = BTreeMap::new();
                 for ops in batches {

@@ -3,9 +3,9 @@
 //! Measured on SQLite 3.51 itself (rows of a history, 1000 per transaction): values bound for 10 to 100 rows at a time
 //! 370 to 530 thousand rows/s, one `json_each` statement for all of them 180 thousand.
 
-use super::DatabaseError;
 use crate::{
     change::{Cell, Change, Rows},
+    database::DatabaseError,
     table::{Key, Table, Value},
 };
 use sqlx::{Arguments, AssertSqlSafe, Sqlite, SqliteConnection, query_with, sqlite::SqliteArguments};
