@@ -4,8 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
 
 mod changes;
+mod kubernetes;
 mod rollout;
 mod workflows;
+mod yaml;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,184 @@
+//! The manifests of Kubernetes: what they promise, by value. `waybill.yaml` is what `kubectl kustomize` makes of them.
+
+use crate::{
+    file,
+    yaml::{documents, faults},
+};
+use serde_json::Value;
+use std::{fs, process::Command};
+use waybill::system::Service;
+
+/// The oldest version that the manifests are for, and the newest one that is known here.
+const VERSIONS: [&str; 2] = ["1.32.0", "1.37.0"];
+
+async fn manifests() -> Vec<Value> {
+    documents(&file("deploy/kubernetes/waybill.yaml")).await
+}
+
+fn of_kind<'a>(all: &'a [Value], kind: &'a str) -> impl Iterator<Item = &'a Value> {
+    all.iter().filter(move |one| one["kind"] == kind)
+}
+
+fn named<'a>(all: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    all.iter()
+        .find(|one| one["kind"] == kind && one["metadata"]["name"] == name)
+        .unwrap_or_else(|| panic!("{kind} {name}"))
+}
+
+/// Names of what is deployed: every service, and the gateway.
+fn deployed() -> Vec<String> {
+    let services = Service::ALL.iter().map(|service| format!("{service}-service"));
+    services.chain(["gateway".to_owned()]).collect()
+}
+
+#[tokio::test]
+async fn every_object_is_what_kubernetes_knows() {
+    for version in VERSIONS {
+        let faults = faults(&file("deploy/kubernetes/waybill.yaml"), version).await;
+        assert!(faults.is_empty(), "{version}: {faults}");
+    }
+}
+
+/// Only where kubectl is: the file is what is tested everywhere.
+#[test]
+fn the_one_file_is_what_kustomize_makes() {
+    if Command::new("kubectl").arg("version").arg("--client").output().is_err() {
+        eprintln!("no kubectl: waybill.yaml is not compared with its sources");
+        return;
+    }
+    for overlay in ["production", "single"] {
+        let folder = file(&format!("deploy/kubernetes/overlays/{overlay}"));
+        let made = Command::new("kubectl").arg("kustomize").arg(folder).output().unwrap();
+        assert!(made.status.success(), "{overlay}: {}", String::from_utf8_lossy(&made.stderr));
+        if overlay == "production" {
+            let kept = fs::read_to_string(file("deploy/kubernetes/waybill.yaml")).unwrap();
+            let (_, kept) = kept.split_once('\n').unwrap();
+            assert!(kept == String::from_utf8_lossy(&made.stdout), "run deploy/kubernetes/render");
+        }
+    }
+}
+
+#[tokio::test]
+async fn services_are_deployed_with_the_numbers_of_the_design() {
+    let all = manifests().await;
+    let mut names: Vec<_> =
+        of_kind(&all, "Deployment").map(|one| one["metadata"]["name"].as_str().unwrap()).collect();
+    let mut expected = deployed();
+    names.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(names, expected);
+    for deployment in of_kind(&all, "Deployment") {
+        let name = deployment["metadata"]["name"].as_str().unwrap();
+        assert_eq!(deployment["spec"]["replicas"], 3, "{name}");
+        let pod = &deployment["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        assert_eq!(container["ports"][0]["containerPort"], 3000, "{name}");
+        let command = name.strip_suffix("-service").unwrap_or(name);
+        assert_eq!(container["args"], serde_json::json!(["serve", command]), "{name}");
+        let resources = &container["resources"];
+        for (key, value) in [
+            ("/requests/memory", "256Mi"),
+            ("/requests/cpu", "250m"),
+            ("/limits/memory", "512Mi"),
+            ("/limits/cpu", "500m"),
+        ] {
+            assert_eq!(resources.pointer(key).unwrap(), value, "{name}{key}");
+        }
+        let (live, ready) = (&container["livenessProbe"], &container["readinessProbe"]);
+        assert_eq!(
+            (&live["httpGet"]["path"], &live["initialDelaySeconds"]),
+            (&"/health".into(), &30.into()),
+            "{name}"
+        );
+        assert_eq!(
+            (&ready["httpGet"]["path"], &ready["initialDelaySeconds"]),
+            (&"/ready".into(), &5.into()),
+            "{name}"
+        );
+        assert_eq!(container["startupProbe"]["httpGet"]["path"], "/health", "{name}");
+        // To be forgotten (5 s) and to drain (10 s), with room to spare.
+        let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+        let before = container["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64().unwrap();
+        assert!(grace >= before + 15, "{name}: {grace} s");
+    }
+}
+
+#[tokio::test]
+async fn nothing_runs_as_root_or_writes_where_it_should_not() {
+    let all = manifests().await;
+    for deployment in of_kind(&all, "Deployment") {
+        let (name, pod) = (&deployment["metadata"]["name"], &deployment["spec"]["template"]["spec"]);
+        let container = &pod["containers"][0]["securityContext"];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
+        assert_eq!(container["readOnlyRootFilesystem"], true, "{name}");
+        assert_eq!(container["allowPrivilegeEscalation"], false, "{name}");
+        assert_eq!(container["capabilities"]["drop"][0], "ALL", "{name}");
+        assert_eq!(pod["automountServiceAccountToken"], false, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn each_service_has_a_database_of_its_own_and_secrets_are_not_in_the_manifests() {
+    let all = manifests().await;
+    let mut secrets = Vec::new();
+    for deployment in of_kind(&all, "Deployment") {
+        let name = deployment["metadata"]["name"].as_str().unwrap();
+        let env = deployment["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+        let database = env.iter().find(|one| one["name"] == "DATABASE_URL");
+        // Neither keeps a read model.
+        assert_eq!(database.is_none(), ["gateway", "operations-service"].contains(&name), "{name}");
+        let Some(database) = database else { continue };
+        let secret = &database["valueFrom"]["secretKeyRef"];
+        assert_eq!(secret["key"], "url", "{name}");
+        assert_eq!(secret["name"], format!("{}-db-secret", name.strip_suffix("-service").unwrap()), "{name}");
+        secrets.push(secret["name"].as_str().unwrap().to_owned());
+    }
+    secrets.sort_unstable();
+    let count = secrets.len();
+    secrets.dedup();
+    assert_eq!((secrets.len(), count), (7, 7), "no database is shared");
+    assert_eq!(of_kind(&all, "Secret").count(), 0);
+    let gateway = &named(&all, "Deployment", "gateway")["spec"]["template"]["spec"];
+    assert!(!gateway.to_string().contains("master-key"), "the gateway opens nothing");
+}
+
+#[tokio::test]
+async fn what_keeps_them_available_is_there_for_each() {
+    let all = manifests().await;
+    for name in deployed() {
+        let labels = &named(&all, "Deployment", &name)["spec"]["template"]["metadata"]["labels"];
+        let service = named(&all, "Service", &name);
+        // Without the track: a canary has its share.
+        assert_eq!(service["spec"]["selector"], serde_json::json!({ "app": name }), "{name}");
+        let budget = named(&all, "PodDisruptionBudget", &name);
+        assert_eq!(budget["spec"]["maxUnavailable"], 1, "{name}");
+        for (key, value) in budget["spec"]["selector"]["matchLabels"].as_object().unwrap() {
+            assert_eq!(&labels[key], value, "{name}");
+        }
+        let scaler = named(&all, "HorizontalPodAutoscaler", &name);
+        assert_eq!(scaler["spec"]["scaleTargetRef"]["name"], name.as_str());
+        let by_lag = scaler["spec"].to_string().contains("waybill_consumer_lag");
+        assert_eq!(by_lag, name != "gateway", "{name}");
+        let spread =
+            named(&all, "Deployment", &name)["spec"]["template"]["spec"]["topologySpreadConstraints"].clone();
+        assert_eq!(spread.as_array().unwrap().len(), 2, "{name}");
+    }
+    let policies: Vec<_> = of_kind(&all, "NetworkPolicy").collect();
+    assert!(
+        policies.iter().any(|one| one["spec"]["policyTypes"] == serde_json::json!(["Ingress", "Egress"]))
+    );
+    assert_eq!(named(&all, "Service", "gateway")["spec"]["ports"][0]["port"], 8080);
+}
+
+#[tokio::test]
+async fn nats_writes_to_disk_before_it_acknowledges() {
+    let values = documents(&file("deploy/kubernetes/nats-values.yaml")).await.remove(0);
+    let jetstream = &values["config"]["jetstream"];
+    assert_eq!(jetstream["merge"]["sync_interval"], "always");
+    assert_eq!(values["config"]["cluster"]["replicas"], 3);
+    // As in the configuration of a node: the two must not drift apart.
+    let node = fs::read_to_string(file("nats/conf/cluster.conf")).unwrap();
+    for (key, value) in jetstream["merge"]["limits"]["batch"].as_object().unwrap() {
+        assert!(node.contains(&format!("{key}: {value}")), "{key}: {value}");
+    }
+}
