@@ -5,6 +5,7 @@
 
 mod changes;
 mod kubernetes;
+mod observability;
 mod rollout;
 mod workflows;
 mod yaml;
