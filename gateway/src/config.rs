@@ -26,9 +26,6 @@ use std::{
 };
 use tower_http::cors::CorsLayer;
 
-/// The routes of Waybill, and the article's numbers.
-const STANDARD: &str = include_str!("../routes.toml");
-
 /// A whole configuration, valid and ready to be used.
 #[derive(Debug)]
 pub struct Config {
@@ -85,13 +82,16 @@ impl Connections {
 }
 
 impl Config {
+    /// The file that comes with Waybill: its routes, and the article's numbers.
+    pub const STANDARD: &str = include_str!("../routes.toml");
+
     /// The one that comes with Waybill.
     ///
     /// # Panics
     /// Never: it is a part of the program, and a test reads the same text.
     #[expect(clippy::expect_used, reason = "a test reads the same text")]
     pub fn standard() -> Self {
-        Self::parse(STANDARD).expect("gateway/routes.toml is valid")
+        Self::parse(Self::STANDARD).expect("gateway/routes.toml is valid")
     }
 
     /// Reads a file.

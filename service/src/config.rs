@@ -9,19 +9,35 @@ pub const EXIT_USAGE: u8 = 64;
 
 /// Everything that is wrong with the settings, one line each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Faults(Vec<String>);
+pub struct Faults(Vec<(String, String)>);
 
 impl Faults {
     /// Notes what is wrong with the setting `key`. Never put the value of a secret into `why`.
     pub fn add(&mut self, key: &str, why: impl fmt::Display) {
-        self.0.push(format!("{key}: {why}"));
+        self.0.push((key.to_owned(), why.to_string()));
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The same faults under other names: those of the places where the settings come from.
+    #[must_use]
+    pub fn named(self, name: impl Fn(&str) -> Option<String>) -> Self {
+        Self(self.0.into_iter().map(|(key, why)| (name(&key).unwrap_or(key), why)).collect())
+    }
+
+    /// These and those of somebody else.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
     }
 }
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the settings are wrong:")?;
-        self.0.iter().try_for_each(|fault| write!(f, "\n  {fault}"))
+        self.0.iter().try_for_each(|(key, why)| write!(f, "\n  {key}: {why}"))
     }
 }
 

@@ -1,12 +1,18 @@
 //! The command line: what can be said, with examples.
 
-use crate::{bench, dead_letters, demo, dev, failure::Failure, health, replay, saga, serve, token};
-use clap::{Parser, Subcommand};
+use crate::{
+    bench,
+    config::{self, File, Origins, VARIABLE},
+    dead_letters, demo, dev,
+    failure::{self, Failure},
+    health, replay, saga, serve, token,
+};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::{
     config::{EXIT_USAGE, Settings},
     telemetry::{self, LogFormat, TelemetryError},
 };
-use std::process::ExitCode;
+use std::{env, path::PathBuf, process::ExitCode};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +32,13 @@ pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 
+    /// Settings that neither a flag nor a variable says, in TOML: see waybill config
+    #[arg(long, global = true, value_name = "FILE", env = VARIABLE)]
+    config: Option<PathBuf>,
+
+    #[arg(skip)]
+    origins: Origins,
+
     /// How log lines look: pretty or json
     #[arg(long, global = true, help_heading = LOGS, value_name = "FORMAT")]
     #[arg(env = "WAYBILL_LOG_FORMAT", default_value = "pretty")]
@@ -37,7 +50,7 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(crate) enum Command {
     /// Run everything on this machine: nats-server and all services (the default)
     #[command(after_help = dev::EXAMPLES)]
     Dev(dev::Args),
@@ -47,6 +60,9 @@ enum Command {
     /// Run one service, several, or all against an existing NATS
     #[command(after_help = serve::EXAMPLES)]
     Serve(serve::Args),
+    /// Print or check a configuration file
+    #[command(after_help = config::EXAMPLES)]
+    Config(config::Args),
     /// Ask a running service whether it lives, or whether it can serve
     #[command(after_help = health::EXAMPLES)]
     Health(health::Args),
@@ -70,18 +86,36 @@ enum Command {
 impl Cli {
     /// Reads the command line; the error is the exit code after help, version or a usage message was printed.
     pub fn read() -> Result<Self, ExitCode> {
-        let read = Self::try_parse().and_then(|mut cli| {
-            if cli.command.is_none() {
-                // `waybill` is `waybill dev`, with the defaults that clap knows.
-                cli.command = Self::try_parse_from(["waybill", "dev"])?.command;
+        let arguments: Vec<_> = env::args_os().collect();
+        let file = File::find(&arguments, env::var_os(VARIABLE), &Self::command());
+        let file = file.map_err(|failure| {
+            eprintln!("{}", failure::report(&*failure));
+            failure::exit_code(&*failure)
+        })?;
+        let command = file.into_defaults(Self::command());
+        let parse = |arguments: &[_]| {
+            let matches = command.clone().try_get_matches_from(arguments)?;
+            let origins = file.origins(&command, &matches);
+            Ok(Self { origins, ..Self::from_arg_matches(&matches)? })
+        };
+        let read = parse(&arguments).and_then(|cli| {
+            if cli.command.is_some() {
+                return Ok(cli);
             }
-            Ok(cli)
+            // `waybill` is `waybill dev`, with the defaults that clap knows.
+            let Self { command, origins, .. } = parse(&["waybill".into(), "dev".into()])?;
+            Ok(Self { command, origins, ..cli })
         });
-        read.map_err(|error| {
+        read.map_err(|error: clap::Error| {
             // Where even the message cannot be written there is nobody to read it.
             let _ = error.print();
             if error.use_stderr() { EXIT_USAGE.into() } else { ExitCode::SUCCESS }
         })
+    }
+
+    /// The command alone.
+    pub(crate) fn into_command(self) -> Option<Command> {
+        self.command
     }
 
     /// Runs the command to its end.
@@ -96,6 +130,7 @@ impl Cli {
         })?;
         let result = runtime.block_on(async {
             match command {
+                Command::Config(args) => config::run(&args),
                 Command::Dev(args) => Box::pin(dev::run(args)).await,
                 Command::Demo(args) => Box::pin(demo::run(args)).await,
                 Command::Serve(args) => Box::pin(serve::run(args)).await,
@@ -110,7 +145,7 @@ impl Cli {
         telemetry.stop();
         // Whoever stopped it does not wait for a download that was under way.
         runtime.shutdown_background();
-        result
+        result.map_err(|failure| self.origins.name(failure))
     }
 }
 
@@ -119,7 +154,8 @@ impl Command {
     fn default_log(&self) -> &'static str {
         match self {
             Self::Dev(_) | Self::Serve(_) => "info,async_nats=warn",
-            Self::Demo(_)
+            Self::Config(_)
+            | Self::Demo(_)
             | Self::Health(_)
             | Self::Replay(_)
             | Self::Saga(_)

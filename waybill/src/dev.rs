@@ -127,6 +127,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     result.map(|_| ())
 }
 
+/// Says everything that is wrong with the settings, those of the gateway included.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    read(args)?;
+    edge::routes(args.gateway_config.as_deref()).map(|_| ())
+}
+
 fn read(args: &Args) -> Result<Plan, Failure> {
     let given = args.outside.flags().into_iter().chain(args.calls.flags());
     let given = given.chain(args.channels.flags()).chain(args.flow.flags());

@@ -5,7 +5,12 @@ use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Relo
 use nats::{Connection, Registry, RegistryOptions};
 use serde_json::Map;
 use service::{Clock, Metrics};
-use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     task::JoinHandle,
@@ -120,7 +125,12 @@ impl Edge {
 }
 
 fn read(edge: &EdgeConfig) -> Result<Config, Failure> {
-    let Some(file) = &edge.file else { return Ok(Config::standard()) };
+    routes(edge.file.as_deref())
+}
+
+/// Routes and limits as the file has them; those that come with Waybill where there is none.
+pub(crate) fn routes(file: Option<&Path>) -> Result<Config, Failure> {
+    let Some(file) = file else { return Ok(Config::standard()) };
     let text = fs::read_to_string(file).map_err(because(format!("cannot read {}", file.display())))?;
     Ok(Config::parse(&text)?)
 }

@@ -134,6 +134,12 @@ async fn bind(name: &str, host: &str, port: u16) -> Result<TcpListener, Failure>
     bound.map_err(because(format!("{name} cannot listen on {host}:{port}")))
 }
 
+/// Says everything that is wrong with the settings, those of the gateway included.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    read(args)?;
+    edge::routes(args.gateway_config.as_deref()).map(|_| ())
+}
+
 fn read(args: &Args) -> Result<Plan, Failure> {
     let given = args.outside.flags().into_iter().chain(args.calls.flags());
     let given = given.chain(args.channels.flags()).chain(args.flow.flags());
