@@ -81,6 +81,7 @@ fn kind(fact: &Fact) -> (Context, &'static str) {
         Fact::Hold(fact) => (Context::Fulfilment, fact.fact_type().name),
         Fact::Timer(fact) => (Context::Fulfilment, fact.fact_type().name),
         Fact::DeadLetter(fact) => (Context::Ops, fact.fact_type().name),
+        Fact::Projection(fact) => (Context::Ops, fact.fact_type().name),
     }
 }
 

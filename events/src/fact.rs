@@ -6,7 +6,7 @@ use crate::{
     fulfilment::{HoldEvent, ProcessEvent, TimerEvent},
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
     notifications::NotificationEvent,
-    ops::DeadLetterEvent,
+    ops::{DeadLetterEvent, ProjectionEvent},
     orders::OrderEvent,
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
@@ -51,6 +51,7 @@ impl FactType {
             Aggregate::Hold => HoldEvent::TYPES,
             Aggregate::Timer => TimerEvent::TYPES,
             Aggregate::DeadLetter => DeadLetterEvent::TYPES,
+            Aggregate::Projection => ProjectionEvent::TYPES,
         }
     }
 
@@ -206,6 +207,8 @@ pub enum Fact {
     Timer(TimerEvent),
     /// Of messages that could not be handled.
     DeadLetter(DeadLetterEvent),
+    /// Of a read model.
+    Projection(ProjectionEvent),
 }
 
 impl Fact {
@@ -232,6 +235,7 @@ impl Fact {
             Aggregate::Hold => Self::Hold(HoldEvent::from_json(kind, version, body)?),
             Aggregate::Timer => Self::Timer(TimerEvent::from_json(kind, version, body)?),
             Aggregate::DeadLetter => Self::DeadLetter(DeadLetterEvent::from_json(kind, version, body)?),
+            Aggregate::Projection => Self::Projection(ProjectionEvent::from_json(kind, version, body)?),
         })
     }
 }

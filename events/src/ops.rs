@@ -1,6 +1,8 @@
-//! What happens beside the flow: messages that a consumer could not handle, and what operators do about them.
+//! What happens beside the flow: messages that a consumer could not handle, read models that are built again, and what
+//! operators do about both.
 
-use crate::{DeadLetterId, fact::facts};
+use crate::{DeadLetterId, Position, fact::facts};
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -113,4 +115,75 @@ pub struct DeadLetterResolved {
     pub consumer: String,
     /// Sequence of the last message that had waited.
     pub through: u64,
+}
+
+facts! {
+    /// What operators asked of the read model of a service, and what became of it.
+    ProjectionEvent {
+        /// An operator wants it to be built again, beside the one that serves.
+        RebuildRequested(ProjectionRebuildRequested) = "projection.rebuild.requested" 1,
+        /// An operator wants no more of what is being built.
+        RebuildCancelled(ProjectionRebuildCancelled) = "projection.rebuild.cancelled" 1,
+        /// An operator wants the one back that served before.
+        RollbackRequested(ProjectionRollbackRequested) = "projection.rollback.requested" 1,
+        /// An operator wants the one that served before to be kept no longer.
+        DropRequested(ProjectionDropRequested) = "projection.drop.requested" 1,
+        /// Another generation serves.
+        Switched(ProjectionSwitched) = "projection.switched" 1,
+    }
+}
+
+/// An operator wants a read model to be built again, beside the one that serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectionRebuildRequested {
+    /// Whose read model.
+    pub service: String,
+    /// The one table that is to be built again; all of them where it is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Where it begins in these streams; at the first event in all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<Position>,
+    /// It begins with what was recorded at this time or later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_time: Option<Timestamp>,
+}
+
+/// An operator wants no more of what is being built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectionRebuildCancelled {
+    /// Whose read model.
+    pub service: String,
+}
+
+/// An operator wants the generation back that served before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectionRollbackRequested {
+    /// Whose read model.
+    pub service: String,
+}
+
+/// An operator wants the generation that served before to be kept no longer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectionDropRequested {
+    /// Whose read model.
+    pub service: String,
+}
+
+/// Another generation of a read model serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProjectionSwitched {
+    /// Whose read model.
+    pub service: String,
+    /// The generation that serves.
+    pub generation: u32,
+    /// The one that served before, which is kept.
+    pub previous: u32,
+    /// Up to where the one before was built: the mark. Nothing up to there is told to anybody again.
+    pub mark: Vec<Position>,
 }

@@ -131,11 +131,13 @@ pub enum Aggregate {
     Timer,
     /// The messages of one aggregate that one consumer could not handle.
     DeadLetter,
+    /// The read model of one service.
+    Projection,
 }
 
 impl Aggregate {
     /// Every kind of aggregate.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Order,
         Self::Product,
         Self::Item,
@@ -151,6 +153,7 @@ impl Aggregate {
         Self::Hold,
         Self::Timer,
         Self::DeadLetter,
+        Self::Projection,
     ];
 
     /// The context whose stream holds it.
@@ -164,7 +167,7 @@ impl Aggregate {
             Self::Notification => Context::Notifications,
             Self::User | Self::Email => Context::Users,
             Self::Process | Self::Hold | Self::Timer => Context::Fulfilment,
-            Self::DeadLetter => Context::Ops,
+            Self::DeadLetter | Self::Projection => Context::Ops,
         }
     }
 
@@ -179,6 +182,7 @@ impl Aggregate {
                 | Self::User
                 | Self::Email
                 | Self::DeadLetter
+                | Self::Projection
         )
     }
 
@@ -200,6 +204,7 @@ impl Aggregate {
             Self::Hold => "hold",
             Self::Timer => "timer",
             Self::DeadLetter => "deadletter",
+            Self::Projection => "projection",
         }
     }
 

@@ -116,7 +116,8 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
         | Fact::Process(_)
         | Fact::Hold(_)
         | Fact::Timer(_)
-        | Fact::DeadLetter(_) => return,
+        | Fact::DeadLetter(_)
+        | Fact::Projection(_) => return,
     };
     history::happened(recorded, order, &ORDER_EVENTS, changes);
 }

@@ -70,7 +70,8 @@ impl Audit {
             | Fact::Process(_)
             | Fact::Hold(_)
             | Fact::Timer(_)
-            | Fact::DeadLetter(_) => {}
+            | Fact::DeadLetter(_)
+            | Fact::Projection(_) => {}
         }
     }
 

@@ -7,7 +7,7 @@ use events::{
     fulfilment::{HoldEvent, ProcessEvent, TimerEvent},
     inventory::{ItemEvent, ProductEvent, ReservationEvent},
     notifications::NotificationEvent,
-    ops::DeadLetterEvent,
+    ops::{DeadLetterEvent, ProjectionEvent},
     orders::OrderEvent,
     payments::{AccountEvent, PaymentEvent},
     shipping::ShipmentEvent,
@@ -40,6 +40,7 @@ fn rewritten(aggregate: Aggregate, fact: &FactType, version: u32, body: &[u8]) -
         Aggregate::Hold => of::<HoldEvent>,
         Aggregate::Timer => of::<TimerEvent>,
         Aggregate::DeadLetter => of::<DeadLetterEvent>,
+        Aggregate::Projection => of::<ProjectionEvent>,
     };
     serde_json::from_slice(&write(fact, version, body)).unwrap()
 }
