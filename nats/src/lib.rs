@@ -8,6 +8,7 @@
 //! - `timers`: facts that the server records when their time has come, armed and cancelled with the facts they belong to
 //! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
 //! - [`Parking`]: what consumers could not handle, and what waits behind it
+//! - [`ReadModels`]: how read models stand, and what operators ask of them
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
 //! - [`KeyRing`], [`MasterKey`]: the keys of personal data, and what destroys them
 //! - [`Quota`]: how many of something are left in a window, shared among processes
@@ -28,6 +29,7 @@ mod metrics;
 mod parking;
 mod publish;
 mod quota;
+mod read_models;
 mod registry;
 mod replay;
 pub mod server;
@@ -49,6 +51,7 @@ pub use metrics::StoreMetrics;
 pub use parking::{Asked, DeadLetter, Parking, ParkingError};
 pub use publish::{AppendError, Appended, Write};
 pub use quota::{Ask, Known, Lease, Quota, QuotaKey, QuotaTerms, Recall, Recalls};
+pub use read_models::{Build, Generation, ReadModel, ReadModels, ReadModelsError, Refused, Requests, State};
 pub use registry::{Instance, InstanceId, Registration, Registry, RegistryOptions};
 pub use replay::{Filter, From, Reader, ReplayError, Until, last_sequence};
 pub use snapshot::Snapshot;
