@@ -12,7 +12,7 @@ use nats::{
     Connection, Durability, EventStore, Filter, From, Reader, StoreOptions, Until, Write,
     server::{Binary, Config, Server},
 };
-use projections::{ProjectionMetrics, Projections, View, database::Storage, rebuild};
+use projections::{ProjectionMetrics, Projections, Rebuilds, View, database::Storage, rebuild};
 use service::{Clock, Metrics, Shutdown};
 use std::{
     error::Error,
@@ -53,7 +53,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         if decode {
             let storage = Storage::Sqlite(folder.path().join(Clock::system().uuid().to_string()));
             let view = View::of("orders").ok_or("no such view")?;
-            let rebuilt = rebuild(view, &connection, &storage, &until).await?;
+            let rebuilt = rebuild(view, &connection, &storage, &[], &until).await?;
             show("in the read model", rebuilt.events, rebuilt.elapsed);
         }
     }
@@ -111,7 +111,12 @@ async fn latency(
     let view = View::of("orders").ok_or("no such view")?;
     let counters = ProjectionMetrics::new(&metrics);
     let storage = Storage::Sqlite(folder.join("latency"));
-    let feed = projections::Feed { connection: connection.clone(), parking: None };
+    let feed = projections::Feed {
+        connection: connection.clone(),
+        parking: None,
+        read_models: None,
+        rebuilds: Rebuilds::default(),
+    };
     let projections =
         Projections::start(view, &feed, &storage, Clock::system(), &metrics, counters, &shutdown).await?;
     let mut progress = projections.progress();

@@ -73,6 +73,11 @@ impl Changes {
         self.tables.is_empty()
     }
 
+    /// Leaves out what changes in other tables.
+    pub(crate) fn keep(&mut self, name: &str) {
+        self.tables.retain(|(table, _)| table.name == name);
+    }
+
     pub(crate) fn into_tables(self) -> Vec<(&'static Table, Rows)> {
         self.tables
     }

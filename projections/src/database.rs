@@ -3,10 +3,12 @@
 //! Queries are written once. A connection sees exactly one set of tables, so that SQL names them as they are declared; and
 //! what it says means the same on every database.
 
+mod generation;
 mod moment;
 mod row;
 mod sqlite;
 
+pub(crate) use generation::Shelf;
 pub use moment::{Difference, Disagreement, Moment};
 pub use row::{Row, Stored};
 
@@ -23,7 +25,10 @@ pub struct DatabaseError {
 }
 
 impl DatabaseError {
-    fn new(action: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(crate) fn new(
+        action: &'static str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
         Self { action, source: source.into() }
     }
 }
@@ -96,8 +101,8 @@ enum Writing {
 }
 
 impl Database {
-    /// Opens this generation of the tables of `view`, or creates it: those of another version of the program are dropped,
-    /// and the stream is read again from its start.
+    /// Opens this generation of the tables of `view`, or creates it. An error where it is one of another version of the
+    /// program.
     pub async fn open(
         storage: &Storage,
         view: &'static View,
@@ -105,7 +110,7 @@ impl Database {
     ) -> Result<Self, DatabaseError> {
         Ok(Self(match storage {
             Storage::Sqlite(folder) => {
-                Reading::Sqlite(sqlite::Database::open(folder, view, generation).await?)
+                Reading::Sqlite(sqlite::Database::open(folder, view, generation, None).await?)
             }
         }))
     }
@@ -258,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_changed_declaration_starts_anew_and_the_old_program_writes_no_more() {
+    async fn a_generation_belongs_to_one_declaration_and_takes_no_commits_while_it_is_closed() {
         let folder = tempfile::tempdir().unwrap();
         let storage = storage(&folder);
         let old = Database::open(&storage, &OLD, 1).await.unwrap();
@@ -266,12 +271,72 @@ mod tests {
         writer.commit(thing(1, "{}"), &step(0, 5)).await.unwrap();
         let again = Database::open(&storage, &OLD, 1).await.unwrap();
         assert_eq!(notes(&again).await.len(), 1, "an unchanged one stays");
+        assert!(Database::open(&storage, &NEW, 1).await.is_err(), "another is refused");
+        assert_eq!(notes(&Database::open(&storage, &NEW, 2).await.unwrap()).await.len(), 0);
 
-        let new = Database::open(&storage, &NEW, 1).await.unwrap();
-        assert_eq!(notes(&new).await.len(), 0);
-        assert_eq!(new.writer().await.unwrap().checkpoints().await.unwrap()[0].sequence, 0);
+        let closed = storage.close("things", 1, 7).await.unwrap();
+        assert_eq!(closed[0].to_string(), "ORDERS:5");
         assert_eq!(writer.commit(thing(2, "{}"), &step(5, 6)).await.unwrap(), Commit::Lost);
-        assert!(writer.checkpoints().await.is_err() && old.writer().await.is_err());
+        assert!(writer.is_closed().await.unwrap());
+        storage.reopen("things", 1, Some(8)).await.unwrap();
+        assert_eq!(storage.closed("things", 1).await.unwrap(), Some(7), "that was another switch");
+        storage.reopen("things", 1, Some(7)).await.unwrap();
+        assert_eq!(writer.commit(thing(2, "{}"), &step(5, 6)).await.unwrap(), Commit::Done);
+        storage.remove("things", 1).await.unwrap();
+        assert_eq!(notes(&old).await.len(), 2, "whoever has it open reads on");
+        assert_eq!(notes(&Database::open(&storage, &OLD, 1).await.unwrap()).await.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_build_begins_where_it_is_told_and_makes_its_indexes_when_it_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = storage(&folder);
+        let since = ["ORDERS:5".parse().unwrap()];
+        let database = Database::build(&storage, &OLD, 1, &since).await.unwrap();
+        let mut writer = database.writer().await.unwrap();
+        assert_eq!(writer.checkpoints().await.unwrap()[0].to_string(), "ORDERS:4");
+        assert_eq!(database.moment().await.unwrap().since().await.unwrap(), since);
+        let indexes = async || {
+            let sql = "SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL";
+            database.rows(sql, vec![]).await.unwrap().len()
+        };
+        assert_eq!(indexes().await, 0);
+        writer.finish().await.unwrap();
+        writer.finish().await.unwrap();
+        assert_eq!(indexes().await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_digest_is_the_same_for_the_same_rows_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = storage(&folder);
+        let digest = async |number, changes: Vec<Changes>| {
+            let database = Database::open(&storage, &OLD, number).await.unwrap();
+            for changes in changes {
+                database.writer().await.unwrap().commit(changes, &[]).await.unwrap();
+            }
+            database.moment().await.unwrap().digest().await.unwrap()
+        };
+        let one = digest(1, vec![thing(1, "a"), thing(2, "b")]).await;
+        assert_eq!(one, digest(2, vec![thing(2, "b"), thing(1, "a")]).await);
+        assert_ne!(one, digest(3, vec![thing(1, "a"), thing(2, "c")]).await);
+        assert_ne!(one, digest(4, vec![thing(1, "a")]).await);
+    }
+
+    #[tokio::test]
+    async fn tables_are_copied_as_they_are_at_one_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = storage(&folder);
+        let live = Database::open(&storage, &OLD, 1).await.unwrap();
+        live.writer().await.unwrap().commit(thing(1, "a"), &step(0, 5)).await.unwrap();
+        let copy = Database::build(&storage, &OLD, 2, &[]).await.unwrap();
+        let mut writer = copy.writer().await.unwrap();
+        for _ in 0..2 {
+            let at = writer.copy(&storage, 1, &[&THINGS]).await.unwrap();
+            assert_eq!(at[0].to_string(), "ORDERS:5");
+        }
+        assert_eq!(notes(&copy).await, [Some("a".to_owned())]);
+        assert_eq!(writer.checkpoints().await.unwrap()[0].sequence, 0, "that is for the build to do");
     }
 
     #[tokio::test]

@@ -41,6 +41,10 @@ pub(crate) async fn layer(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
+    if !projections.serves() {
+        let detail = "The read model is being built. Nothing is lost: ask again.";
+        return Err(Problem::unavailable("read-model-unavailable", detail, 5));
+    }
     let wait = wanted.wait.as_deref().map_or(Ok(DEFAULT_WAIT), parse_wait)?;
     let positions = positions(wanted.after.as_deref(), request.headers())?;
     let mut progress = projections.progress();

@@ -7,6 +7,7 @@
 //!   `shipping`, `users`, `fulfilment`, each with its queries
 //! - `projector`: from streams into tables, in order, in batches, with the checkpoint in the same transaction
 //! - [`table`], [`Changes`]: tables and changes of rows as values; [`database`]: what keeps them
+//! - `generations`: complete sets of tables, one of which serves while the next is built
 //! - `freshness`: read your writes; [`Progress`]: how far the tables are
 //! - [`rebuild()`], [`verify()`]: the log folded again, and where the tables differ from it
 
@@ -17,6 +18,7 @@ mod answer;
 mod change;
 mod freshness;
 mod fulfilment;
+mod generations;
 mod history;
 mod inventory;
 mod metrics;
@@ -36,6 +38,7 @@ mod verify;
 mod view;
 
 pub use change::Changes;
+pub use generations::Rebuilds;
 pub use metrics::ProjectionMetrics;
 pub use progress::{Progress, StreamProgress};
 pub use projections::{Feed, Projections};

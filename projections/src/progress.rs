@@ -38,6 +38,16 @@ impl Progress {
         Self { streams: checkpoints.iter().map(stream).collect() }
     }
 
+    /// The same streams, read up to here: other tables than before.
+    pub(crate) fn reset(&mut self, checkpoints: &[Position]) {
+        for &checkpoint in checkpoints {
+            if let Some(stream) = self.stream_mut(checkpoint.context) {
+                let end = stream.end.map(|end| end.max(checkpoint.sequence));
+                *stream = StreamProgress { position: checkpoint, end, behind_since: None, fault: None };
+            }
+        }
+    }
+
     /// The entry of a stream, where the read model is made of it.
     pub fn stream(&self, context: Context) -> Option<&StreamProgress> {
         self.streams.iter().find(|stream| stream.position.context == context)

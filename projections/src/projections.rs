@@ -4,12 +4,12 @@ use crate::{
     Progress, View,
     database::{Database, DatabaseError, Storage},
     freshness,
+    generations::{Gauges, Rebuilds, Serving, Shared},
     metrics::{Lag, ProjectionMetrics},
-    projector::Projector,
 };
 use axum::{Extension, middleware::from_fn_with_state};
 use jiff::Timestamp;
-use nats::{KeyRing, Parking};
+use nats::{KeyRing, Parking, ReadModel, ReadModels, State};
 use service::{Clock, Metrics, Problem, Shutdown};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -28,19 +28,25 @@ pub struct Feed {
     pub connection: nats::Connection,
     /// Where operators see what cannot be read, and ask for it. Without it such an event stops its stream.
     pub parking: Option<Parking>,
+    /// Where operators see how generations stand, and ask for others. Without it none are built but for changed code.
+    pub read_models: Option<ReadModels>,
+    /// How many generations are built at the same time.
+    pub rebuilds: Rebuilds,
 }
 
 /// The read model of one service. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Projections {
-    database: Database,
+    serving: watch::Receiver<Serving>,
     progress: watch::Receiver<Progress>,
+    known: watch::Receiver<Option<ReadModel>>,
     view: &'static View,
     clock: Clock,
 }
 
 impl Projections {
-    /// Opens the database in `storage` and keeps it up to date until the shutdown. The streams have to exist.
+    /// Opens the generation in `storage` that serves, and keeps it up to date until the shutdown; where there is none for
+    /// this program it is built, and nothing is answered before. The streams have to exist.
     pub async fn start(
         view: &'static View,
         feed: &Feed,
@@ -50,22 +56,15 @@ impl Projections {
         counters: ProjectionMetrics,
         shutdown: &Shutdown,
     ) -> Result<Self, DatabaseError> {
-        let database = Database::open(storage, view, 1).await?;
-        let checkpoints = database.writer().await?.checkpoints().await?;
-        let (sender, progress) = watch::channel(Progress::new(&checkpoints));
+        let generations = Shared::open(view, feed, storage, clock.clone(), counters).await?;
+        let (serving, progress) = (generations.serving(), generations.progress());
+        let known = generations.known();
         let lag = Lag { projection: view.name, progress: progress.clone(), clock: clock.clone() };
         metrics.registry().register_collector(Box::new(lag));
-        let projector = Projector {
-            view,
-            connection: feed.connection.clone(),
-            parking: feed.parking.clone(),
-            database: database.clone(),
-            progress: sender,
-            bound: None,
-            metrics: counters,
-        };
-        shutdown.spawn(projector.run(shutdown.clone()));
-        Ok(Self { database, progress, view, clock })
+        let gauges = Gauges { projection: view.name, known: known.clone() };
+        metrics.registry().register_collector(Box::new(gauges));
+        shutdown.spawn(Arc::new(generations).run(shutdown.clone()));
+        Ok(Self { serving, progress, known, view, clock })
     }
 
     /// The queries, documented. What is personal in their answers is opened with `keys`, when it is asked for.
@@ -80,10 +79,43 @@ impl Projections {
         self.progress.clone()
     }
 
+    /// The generations of the read model, as the catalogue has them; changes with it.
+    pub fn generations(&self) -> watch::Receiver<Option<ReadModel>> {
+        self.known.clone()
+    }
+
+    /// The number of the generation that queries are answered from.
+    pub fn generation(&self) -> u32 {
+        self.serving.borrow().generation
+    }
+
+    /// Whether queries are answered: not before a generation of this program has caught up for the first time.
+    pub fn serves(&self) -> bool {
+        self.serving.borrow().ready
+    }
+
     /// Whether the read model is as good as up to date.
     pub fn check(&self) -> service::Check {
-        let (progress, clock) = (self.progress.clone(), self.clock.clone());
-        Arc::new(move || progress.borrow().check(clock.now()))
+        let this = self.clone();
+        Arc::new(move || {
+            if !this.serves() {
+                return Err(this.complaint());
+            }
+            this.progress.borrow().check(this.clock.now())
+        })
+    }
+
+    fn complaint(&self) -> String {
+        let known = self.known.borrow();
+        let generations = known.iter().flat_map(|known| &known.generations);
+        let building = generations.filter(|one| one.state == State::Building).find_map(|one| {
+            let build = one.build.as_ref()?;
+            Some(format!(
+                "generation {} is being built: {} of {} events",
+                one.number, build.events, build.total
+            ))
+        });
+        building.unwrap_or_else(|| "a generation is about to be built".to_owned())
     }
 
     /// The time.
@@ -91,8 +123,8 @@ impl Projections {
         self.clock.now()
     }
 
-    /// The database, for reading.
-    pub fn database(&self) -> &Database {
-        &self.database
+    /// The database of the generation that serves at this moment, for reading. Ask for it anew for each request.
+    pub fn database(&self) -> Database {
+        self.serving.borrow().database.clone()
     }
 }

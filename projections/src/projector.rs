@@ -17,13 +17,12 @@ use crate::{
 use events::Position;
 use nats::{Parking, ReplayError};
 use parked::Waiting;
-use service::Shutdown;
 use source::{Chunk, Source};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// Events of one transaction at most, give or take a chunk.
@@ -46,7 +45,22 @@ pub(crate) struct Projector {
     pub(crate) progress: watch::Sender<Progress>,
     /// How far to go in each stream; without a bound it follows for ever.
     pub(crate) bound: Option<Arc<[Position]>>,
+    /// The one table that is written, where the others have it all already.
+    pub(crate) only: Option<&'static str>,
+    pub(crate) standing: Standing,
     pub(crate) metrics: ProjectionMetrics,
+}
+
+/// What the generation is that a projector writes to, for as long as a session lasts: whether others are told what
+/// becomes of its rows, or it is muted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standing {
+    /// It serves. Only then operators are told what waits, and subscribers what has changed.
+    pub(crate) live: bool,
+    /// Up to where the generation before was built when this one took its place: nothing up to there is told again.
+    pub(crate) mark: Arc<[Position]>,
+    /// Told when commits are refused because another generation takes over.
+    pub(crate) closed: Arc<Notify>,
 }
 
 /// Why a projector has to start again.
@@ -63,20 +77,30 @@ pub(crate) enum Interruption {
     /// Another projector brought back what waited.
     #[error("another projector was faster")]
     Overtaken,
+    /// Another generation takes over.
+    #[error("the tables are closed")]
+    Closed,
+    /// One table cannot be built beside others that have what it lacks.
+    #[error("{0} cannot be read: build all tables")]
+    Unreadable(Position),
     /// The tables were emptied under us.
     #[error("a checkpoint went back")]
     WentBack,
 }
 
 impl Projector {
-    /// Runs until the shutdown, whatever happens.
-    pub(crate) async fn run(self, shutdown: Shutdown) {
-        let token = shutdown.token();
+    /// Runs until it is stopped, whatever happens.
+    pub(crate) async fn run(self, token: CancellationToken) {
         let mut retry = FIRST_RETRY;
         while !token.is_cancelled() {
             let before = self.progress.borrow().to_string();
             match self.session(&token).await {
                 Ok(()) => break,
+                Err(Interruption::Closed) => {
+                    self.standing.closed.notify_one();
+                    let _ = token.run_until_cancelled(tokio::time::sleep(FIRST_RETRY)).await;
+                    continue;
+                }
                 Err(error) => {
                     let cause =
                         std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
@@ -97,9 +121,10 @@ impl Projector {
         let checkpoints = writer.checkpoints().await?;
         self.publish(&checkpoints);
         let mut waiting = Waiting::default();
-        waiting.load(&mut writer).await?;
+        self.tidy(&mut writer, &mut waiting).await?;
         let (asked, mut asking) = mpsc::channel(1);
-        let listening = self.parking.is_some().then(|| parked::listen(self.connection.clone(), asked));
+        let listens = self.parking.is_some() && self.only.is_none();
+        let listening = listens.then(|| parked::listen(self.connection.clone(), asked));
         let _listener = listening.map(|listening| AbortOnDropHandle::new(tokio::spawn(listening)));
         let (sender, mut chunks) = mpsc::channel(AHEAD);
         // Readers end with this session, and a session whose readers have all reached their bound ends with them.
@@ -112,7 +137,9 @@ impl Projector {
             .collect();
         drop(sender);
         loop {
-            self.metrics.parked(self.view.name, waiting.count());
+            if self.standing.live {
+                self.metrics.parked(self.view.name, waiting.count());
+            }
             let first = tokio::select! {
                 () = token.cancelled() => return Ok(()),
                 Some(()) = asking.recv() => {
@@ -150,6 +177,10 @@ impl Projector {
             if moves.is_empty() {
                 return Ok(());
             }
+            if let Some(parked) = past.parked.first().filter(|_| self.only.is_some()) {
+                let (context, sequence) = (parked.subject.context(), parked.sequence);
+                return Err(Interruption::Unreadable(Position { context, sequence }));
+            }
             if writer.commit_past(changes, &moves, &past).await? == Commit::Done {
                 for parked in &past.parked {
                     let (projection, subject) = (self.view.name, &parked.subject);
@@ -164,6 +195,9 @@ impl Projector {
                 trace::committed(self.view, &batch, took);
                 self.committed(&batch);
                 return Ok(());
+            }
+            if writer.is_closed().await? {
+                return Err(Interruption::Closed);
             }
             self.metrics.failed(self.view.name, "lost");
             let checkpoints = writer.checkpoints().await?;
@@ -208,6 +242,9 @@ impl Projector {
                 None if to > at => moves.push(Move { context, from: at, to }),
                 None => {}
             }
+        }
+        if let Some(table) = self.only {
+            changes.keep(table);
         }
         (changes, moves, past)
     }

@@ -3,7 +3,7 @@
 use crate::{
     Progress, ProjectionMetrics, View,
     database::{Database, DatabaseError, Difference, Storage},
-    projector::Projector,
+    projector::{Projector, Standing},
 };
 use events::Position;
 use service::Metrics;
@@ -38,14 +38,15 @@ pub struct Rebuilt {
     pub elapsed: Duration,
 }
 
-/// Builds the read model in a place of its own, up to these positions. A place that holds a part already is continued.
+/// Builds the read model in a place of its own, from `since` on, where that is said, up to these positions. A place that holds a part already is continued.
 pub async fn rebuild(
     view: &'static View,
     connection: &nats::Connection,
     storage: &Storage,
+    since: &[Position],
     until: &[Position],
 ) -> Result<Rebuilt, RebuildError> {
-    let database = Database::open(storage, view, 1).await?;
+    let database = Database::build(storage, view, 1, since).await?;
     let checkpoints = database.writer().await?.checkpoints().await?;
     let (sender, progress) = watch::channel(Progress::new(&checkpoints));
     let projector = Projector {
@@ -55,11 +56,12 @@ pub async fn rebuild(
         database: database.clone(),
         progress: sender,
         bound: Some(Arc::from(until)),
+        only: None,
+        standing: Standing::default(),
         metrics: ProjectionMetrics::new(&Metrics::new()),
     };
     let started = Instant::now();
     let outcome = projector.session(&CancellationToken::new()).await;
-    let elapsed = started.elapsed();
     let (reached, done) = {
         let progress = progress.borrow();
         (progress.clone(), until.iter().all(|end| progress.has(*end).unwrap_or(true)))
@@ -69,6 +71,8 @@ pub async fn rebuild(
         let why = faults.chain(outcome.err().map(|error| error.to_string())).collect::<Vec<_>>().join("; ");
         return Err(RebuildError::Stuck { reached: reached.to_string(), why });
     }
+    database.writer().await?.finish().await?;
+    let elapsed = started.elapsed();
     let before: u64 = checkpoints.iter().map(|at| at.sequence).sum();
     let after: u64 = reached.streams.iter().map(|stream| stream.position.sequence).sum();
     Ok(Rebuilt { database, events: after - before, elapsed })
@@ -83,7 +87,9 @@ pub async fn verify(
     scratch: &Path,
 ) -> Result<Vec<Difference>, RebuildError> {
     let mut moment = live.moment().await?;
-    let fresh = rebuild(view, connection, &Storage::Sqlite(scratch.to_owned()), moment.checkpoints()).await?;
+    let since = moment.since().await?;
+    let scratch = Storage::Sqlite(scratch.to_owned());
+    let fresh = rebuild(view, connection, &scratch, &since, moment.checkpoints()).await?;
     let differences = moment.differences(&mut fresh.database.moment().await?).await?;
     fresh.database.close().await;
     Ok(differences)

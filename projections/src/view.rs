@@ -6,6 +6,7 @@ use crate::{
 };
 use events::{Aggregate, Context};
 use nats::Recorded;
+use sha2::{Digest, Sha256};
 use utoipa_axum::router::OpenApiRouter;
 
 /// The read model of one service.
@@ -41,6 +42,17 @@ impl View {
     /// The read model of a service.
     pub fn of(service: &str) -> Option<&'static Self> {
         Self::ALL.into_iter().find(|view| view.name == service)
+    }
+
+    /// The same for the same declaration: what makes the tables, and the version of what fills them.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut digest = Sha256::new();
+        digest.update(format!("version {}\n", self.version));
+        for table in self.tables {
+            let Table { name, key, columns, indexes } = table;
+            digest.update(format!("{name} {key:?} {columns:?} {indexes:?}\n"));
+        }
+        digest.finalize()[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
     /// The contexts whose streams it reads, each once.

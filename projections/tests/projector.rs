@@ -19,7 +19,7 @@ use nats::{
     Connection, DeadLetter, Durability, EventStore, KeyRing, MasterKey, Parking, StoreOptions, Write,
     server::{Binary, Config, Server},
 };
-use projections::{Feed, ProjectionMetrics, Projections, View, database::Storage, verify};
+use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, View, database::Storage, verify};
 use serde_json::Value;
 use service::{
     Clock, Metrics, Shutdown,
@@ -74,7 +74,12 @@ impl System {
     }
 
     async fn projections_of(&self, service: &str, parking: Option<Parking>) -> Projections {
-        let feed = Feed { connection: self.connection.clone(), parking };
+        let feed = Feed {
+            connection: self.connection.clone(),
+            parking,
+            read_models: None,
+            rebuilds: Rebuilds::default(),
+        };
         let view = View::of(service).unwrap();
         let storage = Storage::Sqlite(self.folder.path().join("views"));
         let counters = ProjectionMetrics::new(&self.metrics);
@@ -115,7 +120,7 @@ impl System {
     async fn verify(&self, service: &str, projections: &Projections) {
         let scratch = self.folder.path().join(format!("{service}-{}", Clock::system().uuid()));
         let view = View::of(service).unwrap();
-        let differences = verify(view, &self.connection, projections.database(), &scratch).await.unwrap();
+        let differences = verify(view, &self.connection, &projections.database(), &scratch).await.unwrap();
         assert_eq!(differences, []);
     }
 }

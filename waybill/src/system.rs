@@ -18,6 +18,7 @@ use events::Context;
 use nats::{Connection, Durability, KeyRing, MasterKey, Policies, RegistryOptions, topology};
 pub use presence::Advertise;
 use presence::Presence;
+use projections::Rebuilds;
 use service::{Clock, Shutdown, origin::TrustedProxies};
 use std::{
     collections::BTreeMap,
@@ -149,6 +150,8 @@ pub struct Config {
     pub registry: RegistryOptions,
     /// Where others reach the services; where they listen, unless it is said.
     pub advertise: Option<Advertise>,
+    /// How many read models are built at the same time.
+    pub rebuilds: Rebuilds,
     /// How long services go on to answer after they are no longer known, for those who have not heard of it.
     pub linger: Duration,
 }
@@ -174,6 +177,7 @@ impl Config {
             users_calls: UsersCalls::default(),
             registry: RegistryOptions::default(),
             advertise: None,
+            rebuilds: Rebuilds::default(),
             linger: Duration::from_millis(300),
         }
     }

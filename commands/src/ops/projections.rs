@@ -335,7 +335,11 @@ fn may(model: &ReadModel, what: &ProjectionCommand) -> Result<(), Refusal> {
         None => Ok(()),
     };
     match what {
-        ProjectionCommand::Rebuild { model: table, .. } => {
+        ProjectionCommand::Rebuild { model: table, from, from_time, .. } => {
+            if table.is_some() && (from_time.is_some() || !from.is_empty()) {
+                let detail = "one model alone cannot begin later than the others";
+                return Err(Refusal::invalid("from-invalid", "from", detail));
+            }
             if let Some(table) = table.as_ref().filter(|table| !model.models.contains(table)) {
                 let detail = format!("there is no model {table}: expected {}", model.models.join(", "));
                 return Err(Refusal::invalid("model-unknown", "model", detail));

@@ -7,6 +7,7 @@ use crate::{
 };
 use events::Position;
 use futures::{TryStreamExt, stream::BoxStream};
+use sha2::{Digest, Sha256};
 use sqlx::SqliteConnection;
 use std::cmp::Ordering;
 
@@ -60,6 +61,32 @@ impl Moment {
     /// Up to where each stream is in the tables.
     pub fn checkpoints(&self) -> &[Position] {
         &self.checkpoints
+    }
+
+    /// Where the tables begin, in the streams in which they do not begin at the first event.
+    pub async fn since(&mut self) -> Result<Vec<Position>, DatabaseError> {
+        match &mut self.connection {
+            Connection::Sqlite(connection) => sqlite::begins(connection, self.view).await,
+        }
+    }
+
+    /// The same for the same rows, on every database: a hash over all tables, rows in the order of their keys.
+    pub async fn digest(&mut self) -> Result<String, DatabaseError> {
+        let mut digest = Sha256::new();
+        for table in self.view.tables {
+            digest.update(format!("{}\n", table.name));
+            let mut rows = self.connection.rows(table);
+            let failed = |error| DatabaseError::new("read the tables", error);
+            while let Some(row) = rows.try_next().await.map_err(failed)? {
+                for value in &row {
+                    // With a length before it, no value runs into the next.
+                    let text = canonical(value);
+                    digest.update(format!("{}:{text}", text.len()));
+                }
+                digest.update("\n");
+            }
+        }
+        Ok(digest.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
     }
 
     /// Where this differs from `right`, the way it should be: in the order of tables and keys.
@@ -123,6 +150,18 @@ async fn compare(
         }
     }
     Ok(())
+}
+
+/// A value as text that is the same on every database: of a document the text may differ.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::Json(text) => match serde_json::from_str::<serde_json::Value>(text) {
+            Ok(document) => document.to_string(),
+            Err(_) => text.clone(),
+        },
+        other => format!("={}", shown(other)),
+    }
 }
 
 /// Whether two columns say the same. Of a document the text may differ: a database may keep it in a form of its own.

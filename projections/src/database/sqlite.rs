@@ -3,6 +3,7 @@
 //! The journal is a write-ahead log without a sync per commit: after a power cut the last commits may be missing, never
 //! half there. The checkpoint is part of each commit, so the projector just does the missing ones again.
 
+mod generation;
 mod moment;
 mod parked;
 mod row;
@@ -23,8 +24,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use generation::{Shelf, adopt, close, closed, remove, reopen};
 pub(super) use moment::rows;
 pub(super) use row::{bool, int, json, text, timestamp, uuid};
+pub(super) use schema::begins;
 
 /// How long to wait for another process that writes to the same file.
 const BUSY: Duration = Duration::from_secs(5);
@@ -56,6 +59,33 @@ async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, sql
     }
 }
 
+/// How a file is opened. Its folder is made.
+async fn options(
+    folder: &Path,
+    service: &str,
+    generation: u32,
+) -> Result<SqliteConnectOptions, DatabaseError> {
+    let made = tokio::fs::create_dir_all(folder).await;
+    made.map_err(|error| DatabaseError::new("open the database", error))?;
+    Ok(SqliteConnectOptions::new()
+        .filename(folder.join(file(service, generation)))
+        .create_if_missing(true)
+        .busy_timeout(BUSY)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Normal)
+        // Bulk writes: a larger cache and fewer, larger moves from the log into the file.
+        .pragma("cache_size", "-32768")
+        .pragma("wal_autocheckpoint", "4000")
+        .pragma("temp_store", "memory")
+        .statement_cache_capacity(512)
+        .disable_statement_logging())
+}
+
+/// The file of a generation. That from before there were any is also the one that holds the catalogue.
+fn file(service: &str, generation: u32) -> String {
+    if generation == 0 { format!("{service}.sqlite") } else { format!("{service}.{generation}.sqlite") }
+}
+
 /// SQLite's code for a file that another connection has locked.
 const LOCKED: &str = "5";
 const LOCKED_PAUSE: Duration = Duration::from_millis(5);
@@ -69,31 +99,18 @@ pub(super) struct Writer {
 }
 
 impl Database {
-    /// Opens the file, or creates it, and sees to it that it has the tables of `view`: those of another version of the
-    /// program are dropped, and the stream is read again from its start.
+    /// Opens the file, or creates it, with the tables of `view`: complete, or without indexes and to be read from these
+    /// positions on. An error where it has those of another version of the program.
     pub(in crate::database) async fn open(
         folder: &Path,
         view: &'static View,
-        _generation: u32,
+        generation: u32,
+        building: Option<&[Position]>,
     ) -> Result<Self, DatabaseError> {
         let failed = |error| DatabaseError::new("open the database", error);
-        tokio::fs::create_dir_all(folder)
-            .await
-            .map_err(|error| DatabaseError::new("open the database", error))?;
-        let options = SqliteConnectOptions::new()
-            .filename(folder.join(format!("{}.sqlite", view.name)))
-            .create_if_missing(true)
-            .busy_timeout(BUSY)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            // Bulk writes: a larger cache and fewer, larger moves from the log into the file.
-            .pragma("cache_size", "-32768")
-            .pragma("wal_autocheckpoint", "4000")
-            .pragma("temp_store", "memory")
-            .statement_cache_capacity(512)
-            .disable_statement_logging();
+        let options = options(folder, view.name, generation).await?;
         let mut connection = connect(&options).await.map_err(failed)?;
-        schema::ensure(&mut connection, view).await?;
+        schema::ensure(&mut connection, view, building).await?;
         connection.close().await.map_err(failed)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -156,7 +173,7 @@ impl Writer {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
         for step in moves {
             let sql = "UPDATE waybill_checkpoint SET sequence = $1 \
-                       WHERE projection = $2 AND stream = $3 AND sequence = $4";
+                       WHERE projection = $2 AND stream = $3 AND sequence = $4 AND closed = 0";
             let outcome = query(sql)
                 .bind(step.to.cast_signed())
                 .bind(self.view.name)

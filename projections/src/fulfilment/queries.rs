@@ -233,7 +233,8 @@ async fn sagas(
         before(OBJECTIVES[1].1),
     ];
     let place = |row: &Row| Ok(write_place(row.get("since")?, row.get("order_id")?));
-    let page = paging.page(projections.database(), sql, values, |row| Saga::of(row, now), place);
+    let database = projections.database();
+    let page = paging.page(&database, sql, values, |row| Saga::of(row, now), place);
     Ok(Json(page.await?))
 }
 

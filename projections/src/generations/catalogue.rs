@@ -71,6 +71,11 @@ pub(crate) struct Wanted {
 }
 
 impl Own {
+    /// That of tables from before there were generations.
+    pub(crate) fn before() -> Self {
+        Self { model: "before".to_owned(), version: 0, tables: vec![] }
+    }
+
     pub(crate) fn of(view: &View) -> Self {
         let tables = view.tables.iter().map(|table| table.name).collect();
         Self { model: view.fingerprint(), version: view.version, tables }
@@ -126,8 +131,9 @@ impl Catalogue {
         self.of(own).find(|entry| entry.shown.state == State::Building)
     }
 
-    fn of<'a>(&'a self, own: &'a Own) -> impl DoubleEndedIterator<Item = &'a Entry> {
-        self.generations.iter().filter(|entry| entry.shown.model == own.model)
+    fn of<'a>(&'a self, own: &Own) -> impl DoubleEndedIterator<Item = &'a Entry> + use<'a> {
+        let model = own.model.clone();
+        self.generations.iter().filter(move |entry| entry.shown.model == model)
     }
 
     /// The one that this program serves: the live one if it is of its declaration, else one that was. Where there is none,
@@ -187,6 +193,9 @@ impl Catalogue {
             && !own.tables.contains(&table.as_str())
         {
             return Err(format!("there is no model {table}: expected {}", own.tables.join(", ")));
+        }
+        if wanted.table.is_some() && !wanted.since.is_empty() {
+            return Err("one model alone cannot begin later than the others".to_owned());
         }
         Ok(self.add(own, wanted, now))
     }
@@ -296,11 +305,6 @@ impl Catalogue {
         entry.and_then(|entry| entry.closing.take()).is_some()
     }
 
-    /// Whether a switch closed with this token may still be made.
-    pub(crate) fn is_closing(&self, token: u64) -> bool {
-        self.generations.iter().any(|entry| entry.closing == Some(token))
-    }
-
     /// Switches, unless that is off: from then on this generation serves, the one before is kept, and none before that.
     /// Gives the number of the one before.
     pub(crate) fn switch(
@@ -383,9 +387,11 @@ mod tests {
         assert_eq!(catalogue.switch(2, 5, vec![], now()), None);
         let seen = catalogue.find(2).unwrap().lease;
         assert!(catalogue.hold(2, OTHER, seen, None), "whoever stands still is replaced");
-        assert!(!catalogue.hold(2, ME, None, None) && !catalogue.close(2, ME, 6) && catalogue.close(2, OTHER, 6));
+        assert!(
+            !catalogue.hold(2, ME, None, None) && !catalogue.close(2, ME, 6) && catalogue.close(2, OTHER, 6)
+        );
         assert_eq!(catalogue.switch(2, 6, vec![], now()), Some(1));
-        assert!(!catalogue.reopen(6) && !catalogue.is_closing(6));
+        assert!(!catalogue.reopen(6));
     }
 
     #[test]
@@ -420,7 +426,11 @@ mod tests {
         catalogue.ensure(&new, true, false, now()).unwrap();
         switched(&mut catalogue, &new, 5);
         catalogue.ensure(&old, true, false, now()).unwrap();
-        assert_eq!(states(&catalogue), [(1, State::Kept), (2, State::Live)], "it serves its own, and no more");
+        assert_eq!(
+            states(&catalogue),
+            [(1, State::Kept), (2, State::Live)],
+            "it serves its own, and no more"
+        );
         let text = catalogue.text().unwrap().replace("\"format\":1", "\"format\":2");
         let refused = Catalogue::read(&text).unwrap_err();
         let why = std::error::Error::source(&refused).unwrap().to_string();

@@ -58,7 +58,7 @@ async fn products(
     let sku = paging.place(read)?.unwrap_or_default();
     let sql = "SELECT * FROM products WHERE sku > $2 ORDER BY sku LIMIT $1";
     let place = |row: &Row| Ok(row.get::<String>("sku")?.into_bytes());
-    Ok(Json(paging.page(projections.database(), sql, [sku.into()], Product::of, place).await?))
+    Ok(Json(paging.page(&projections.database(), sql, [sku.into()], Product::of, place).await?))
 }
 
 /// A product and its stock.

@@ -177,7 +177,7 @@ async fn list(
     values.extend(status.map(Value::from));
     values.extend(channel.map(Value::from));
     let place = |row: &Row| Ok(row.get::<i64>("sequence")?.to_be_bytes().to_vec());
-    Ok(Json(paging.page(projections.database(), sql, values, Notification::of, place).await?))
+    Ok(Json(paging.page(&projections.database(), sql, values, Notification::of, place).await?))
 }
 
 /// A notification

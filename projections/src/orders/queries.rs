@@ -233,7 +233,7 @@ async fn orders(
         (Some(_), Some(_)) => page!("o.user_id = $4 AND o.status = $5 AND "),
     };
     let place = |row: &Row| Ok(write_place(row.get("created_at")?, row.get("id")?));
-    let mut page = paging.page(projections.database(), sql, values, Order::of, place).await?;
+    let mut page = paging.page(&projections.database(), sql, values, Order::of, place).await?;
     for order in page.items_mut() {
         order.reveal(&keys).await?;
     }

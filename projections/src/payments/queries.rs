@@ -107,7 +107,7 @@ async fn entries(
     let sql = "SELECT * FROM entries WHERE account_id = $2 AND sequence < $3 ORDER BY sequence DESC LIMIT $1";
     let place = |row: &Row| Ok(row.get::<i64>("sequence")?.to_be_bytes().to_vec());
     let values = [id.into(), before.into()];
-    Ok(Json(paging.page(projections.database(), sql, values, Entry::of, place).await?))
+    Ok(Json(paging.page(&projections.database(), sql, values, Entry::of, place).await?))
 }
 
 /// The payment of an order.

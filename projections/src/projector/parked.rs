@@ -82,9 +82,29 @@ impl Projector {
         format!("{}-projection", self.view.name)
     }
 
-    /// Shows operators what waits; what cannot be shown now is shown later.
+    /// Reads what waits. What operators are shown that does not is taken back: it waited in the generation before, which
+    /// could not read it.
+    pub(super) async fn tidy(&self, writer: &mut Writer, waiting: &mut Waiting) -> Result<(), Interruption> {
+        // Before the tables are read: what is shown was in them first.
+        let shown = match &self.parking {
+            Some(parking) if self.standing.live => parking.all().await,
+            _ => Ok(vec![]),
+        };
+        waiting.load(writer).await?;
+        let shown = shown.map_err(|error| Interruption::Operations(error.into()))?;
+        for letter in shown.iter().filter(|letter| letter.failure.consumer == self.consumer()) {
+            let Some(subject) = Subject::parse(&letter.failure.subject) else { continue };
+            if let (Some(parking), false) = (&self.parking, waiting.keys.contains_key(&subject)) {
+                let said = parking.withdraw(self.view.name, &self.consumer(), &subject).await;
+                said.map_err(|error| Interruption::Operations(error.into()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows operators what waits; what cannot be shown now is shown later. A generation that does not serve is muted.
     pub(super) async fn announce(&self, waiting: &mut Waiting) {
-        let Some(parking) = &self.parking else { return };
+        let Some(parking) = self.parking.as_ref().filter(|_| self.standing.live) else { return };
         for subject in waiting.unseen.clone() {
             let Some(parked) = waiting.keys.get(&subject) else { continue };
             let (error, sequence) = (parked.error.clone(), parked.sequence);
@@ -146,6 +166,9 @@ impl Projector {
         if writer.bring_back(changes, checkpoint, parked, after).await? == Commit::Lost {
             // Another projector was faster: what it left is looked at again.
             return Err(Interruption::Overtaken);
+        }
+        if !self.standing.live {
+            return Ok(());
         }
         let (projection, subject, service) = (self.view.name, &parked.subject, self.view.name);
         let said = match still {

@@ -10,7 +10,7 @@ use super::{
 use crate::failure::Failure;
 use events::{Context, Position};
 use nats::{Durability, baseline};
-use projections::{ProjectionMetrics, Projections, View, database::Storage};
+use projections::{ProjectionMetrics, Projections, Rebuilds, View, database::Storage};
 use service::{Metrics, Shutdown};
 use std::{
     sync::Arc,
@@ -56,7 +56,12 @@ async fn project(stage: &Stage, events: u64, round: usize) -> Result<Sample, Fai
     let started = Instant::now();
     let counters = ProjectionMetrics::new(&metrics);
     let clock = stage.clock.clone();
-    let feed = projections::Feed { connection: stage.connection.clone(), parking: None };
+    let feed = projections::Feed {
+        connection: stage.connection.clone(),
+        parking: None,
+        read_models: None,
+        rebuilds: Rebuilds::default(),
+    };
     let running = Projections::start(view, &feed, &storage, clock, &metrics, counters, &shutdown).await?;
     let last = Position { context: Context::Orders, sequence: events };
     let mut progress = running.progress();

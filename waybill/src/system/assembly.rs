@@ -4,8 +4,11 @@ use super::{Config, Service};
 use crate::{calls::UsersCalls, failure::Failure};
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
-use nats::{Connection, EventStore, KeyRing, Parking, Registry, RegistryOptions, StoreMetrics, StoreOptions};
-use projections::{Feed, ProjectionMetrics, Projections, View, database::Storage};
+use nats::{
+    Connection, EventStore, KeyRing, Parking, ReadModels, Registry, RegistryOptions, StoreMetrics,
+    StoreOptions,
+};
+use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, View, database::Storage};
 use serde_json::{Map, Value};
 use service::{
     Check, Metrics, Probes, Shutdown,
@@ -54,7 +57,7 @@ pub(super) async fn assemble(
     if let Some(view) = View::of(service.name()) {
         let storage = Storage::Sqlite(config.data.clone());
         let (counters, clock) = (ProjectionMetrics::new(&metrics), config.clock.clone());
-        let feed = feed(&environment, reading).await?;
+        let feed = feed(&environment, reading, config.rebuilds.clone()).await?;
         let started = Projections::start(view, &feed, &storage, clock, &metrics, counters, shutdown).await?;
         read_side = Some(started);
     }
@@ -78,11 +81,16 @@ pub(super) async fn assemble(
 }
 
 /// What read models are made of.
-async fn feed(environment: &Environment, connection: Connection) -> Result<Feed, Failure> {
+async fn feed(
+    environment: &Environment,
+    connection: Connection,
+    rebuilds: Rebuilds,
+) -> Result<Feed, Failure> {
     let store = EventStore::new(&connection, environment.store.clone());
-    let replicas = environment.store.replicas;
-    let parking = Parking::open(&connection, store, environment.clock.clone(), replicas).await?;
-    Ok(Feed { connection, parking: Some(parking) })
+    let (clock, replicas) = (environment.clock.clone(), environment.store.replicas);
+    let parking = Parking::open(&connection, store.clone(), clock.clone(), replicas).await?;
+    let read_models = ReadModels::open(&connection, store, clock, replicas).await?;
+    Ok(Feed { connection, parking: Some(parking), read_models: Some(read_models), rebuilds })
 }
 
 /// How orders ask for their customers: whichever instance of the users service is known, through a breaker.

@@ -38,7 +38,8 @@ impl Writer {
         after: Option<&Parked>,
     ) -> Result<Commit, DatabaseError> {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        let sql = "SELECT 1 FROM waybill_checkpoint WHERE projection = $1 AND stream = $2 AND sequence = $3";
+        let sql = "SELECT 1 FROM waybill_checkpoint \
+                   WHERE projection = $1 AND stream = $2 AND sequence = $3 AND closed = 0";
         let stands = query(sql)
             .bind(self.view.name)
             .bind(checkpoint.context.stream())

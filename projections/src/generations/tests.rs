@@ -1,0 +1,547 @@
+//! Generations over a real nats-server: built while another serves, switched to, taken up by another process, given up.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../../examples/apply/flows.rs"]
+mod flows;
+
+use super::{catalogue::Wanted, *};
+use crate::{Projections, orders, rebuild};
+use axum::{
+    Extension, Router,
+    body::Body,
+    http::{Request, StatusCode},
+};
+use events::{
+    Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, Metadata, Position,
+    ops::{
+        ProjectionDropRequested, ProjectionEvent, ProjectionRebuildCancelled, ProjectionRebuildRequested,
+        ProjectionRollbackRequested,
+    },
+};
+use nats::{
+    Connection, Durability, EventStore, KeyRing, MasterKey, ReadModels, StoreOptions, Write,
+    server::{Binary, Config, Server},
+};
+use service::{
+    Metrics,
+    auth::{Principal, Role},
+};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+/// Far more than anything here takes: only a hang gets there.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// The same tables, filled in another way.
+static CHANGED: View = View {
+    name: orders::VIEW.name,
+    version: orders::VIEW.version + 1,
+    tables: orders::VIEW.tables,
+    aggregates: orders::VIEW.aggregates,
+    project: orders::VIEW.project,
+    routes: orders::VIEW.routes,
+};
+
+struct Rig {
+    _server: Server,
+    connection: Connection,
+    store: EventStore,
+    keys: KeyRing,
+    folder: TempDir,
+}
+
+/// One process, as far as the others can tell.
+struct Process {
+    projections: Projections,
+    shutdown: Shutdown,
+}
+
+impl Process {
+    async fn stop(self) {
+        assert!(self.shutdown.drain(DEADLINE).await);
+    }
+}
+
+async fn within<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
+    let waiting = async {
+        loop {
+            if let Some(found) = condition().await {
+                return found;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config {
+            durability: Durability::Interval,
+            ..Config::new(Binary::locate(None).await.unwrap(), folder.path().join("nats"))
+        };
+        let server = Server::start(config).await.unwrap();
+        let connection = Connection::connect(&server.url(), "test").await.unwrap();
+        nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
+        let store = EventStore::new(&connection, StoreOptions::default());
+        let keys = KeyRing::open(&connection, &MasterKey::generate(), 1).await.unwrap();
+        Self { _server: server, connection, store, keys, folder }
+    }
+
+    fn storage(&self) -> Storage {
+        Storage::Sqlite(self.folder.path().join("views"))
+    }
+
+    async fn models(&self) -> ReadModels {
+        ReadModels::open(&self.connection, self.store.clone(), Clock::system(), 1).await.unwrap()
+    }
+
+    async fn feed(&self) -> Feed {
+        Feed {
+            connection: self.connection.clone(),
+            parking: None,
+            read_models: Some(self.models().await),
+            rebuilds: Rebuilds::default(),
+        }
+    }
+
+    async fn process(&self, view: &'static View) -> Process {
+        let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
+        let (feed, counters) = (self.feed().await, ProjectionMetrics::new(&metrics));
+        let (storage, clock) = (self.storage(), Clock::system());
+        let started = Projections::start(view, &feed, &storage, clock, &metrics, counters, &shutdown);
+        Process { projections: started.await.unwrap(), shutdown }
+    }
+
+    async fn orders(&self, numbers: std::ops::Range<u64>) {
+        for number in numbers {
+            let mut created = 0;
+            for made in flows::flow(number) {
+                let expect = if made.envelope.version == 1 { 0 } else { created };
+                let write = Write::new(&made.subject, Some(expect), &made.envelope, None, made.body);
+                let sequence = self.store.append(vec![write]).await.unwrap().first;
+                created = if created == 0 { sequence } else { created };
+            }
+        }
+    }
+
+    /// What an operator asks for, as the service of operations records it; its sequence.
+    async fn ask(&self, event: ProjectionEvent) -> u64 {
+        let subject = Aggregate::Projection.subject("orders");
+        loop {
+            let last = self.store.last(&subject).await.unwrap();
+            let version = last.as_ref().map_or(0, |last| last.envelope().unwrap().version) + 1;
+            let command = CommandId::new(Clock::system().uuid());
+            let (correlation, causation) = (command.uuid().into(), command.uuid());
+            let from = Metadata { command, correlation, causation, actor: Actor::CLIENT, traceparent: None };
+            let now = Clock::system().now();
+            let envelope = Envelope::new(event.fact_type(), &subject, version, 0, now, &from);
+            let tail = (version > 1).then(|| "?".to_owned());
+            let guard = last.map_or(0, |last| last.position.sequence);
+            let write = Write::new(&subject, Some(guard), &envelope, tail, event.to_json());
+            match self.store.append(vec![write]).await {
+                Ok(appended) => return appended.first,
+                Err(nats::AppendError::Conflict) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    async fn rebuild(&self, model: Option<&str>, from: Vec<Position>) -> u64 {
+        let (service, model) = ("orders".to_owned(), model.map(ToOwned::to_owned));
+        self.ask(ProjectionRebuildRequested { service, model, from, from_time: None }.into()).await
+    }
+
+    async fn ends(&self) -> Vec<Position> {
+        let mut ends = Vec::new();
+        for context in orders::VIEW.contexts() {
+            let sequence = nats::last_sequence(&self.connection, context).await.unwrap();
+            ends.push(Position { context, sequence });
+        }
+        ends
+    }
+
+    async fn caught_up(&self, process: &Process) {
+        let ends = self.ends().await;
+        let mut progress = process.projections.progress();
+        let done = progress.wait_for(|progress| ends.iter().all(|end| progress.has(*end) == Some(true)));
+        tokio::time::timeout(DEADLINE, done).await.expect("it catches up").unwrap();
+    }
+
+    /// What the log says, folded anew up to where this database is, from where that begins.
+    async fn folded(&self, database: &Database) -> String {
+        let mut moment = database.moment().await.unwrap();
+        let (since, until) = (moment.since().await.unwrap(), moment.checkpoints().to_vec());
+        let scratch = Storage::Sqlite(self.folder.path().join(Clock::system().uuid().to_string()));
+        let fresh = rebuild(&orders::VIEW, &self.connection, &scratch, &since, &until).await.unwrap();
+        let differences = moment.differences(&mut fresh.database.moment().await.unwrap()).await.unwrap();
+        assert_eq!(differences, []);
+        assert_eq!(moment.digest().await.unwrap(), {
+            let mut fresh = fresh.database.moment().await.unwrap();
+            fresh.digest().await.unwrap()
+        });
+        moment.digest().await.unwrap()
+    }
+
+    async fn catalogue(&self) -> Catalogue {
+        let mut shelf = self.storage().shelf("orders").await.unwrap();
+        Catalogue::read(&shelf.load().await.unwrap().unwrap().1).unwrap()
+    }
+
+    async fn states(&self) -> Vec<(u32, State)> {
+        let all = self.catalogue().await.generations;
+        all.iter().map(|entry| (entry.shown.number, entry.shown.state)).collect()
+    }
+
+    async fn is(&self, states: &[(u32, State)]) {
+        within(&format!("{states:?}"), async || (self.states().await == states).then_some(())).await;
+    }
+}
+
+async fn serves(process: &Process, generation: u32) {
+    within(&format!("generation {generation}"), async || {
+        let projections = &process.projections;
+        (projections.serves() && projections.generation() == generation).then_some(())
+    })
+    .await;
+}
+
+/// Asks all the time: never an error, and never less than before.
+fn client(rig: &Rig, process: &Process) -> Task {
+    let operator = Principal { user: Uuid::nil(), role: Role::Operator, token: Uuid::nil() };
+    let router = Router::from(process.projections.router(&rig.keys)).layer(Extension(operator));
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let handle = tokio::spawn(async move {
+        let (mut before, mut rows): (Vec<Position>, usize) = (Vec::new(), 0);
+        while !token.is_cancelled() {
+            let request = Request::get("/orders?limit=100").body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            let header = response.headers()["waybill-position"].to_str().unwrap().to_owned();
+            let now: Vec<Position> = header.split(", ").map(|one| one.parse().unwrap()).collect();
+            assert!(before.iter().zip(&now).all(|(before, now)| before.sequence <= now.sequence), "{header}");
+            let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            let found = body["items"].as_array().unwrap().len();
+            assert!(found >= rows, "{found} orders after {rows}");
+            (before, rows) = (now, found);
+        }
+        true
+    });
+    Task { generation: 0, live: false, stop, handle }
+}
+
+impl Task {
+    async fn passed(self) {
+        self.stop.cancel();
+        assert!(self.handle.await.unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_model_is_built_again_while_it_serves_and_is_the_same() {
+    let rig = Rig::start().await;
+    rig.orders(0..150).await;
+    let (one, two) = (rig.process(&orders::VIEW).await, rig.process(&orders::VIEW).await);
+    rig.caught_up(&one).await;
+    let clients = [client(&rig, &one), client(&rig, &two)];
+    for number in 2..=3 {
+        let asked = rig.rebuild(None, vec![]).await;
+        let more = 100 * u64::from(number);
+        rig.orders(more + 50..more + 80).await;
+        serves(&one, number).await;
+        serves(&two, number).await;
+        let catalogue = rig.catalogue().await;
+        let live = catalogue.live().unwrap();
+        assert_eq!((live.shown.asked, live.shown.mark.len(), live.copied.as_ref()), (Some(asked), 4, None));
+        rig.is(&[(number - 1, State::Kept), (number, State::Live)]).await;
+    }
+    rig.orders(500..510).await;
+    rig.caught_up(&one).await;
+    rig.caught_up(&two).await;
+    for client in clients {
+        client.passed().await;
+    }
+    rig.folded(&one.projections.database()).await;
+    within("of the first one nothing is left", async || {
+        (!rig.folder.path().join("views/orders.1.sqlite").exists()).then_some(())
+    })
+    .await;
+    let facts = within("both switches are recorded", async || {
+        let models = rig.models().await;
+        let mut facts = models.requests("orders", 0).await.unwrap();
+        let mut switched = Vec::new();
+        while let Ok(next) = tokio::time::timeout(Duration::from_millis(200), facts.next()).await {
+            if let (_, ProjectionEvent::Switched(fact)) = next.unwrap() {
+                switched.push((fact.previous, fact.generation));
+            }
+        }
+        (switched.len() == 2).then_some(switched)
+    })
+    .await;
+    assert_eq!(facts, [(1, 2), (2, 3)]);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rebuilding_twice_gives_the_same_tables() {
+    let rig = Rig::start().await;
+    rig.orders(0..60).await;
+    let process = rig.process(&orders::VIEW).await;
+    rig.caught_up(&process).await;
+    let mut digests = vec![rig.folded(&process.projections.database()).await];
+    for number in [2, 3] {
+        rig.rebuild(None, vec![]).await;
+        serves(&process, number).await;
+        rig.caught_up(&process).await;
+        let mut moment = process.projections.database().moment().await.unwrap();
+        digests.push(moment.digest().await.unwrap());
+    }
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_switched_away_from_comes_back_up_to_date_until_it_is_dropped() {
+    let rig = Rig::start().await;
+    rig.orders(0..20).await;
+    let process = rig.process(&orders::VIEW).await;
+    rig.rebuild(None, vec![]).await;
+    serves(&process, 2).await;
+    let client = client(&rig, &process);
+    rig.orders(20..40).await;
+    rig.ask(ProjectionRollbackRequested { service: "orders".to_owned() }.into()).await;
+    serves(&process, 1).await;
+    rig.orders(40..50).await;
+    rig.caught_up(&process).await;
+    client.passed().await;
+    rig.is(&[(1, State::Live), (2, State::Kept)]).await;
+    rig.folded(&process.projections.database()).await;
+    rig.ask(ProjectionDropRequested { service: "orders".to_owned() }.into()).await;
+    rig.is(&[(1, State::Live)]).await;
+    within("its file is gone", async || {
+        (!rig.folder.path().join("views/orders.2.sqlite").exists()).then_some(())
+    })
+    .await;
+    let asked = rig.ask(ProjectionRollbackRequested { service: "orders".to_owned() }.into()).await;
+    let refused = within("it is refused", async || rig.catalogue().await.refused).await;
+    assert_eq!((refused.asked, &*refused.why), (asked, "no generation is kept"));
+    let models = rig.models().await;
+    within("operators see it", async || {
+        let shown = models.get("orders").await.unwrap()?;
+        (shown.asked == asked && shown.refused.is_some()).then_some(())
+    })
+    .await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_is_called_off_and_another_begins_anew() {
+    let rig = Rig::start().await;
+    rig.orders(0..20).await;
+    let process = rig.process(&orders::VIEW).await;
+    // Nobody builds as long as all slots are taken.
+    let none = Rebuilds::at_most(0);
+    let feed = Feed { rebuilds: none, ..rig.feed().await };
+    let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
+    process.stop().await;
+    let counters = ProjectionMetrics::new(&metrics);
+    let storage = rig.storage();
+    let started =
+        Projections::start(&orders::VIEW, &feed, &storage, Clock::system(), &metrics, counters, &shutdown);
+    let process = Process { projections: started.await.unwrap(), shutdown };
+    rig.rebuild(None, vec![]).await;
+    rig.is(&[(1, State::Live), (2, State::Building)]).await;
+    let waiting = within("it waits for its turn", async || {
+        let catalogue = rig.catalogue().await;
+        catalogue.find(2)?.shown.build.clone()
+    });
+    assert_eq!(waiting.await.stage, "waiting");
+    assert!(metrics.render().contains("waybill_rebuild_generation{projection=\"orders\"} 2"));
+    rig.ask(ProjectionRebuildCancelled { service: "orders".to_owned() }.into()).await;
+    rig.is(&[(1, State::Live)]).await;
+    process.stop().await;
+    let process = rig.process(&orders::VIEW).await;
+    rig.rebuild(None, vec![]).await;
+    serves(&process, 3).await;
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_model_is_built_again_beside_copies_of_the_others() {
+    let rig = Rig::start().await;
+    rig.orders(0..80).await;
+    let process = rig.process(&orders::VIEW).await;
+    rig.caught_up(&process).await;
+    let database = process.projections.database();
+    // What only the live tables hold, so that one can tell which were copied.
+    let mut writer = database.writer().await.unwrap();
+    for table in ["orders", "progress"] {
+        let table = *orders::VIEW.tables.iter().find(|one| one.name == table).unwrap();
+        let mut changes = crate::Changes::default();
+        changes.upsert::<0>(table, Uuid::from_u128(7), []);
+        writer.commit(changes, &[]).await.unwrap();
+    }
+    let client = client(&rig, &process);
+    rig.rebuild(Some("progress"), vec![]).await;
+    rig.orders(100..120).await;
+    serves(&process, 2).await;
+    rig.orders(120..130).await;
+    rig.caught_up(&process).await;
+    client.passed().await;
+    let mut moment = process.projections.database().moment().await.unwrap();
+    let until = moment.checkpoints().to_vec();
+    let scratch = Storage::Sqlite(rig.folder.path().join("scratch"));
+    let fresh = rebuild(&orders::VIEW, &rig.connection, &scratch, &[], &until).await.unwrap();
+    let differences = moment.differences(&mut fresh.database.moment().await.unwrap()).await.unwrap();
+    let tables: Vec<_> = differences.iter().map(|one| one.table).collect();
+    assert_eq!(tables, ["orders"], "the row that no event made is in the table that was copied only");
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_may_begin_later_than_the_log() {
+    let rig = Rig::start().await;
+    rig.orders(0..20).await;
+    let process = rig.process(&orders::VIEW).await;
+    rig.rebuild(None, vec!["ORDERS:21".parse().unwrap()]).await;
+    serves(&process, 2).await;
+    rig.caught_up(&process).await;
+    let database = process.projections.database();
+    let created = "SELECT id FROM orders WHERE user_id IS NOT NULL";
+    assert_eq!(database.rows(created, vec![]).await.unwrap().len(), 10);
+    let since = database.moment().await.unwrap().since().await.unwrap();
+    assert_eq!(since, ["ORDERS:21".parse().unwrap()]);
+    rig.folded(&database).await;
+    assert_eq!(rig.catalogue().await.live().unwrap().shown.since, since);
+
+    let time = Clock::system().now();
+    rig.orders(30..35).await;
+    let (service, from_time) = ("orders".to_owned(), Some(time));
+    rig.ask(ProjectionRebuildRequested { service, model: None, from: vec![], from_time }.into()).await;
+    serves(&process, 3).await;
+    rig.caught_up(&process).await;
+    assert_eq!(process.projections.database().rows(created, vec![]).await.unwrap().len(), 5);
+    rig.rebuild(None, vec!["FRAUD:1".parse().unwrap()]).await;
+    let refused = within("it is refused", async || rig.catalogue().await.refused).await;
+    assert_eq!(refused.why, "it is not made of stream FRAUD");
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_code_builds_its_own_while_the_old_serves_and_both_stay_up_to_date() {
+    let rig = Rig::start().await;
+    rig.orders(0..100).await;
+    let old = rig.process(&orders::VIEW).await;
+    rig.caught_up(&old).await;
+    let asking = client(&rig, &old);
+    let new = rig.process(&CHANGED).await;
+    assert!(new.projections.check()().is_err() || new.projections.serves(), "not ready before it serves");
+    serves(&new, 2).await;
+    rig.is(&[(1, State::Kept), (2, State::Live)]).await;
+    rig.orders(100..120).await;
+    rig.caught_up(&new).await;
+    rig.caught_up(&old).await;
+    assert_eq!(old.projections.generation(), 1, "its queries fit its own tables only");
+    asking.passed().await;
+    old.projections.check()().unwrap();
+    new.projections.check()().unwrap();
+    old.stop().await;
+    rig.folded(&rig_database(&rig, &CHANGED, 2).await).await;
+
+    // The older program is started again, and finds what it had: it may serve that, and takes no place.
+    let old = rig.process(&orders::VIEW).await;
+    serves(&old, 1).await;
+    rig.orders(120..130).await;
+    rig.caught_up(&old).await;
+    rig.is(&[(1, State::Kept), (2, State::Live)]).await;
+    // Until nobody keeps up the newer one.
+    new.stop().await;
+    rig.is(&[(1, State::Live), (2, State::Kept)]).await;
+    old.stop().await;
+}
+
+async fn rig_database(rig: &Rig, view: &'static View, generation: u32) -> Database {
+    Database::open(&rig.storage(), view, generation).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_newer_than_the_program_is_refused() {
+    let rig = Rig::start().await;
+    let process = rig.process(&CHANGED).await;
+    process.stop().await;
+    let feed = rig.feed().await;
+    let counters = ProjectionMetrics::new(&Metrics::new());
+    let opened = Shared::open(&orders::VIEW, &feed, &rig.storage(), Clock::system(), counters).await;
+    let error = opened.unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(error.to_string(), "cannot serve the read model");
+    assert!(why.contains("run the newer program"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_is_taken_up_by_another_process_and_a_switch_that_stands_still_is_off() {
+    let rig = Rig::start().await;
+    rig.orders(0..50).await;
+    let process = rig.process(&orders::VIEW).await;
+    rig.caught_up(&process).await;
+    process.stop().await;
+    // A process that began a build, and died when it had closed the live generation.
+    let dead = Uuid::from_u128(13);
+    let mut shelf = rig.storage().shelf("orders").await.unwrap();
+    let (revision, text) = shelf.load().await.unwrap().unwrap();
+    let mut catalogue = Catalogue::read(&text).unwrap();
+    catalogue.begin(&Own::of(&orders::VIEW), Wanted::default(), Clock::system().now()).unwrap();
+    assert!(catalogue.hold(2, dead, None, None) && catalogue.close(2, dead, 77));
+    assert!(shelf.swap(revision, &catalogue.text().unwrap()).await.unwrap());
+    rig.storage().close("orders", 1, 77).await.unwrap();
+    rig.orders(50..60).await;
+    let (one, two) = (rig.process(&orders::VIEW).await, rig.process(&orders::VIEW).await);
+    serves(&one, 2).await;
+    serves(&two, 2).await;
+    rig.caught_up(&one).await;
+    rig.folded(&one.projections.database()).await;
+    one.stop().await;
+    two.stop().await;
+
+    // The same of a newer program, with nobody to go on with it.
+    let (revision, text) = shelf.load().await.unwrap().unwrap();
+    let mut catalogue = Catalogue::read(&text).unwrap();
+    catalogue.ensure(&Own::of(&CHANGED), true, false, Clock::system().now()).unwrap();
+    assert!(catalogue.hold(3, dead, None, None) && catalogue.close(3, dead, 78));
+    assert!(shelf.swap(revision, &catalogue.text().unwrap()).await.unwrap());
+    rig.storage().close("orders", 2, 78).await.unwrap();
+    let process = rig.process(&orders::VIEW).await;
+    rig.orders(60..70).await;
+    rig.caught_up(&process).await;
+    assert_eq!(rig.catalogue().await.find(3).unwrap().closing, None);
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_from_before_there_were_generations_serve_on() {
+    let rig = Rig::start().await;
+    rig.orders(0..20).await;
+    let folder = rig.folder.path().join("views");
+    let until = rig.ends().await;
+    let built = rebuild(&orders::VIEW, &rig.connection, &rig.storage(), &[], &until).await.unwrap();
+    built.database.close().await;
+    tokio::fs::rename(folder.join("orders.1.sqlite"), folder.join("orders.sqlite")).await.unwrap();
+    let process = rig.process(&orders::VIEW).await;
+    serves(&process, 0).await;
+    rig.orders(20..30).await;
+    rig.caught_up(&process).await;
+    rig.rebuild(None, vec![]).await;
+    serves(&process, 1).await;
+    rig.ask(ProjectionDropRequested { service: "orders".to_owned() }.into()).await;
+    rig.is(&[(1, State::Live)]).await;
+    within("its tables are gone", async || {
+        rig.storage().adopt(&orders::VIEW).await.unwrap().is_none().then_some(())
+    })
+    .await;
+    process.stop().await;
+}
