@@ -287,7 +287,7 @@ impl Shared {
             tracing::info!(projection = self.view.name, generation = number, "serving");
         }
         let closed = Arc::clone(&self.closed);
-        let standing = Standing { live, mark: entry.shown.mark.clone().into(), closed };
+        let standing = Standing { live, closed };
         let projector = self.projector(database, self.progress.clone(), standing);
         let stop = CancellationToken::new();
         let token = stop.clone();

@@ -57,8 +57,6 @@ pub(crate) struct Projector {
 pub(crate) struct Standing {
     /// It serves. Only then operators are told what waits, and subscribers what has changed.
     pub(crate) live: bool,
-    /// Up to where the generation before was built when this one took its place: nothing up to there is told again.
-    pub(crate) mark: Arc<[Position]>,
     /// Told when commits are refused because another generation takes over.
     pub(crate) closed: Arc<Notify>,
 }

@@ -12,9 +12,11 @@ use waybill_tests::{Front, World, eventually};
 const SOON: Duration = Duration::from_secs(30);
 
 /// What takes an operator.
-const OPERATORS: [(&str, &str); 18] = [
+const OPERATORS: [(&str, &str); 24] = [
     ("get", "/ops/dead-letters"),
     ("get", "/ops/dead-letters/{id}"),
+    ("get", "/ops/projections"),
+    ("get", "/ops/projections/{service}"),
     ("get", "/ops/sagas"),
     ("get", "/ops/sagas/{orderId}"),
     ("post", "/ops/sagas/{orderId}/{verb}"),
@@ -25,6 +27,10 @@ const OPERATORS: [(&str, &str); 18] = [
     ("post", "/ops/dead-letters/groups/{fingerprint}/retry"),
     ("post", "/ops/dead-letters/{id}/discard"),
     ("post", "/ops/dead-letters/{id}/retry"),
+    ("post", "/ops/projections/{service}/cancel"),
+    ("post", "/ops/projections/{service}/drop"),
+    ("post", "/ops/projections/{service}/rebuild"),
+    ("post", "/ops/projections/{service}/rollback"),
     ("post", "/payments/{orderId}/refunds"),
     ("post", "/products"),
     ("post", "/shipments/{orderId}/deliver"),
