@@ -39,6 +39,8 @@ use uuid::Uuid;
 
 /// How often a process looks whether the catalogue has changed.
 const TICK: Duration = Duration::from_millis(250);
+/// How long it waits where it could not.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How often it says that it still works on the generation that serves.
 const BEAT: Duration = Duration::from_secs(2);
 /// A build whose holder says nothing for so long is somebody else's.
@@ -218,6 +220,7 @@ impl Shared {
             if let Err(error) = self.step(&mut work).await {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 tracing::warn!(projection = self.view.name, %error, cause, "generations are looked at again");
+                let _ = token.run_until_cancelled(sleep(AGAIN)).await;
             }
             tokio::select! {
                 () = token.cancelled() => break,
@@ -315,6 +318,7 @@ impl Shared {
             only: None,
             standing,
             metrics: self.counters.clone(),
+            clock: self.clock.clone(),
         }
     }
 

@@ -9,6 +9,8 @@ use std::fmt;
 pub struct Progress {
     /// One entry per stream.
     pub streams: Vec<StreamProgress>,
+    /// Why nothing is written at all.
+    pub fault: Option<String>,
 }
 
 /// How far a read model is in one stream.
@@ -35,7 +37,7 @@ impl Progress {
             behind_since: None,
             fault: None,
         };
-        Self { streams: checkpoints.iter().map(stream).collect() }
+        Self { streams: checkpoints.iter().map(stream).collect(), fault: None }
     }
 
     /// The same streams, read up to here: other tables than before.
@@ -64,7 +66,8 @@ impl Progress {
 
     /// Whether the tables are as good as up to date; else what is behind and why.
     pub fn check(&self, now: Timestamp) -> Result<(), String> {
-        let faults: Vec<_> = self.streams.iter().filter_map(|stream| stream.complaint(now)).collect();
+        let faults = self.streams.iter().filter_map(|stream| stream.complaint(now));
+        let faults: Vec<_> = self.fault.iter().cloned().chain(faults).collect();
         if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
     }
 }
@@ -120,6 +123,10 @@ mod tests {
         assert_eq!(progress.check(now), Ok(()), "that is soon enough");
         progress.streams[0].behind_since = Some(Timestamp::from_second(980).unwrap());
         assert_eq!(progress.check(now), Err("ORDERS is 5 events behind".to_owned()));
+        progress.fault = Some("cannot open the database".to_owned());
+        let complaint = progress.check(now).unwrap_err();
+        assert_eq!(complaint, "cannot open the database; ORDERS is 5 events behind");
+        progress.fault = None;
         progress.streams[0].fault = Some("unknown event type x".to_owned());
         assert_eq!(progress.check(now), Err("ORDERS stands at 4: unknown event type x".to_owned()));
     }

@@ -7,6 +7,7 @@
 
 mod parked;
 mod source;
+mod standby;
 mod trace;
 
 use crate::{
@@ -17,6 +18,7 @@ use crate::{
 use events::Position;
 use nats::{Parking, ReplayError};
 use parked::Waiting;
+use service::Clock;
 use source::{Chunk, Source};
 use std::{
     sync::Arc,
@@ -30,6 +32,10 @@ const BATCH: usize = 2000;
 
 /// Chunks read ahead, over all streams.
 const AHEAD: usize = 4;
+
+/// How often the database is asked whether it is there, and how long it may take to answer.
+const BEAT: Duration = Duration::from_secs(1);
+const ANSWER: Duration = Duration::from_secs(5);
 
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -49,6 +55,7 @@ pub(crate) struct Projector {
     pub(crate) only: Option<&'static str>,
     pub(crate) standing: Standing,
     pub(crate) metrics: ProjectionMetrics,
+    pub(crate) clock: Clock,
 }
 
 /// What the generation is that a projector writes to, for as long as a session lasts: whether others are told what
@@ -81,6 +88,9 @@ pub(crate) enum Interruption {
     /// One table cannot be built beside others that have what it lacks.
     #[error("{0} cannot be read: build all tables")]
     Unreadable(Position),
+    /// The database does not answer.
+    #[error("the database does not answer")]
+    Silent,
     /// The tables were emptied under us.
     #[error("a checkpoint went back")]
     WentBack,
@@ -103,6 +113,7 @@ impl Projector {
                     let cause =
                         std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                     tracing::error!(projection = self.view.name, %error, cause, "projecting again");
+                    self.progress.send_modify(|progress| progress.fault = Some(format!("{error}: {cause}")));
                     self.metrics.failed(self.view.name, "commit");
                 }
             }
@@ -116,6 +127,9 @@ impl Projector {
     /// From the checkpoints on, until the shutdown, the bound or a failure.
     pub(crate) async fn session(&self, token: &CancellationToken) -> Result<(), Interruption> {
         let mut writer = self.database.writer().await?;
+        if self.standing.live && !self.stand_by(&mut writer, token).await? {
+            return Ok(());
+        }
         let checkpoints = writer.checkpoints().await?;
         self.publish(&checkpoints);
         let mut waiting = Waiting::default();
@@ -134,12 +148,20 @@ impl Projector {
             })
             .collect();
         drop(sender);
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             if self.standing.live {
                 self.metrics.parked(self.view.name, waiting.count());
             }
             let first = tokio::select! {
                 () = token.cancelled() => return Ok(()),
+                _ = beat.tick() => {
+                    // A database that is lost is noticed when there is nothing to write, too.
+                    let asked = tokio::time::timeout(ANSWER, writer.checkpoints()).await;
+                    asked.map_err(|_| Interruption::Silent)??;
+                    continue;
+                }
                 Some(()) = asking.recv() => {
                     self.announce(&mut waiting).await;
                     self.bring_back(&mut writer, &mut waiting).await?;
@@ -258,8 +280,10 @@ impl Projector {
         });
     }
 
+    /// What is in the tables, as they say themselves: the database is there.
     fn publish(&self, checkpoints: &[Position]) {
         self.progress.send_modify(|progress| {
+            progress.fault = None;
             for &checkpoint in checkpoints {
                 if let Some(stream) = progress.stream_mut(checkpoint.context) {
                     stream.position = checkpoint;

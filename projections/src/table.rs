@@ -99,7 +99,11 @@ pub enum Value {
 impl Value {
     /// A JSON document; empty where JSON cannot hold the value, which facts rule out by their types.
     pub fn json(value: &impl serde::Serialize) -> Self {
-        serde_json::to_string(value).map_or(Self::Null, Self::Json)
+        let Ok(text) = serde_json::to_string(value) else { return Self::Null };
+        if !text.contains("\\u0000") {
+            return Self::Json(text);
+        }
+        serde_json::from_str(&text).map_or(Self::Null, |document| Self::Json(replaced(document).to_string()))
     }
 
     /// The name that JSON has for the variant of an enum.
@@ -108,6 +112,24 @@ impl Value {
             Ok(serde_json::Value::String(name)) => name.into(),
             _ => Self::Null,
         }
+    }
+}
+
+/// Text without the zero character, which PostgreSQL has none of; the mark for what cannot be shown stands there.
+fn readable(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+/// The same, in a document.
+fn replaced(document: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value::{Array, Object, String};
+    match document {
+        String(text) => String(readable(text)),
+        Array(items) => Array(items.into_iter().map(replaced).collect()),
+        Object(fields) => {
+            Object(fields.into_iter().map(|(name, field)| (readable(name), replaced(field))).collect())
+        }
+        other => other,
     }
 }
 
@@ -134,7 +156,7 @@ values! {
     EventId: it => Self::Uuid(it.uuid()),
     &Sku: it => Self::Text(it.as_str().to_owned().into()),
     &'static str: it => Self::Text(it.into()),
-    String: it => Self::Text(it.into()),
+    String: it => Self::Text(readable(it).into()),
     Cow<'static, str>: it => Self::Text(it),
 }
 

@@ -1,5 +1,11 @@
 //! Facts as streams hold them, and read models without a stream: for the tests of this crate.
 
+#[expect(unreachable_pub, dead_code, reason = "shared with the end-to-end tests, which use all of it")]
+#[path = "../../tests/src/postgres.rs"]
+mod postgres;
+
+pub(crate) use postgres::Cluster;
+
 use crate::{
     Changes, View,
     database::{Database, Moment, Storage},
@@ -9,7 +15,13 @@ use events::{
 };
 use jiff::Timestamp;
 use nats::Recorded;
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -52,6 +64,51 @@ impl Log {
         });
     }
 }
+
+/// Where the databases of a test are.
+pub(crate) enum Place {
+    Sqlite(TempDir),
+    Postgres(Arc<Cluster>),
+}
+
+impl Place {
+    pub(crate) fn sqlite() -> Self {
+        Self::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    pub(crate) fn postgres() -> Self {
+        Self::Postgres(Cluster::shared())
+    }
+
+    /// A new one.
+    pub(crate) fn storage(&self) -> Storage {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        match self {
+            Self::Sqlite(folder) => Storage::Sqlite(folder.path().join(name)),
+            Self::Postgres(cluster) => Storage::Postgres(cluster.database(&name).parse().unwrap()),
+        }
+    }
+}
+
+/// Tests that take a place, on each database.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(&crate::testing::Place::sqlite()).await;
+            })+
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                super::$name(&crate::testing::Place::postgres()).await;
+            })+
+        }
+    };
+}
+pub(crate) use on_both;
 
 /// A read model in a file of its own.
 pub(crate) struct Model {

@@ -6,7 +6,7 @@ use crate::{
     projector::{Projector, Standing},
 };
 use events::Position;
-use service::Metrics;
+use service::{Clock, Metrics};
 use std::{path::Path, sync::Arc, time::Duration, time::Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +59,7 @@ pub async fn rebuild(
         only: None,
         standing: Standing::default(),
         metrics: ProjectionMetrics::new(&Metrics::new()),
+        clock: Clock::system(),
     };
     let started = Instant::now();
     let outcome = projector.session(&CancellationToken::new()).await;

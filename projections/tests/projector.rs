@@ -4,6 +4,9 @@
 
 #[path = "../examples/apply/flows.rs"]
 mod flows;
+#[expect(unreachable_pub, reason = "shared with the end-to-end tests")]
+#[path = "../../tests/src/postgres.rs"]
+mod postgres;
 
 use axum::{
     Extension, Router,
@@ -19,6 +22,7 @@ use nats::{
     Connection, DeadLetter, Durability, EventStore, KeyRing, MasterKey, Parking, StoreOptions, Write,
     server::{Binary, Config, Server},
 };
+use postgres::Cluster;
 use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, View, database::Storage, verify};
 use serde_json::Value;
 use service::{
@@ -27,7 +31,7 @@ use service::{
 };
 use std::{
     collections::{HashMap, HashSet},
-    sync::Mutex,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 use tempfile::TempDir;
@@ -36,6 +40,12 @@ use uuid::Uuid;
 
 /// Far more than anything here takes: only a hang gets there.
 const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Where the read models of a test are.
+enum On {
+    Sqlite,
+    Postgres,
+}
 
 struct System {
     server: Server,
@@ -47,10 +57,20 @@ struct System {
     shutdown: Shutdown,
     /// The last position recorded in each stream.
     ends: Mutex<HashMap<Context, Position>>,
+    /// Where PostgreSQL is; without it read models are on SQLite.
+    cluster: Option<Arc<Cluster>>,
 }
 
 impl System {
-    async fn start() -> Self {
+    async fn start(on: On) -> Self {
+        let cluster = match on {
+            On::Sqlite => None,
+            On::Postgres => Some(Cluster::shared()),
+        };
+        Self::with(cluster).await
+    }
+
+    async fn with(cluster: Option<Arc<Cluster>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = Config {
             durability: Durability::Interval,
@@ -62,7 +82,7 @@ impl System {
         let store = EventStore::new(&connection, StoreOptions::default());
         let keys = KeyRing::open(&connection, &MasterKey::generate(), 1).await.unwrap();
         let (metrics, shutdown, ends) = (Metrics::new(), Shutdown::new(), Mutex::default());
-        Self { server, connection, store, keys, folder, metrics, shutdown, ends }
+        Self { server, connection, store, keys, folder, metrics, shutdown, ends, cluster }
     }
 
     async fn projections(&self, service: &str) -> Projections {
@@ -81,11 +101,22 @@ impl System {
             rebuilds: Rebuilds::default(),
         };
         let view = View::of(service).unwrap();
-        let storage = Storage::Sqlite(self.folder.path().join("views"));
+        let storage = self.storage(service);
         let counters = ProjectionMetrics::new(&self.metrics);
         Projections::start(view, &feed, &storage, Clock::system(), &self.metrics, counters, &self.shutdown)
             .await
             .unwrap()
+    }
+
+    /// Where the read model of a service is kept, each time it is asked.
+    fn storage(&self, service: &str) -> Storage {
+        let Some(cluster) = &self.cluster else { return Storage::Sqlite(self.folder.path().join("views")) };
+        // A server is shared by tests: the port of NATS tells them apart.
+        let port = self.server.url().rsplit(':').next().unwrap().to_owned();
+        let name = format!("{service}_{port}");
+        let there = cluster.sql("postgres", &format!("SELECT 1 FROM pg_database WHERE datname = '{name}'"));
+        let url = if there == "1" { cluster.url(&name) } else { cluster.database(&name) };
+        Storage::Postgres(url.parse().unwrap())
     }
 
     /// Records an order that goes well; the position of its last event.
@@ -125,9 +156,8 @@ impl System {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_query_is_documented_with_its_wait() {
-    let system = System::start().await;
+async fn every_query_is_documented_with_its_wait(on: On) {
+    let system = System::start(on).await;
     for (service, paths) in [
         ("orders", &["/orders", "/orders/{id}", "/orders/{id}/history"][..]),
         ("inventory", &["/inventory/{sku}", "/products"]),
@@ -167,9 +197,8 @@ async fn ask(router: &Router, path: &str) -> Response<Body> {
     router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_order_shows_in_every_read_model() {
-    let system = System::start().await;
+async fn an_order_shows_in_every_read_model(on: On) {
+    let system = System::start(on).await;
     let at = system.order(1).await;
     let (id, user) = (order_id(1), user_id(1));
 
@@ -217,9 +246,8 @@ async fn an_order_shows_in_every_read_model() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_position_is_waited_for_and_never_answered_with_less() {
-    let system = System::start().await;
+async fn a_position_is_waited_for_and_never_answered_with_less(on: On) {
+    let system = System::start(on).await;
     let orders = system.projections("orders").await;
     let routes = router(&system, &orders);
     let at = system.order(1).await;
@@ -244,9 +272,8 @@ async fn a_position_is_waited_for_and_never_answered_with_less() {
     assert_eq!(get(&routes, "/orders/nonsense").await.0, 400);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pages_are_stable_while_orders_come_in() {
-    let system = System::start().await;
+async fn pages_are_stable_while_orders_come_in(on: On) {
+    let system = System::start(on).await;
     let orders = system.projections("orders").await;
     let routes = router(&system, &orders);
     for number in (0..20).step_by(2) {
@@ -280,9 +307,8 @@ async fn pages_are_stable_while_orders_come_in() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_projectors_on_one_file_and_a_server_that_dies_lose_and_repeat_nothing() {
-    let system = System::start().await;
+async fn two_projectors_of_one_database_and_a_server_that_dies_lose_and_repeat_nothing(on: On) {
+    let system = System::start(on).await;
     let (one, two) = (system.projections("orders").await, system.projections("orders").await);
     for number in 0..150 {
         system.order(number).await;
@@ -308,11 +334,10 @@ async fn two_projectors_on_one_file_and_a_server_that_dies_lose_and_repeat_nothi
     assert!(system.shutdown.drain(DEADLINE).await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_cannot_be_read_stops_its_stream_and_no_other() {
+async fn an_event_that_cannot_be_read_stops_its_stream_and_no_other(on: On) {
     static FUTURE: FactType =
         FactType { name: "payment.teleported", version: 1, schema: || schemars::schema_for!(()) };
-    let system = System::start().await;
+    let system = System::start(on).await;
     let orders = system.projections("orders").await;
     let payments = system.projections("payments").await;
     system.order(1).await;
@@ -387,9 +412,8 @@ async fn parked(system: &System, count: usize) -> Vec<DeadLetter> {
 }
 
 /// The rows of the parked aggregate wait, everything else flows, also after a restart; then what waited is applied once.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_cannot_be_read_parks_its_aggregate_and_no_other() {
-    let system = System::start().await;
+async fn an_event_that_cannot_be_read_parks_its_aggregate_and_no_other(on: On) {
+    let system = System::start(on).await;
     let parking = system.parking().await;
     let payments = system.projections_of("payments", Some(parking.clone())).await;
     let mut charged = flow(2).into_iter().find(|made| made.envelope.kind == "payment.charged").unwrap();
@@ -434,4 +458,169 @@ async fn an_event_that_cannot_be_read_parks_its_aggregate_and_no_other() {
     system.order(4).await;
     system.caught_up(&payments).await;
     assert_eq!(get(&routes, &row(4)).await.0, 200);
+}
+
+/// As long as the database is away the service is not ready and queries are refused; what was recorded meanwhile is there
+/// afterwards, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_dies_while_it_is_written_loses_and_repeats_nothing() {
+    let cluster = Arc::new(Cluster::start());
+    let system = System::with(Some(Arc::clone(&cluster))).await;
+    let orders = system.projections("orders").await;
+    let routes = router(&system, &orders);
+    for round in 0..6_u64 {
+        // Killed at some moment of the work on these.
+        let killer = {
+            let (cluster, mut progress) = (Arc::clone(&cluster), orders.progress());
+            let before = progress.borrow().stream(Context::Orders).unwrap().position.sequence;
+            tokio::spawn(async move {
+                let some = |progress: &projections::Progress| {
+                    progress.stream(Context::Orders).unwrap().position.sequence > before + round * 3
+                };
+                progress.wait_for(some).await.unwrap();
+                let end = move || if round % 2 == 0 { cluster.kill() } else { cluster.stop_immediately() };
+                tokio::task::spawn_blocking(end).await.unwrap();
+            })
+        };
+        for number in 0..20 {
+            system.order(round * 20 + number).await;
+        }
+        killer.await.unwrap();
+        let away = async {
+            while orders.check()().is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, away).await.expect("the service says that it is not ready");
+        if round == 0 {
+            let (status, problem) = get(&routes, "/orders").await;
+            assert_eq!((status, &problem["type"]), (503, &"/problems/read-model-unavailable".into()));
+        }
+        let again = Arc::clone(&cluster);
+        tokio::task::spawn_blocking(move || again.launch()).await.unwrap();
+        system.caught_up(&orders).await;
+        let ready = async {
+            while orders.check()().is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, ready).await.expect("the service is ready again");
+    }
+    assert_eq!(get(&routes, "/orders").await.0, 200);
+    system.verify("orders", &orders).await;
+    let rows = orders.database().rows("SELECT id FROM orders", Vec::new()).await.unwrap();
+    assert_eq!(rows.len(), 120);
+    assert!(system.shutdown.drain(DEADLINE).await);
+}
+
+/// What the server refuses, for whatever reason, is tried again until it takes it: a full disk (raised by a trigger, as no
+/// test can fill one), a serialization failure, a deadlock, a connection that an administrator ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_refuses_is_asked_again_until_it_does_not() {
+    let system = System::start(On::Postgres).await;
+    let orders = system.projections("orders").await;
+    let Storage::Postgres(url) = system.storage("orders") else { unreachable!() };
+    let (cluster, database) = (system.cluster.clone().unwrap(), url.database().to_owned());
+    for (number, refusal) in ["53100", "40001", "40P01", "57P01"].into_iter().enumerate() {
+        let number = number as u64;
+        cluster.sql(
+            &database,
+            &format!(
+                "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 IF '{refusal}' = '57P01' THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF; \
+                 RAISE EXCEPTION 'refused' USING ERRCODE = '{refusal}'; END $$; \
+                 CREATE TRIGGER refuse BEFORE INSERT ON orders_1.order_events EXECUTE FUNCTION refuse()"
+            ),
+        );
+        let at = system.order(number).await;
+        let refused = async {
+            while orders.check()().is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, refused).await.expect("the service says that it is not ready");
+        let events = cluster.sql(&database, "SELECT count(*) FROM orders_1.orders");
+        assert_eq!(events, number.to_string(), "{refusal}: nothing of a refused batch is there");
+        assert_eq!(orders.progress().borrow().has(at), Some(false));
+        cluster.sql(&database, "DROP TRIGGER refuse ON orders_1.order_events");
+        system.caught_up(&orders).await;
+    }
+    system.verify("orders", &orders).await;
+    assert!(system.shutdown.drain(DEADLINE).await);
+}
+
+/// One of several projectors works; when it is gone another one does, and both say how far the tables are.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_projectors_one_works_and_the_others_follow() {
+    let system = System::start(On::Postgres).await;
+    let one = system.projections("orders").await;
+    system.order(1).await;
+    system.caught_up(&one).await;
+    let other =
+        System { shutdown: Shutdown::new(), ends: Mutex::default(), metrics: Metrics::new(), ..system };
+    let system = &other;
+    let two = system.projections("orders").await;
+    for number in 2..50 {
+        system.order(number).await;
+    }
+    for projections in [&one, &two] {
+        system.caught_up(projections).await;
+    }
+    let (committed, idle) = (system.metrics.render(), "waybill_projection_commit_seconds_count");
+    let commits = committed.lines().find(|line| line.starts_with(idle)).map(|line| line.ends_with(" 0"));
+    assert!(commits.unwrap_or(true), "the second one has written nothing: {committed}");
+    assert_eq!(get(&router(system, &two), &format!("/orders/{}", order_id(49))).await.0, 200);
+    let ready = async {
+        while two.check()().is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, ready).await.expect("who stands by is ready");
+    let Storage::Postgres(url) = system.storage("orders") else { unreachable!() };
+    // Whoever leads loses its connection: one of the two goes on.
+    let leader =
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND granted";
+    assert_eq!(
+        system.cluster.as_ref().unwrap().sql(
+            url.database(),
+            &format!(
+                "{leader} AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            )
+        ),
+        "1"
+    );
+    system.order(50).await;
+    for projections in [&one, &two] {
+        system.caught_up(projections).await;
+    }
+    system.verify("orders", &two).await;
+    assert!(system.shutdown.drain(DEADLINE).await);
+}
+
+/// Tests that take a database, on each.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                Box::pin(super::$name(super::On::Sqlite)).await;
+            })+
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                Box::pin(super::$name(super::On::Postgres)).await;
+            })+
+        }
+    };
+}
+
+on_both! {
+    every_query_is_documented_with_its_wait,
+    an_order_shows_in_every_read_model,
+    a_position_is_waited_for_and_never_answered_with_less,
+    pages_are_stable_while_orders_come_in,
+    two_projectors_of_one_database_and_a_server_that_dies_lose_and_repeat_nothing,
+    an_event_that_cannot_be_read_parks_its_aggregate_and_no_other,
+    an_event_that_cannot_be_read_stops_its_stream_and_no_other,
 }

@@ -5,6 +5,7 @@
 //! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes
 //! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
+//! - [`Cluster`]: a PostgreSQL server
 //! - [`installed`], [`python`]: packages of Python
 //! - [`eventually`]: waiting for a condition, with a deadline; [`settled`]: waiting until all that must hold does
 //!
@@ -17,6 +18,7 @@
 mod collector;
 mod front;
 mod mail;
+mod postgres;
 mod process;
 mod python;
 mod receiver;
@@ -28,6 +30,7 @@ mod world;
 pub use collector::{CollectedLog, CollectedSpan, Collector};
 pub use front::Front;
 pub use mail::{MailServer, Received as ReceivedMail};
+pub use postgres::Cluster;
 pub use process::Process;
 pub use python::{installed, python};
 pub use receiver::{Behaviour as ReceiverBehaviour, Receiver, Request as ReceivedRequest};

@@ -1,6 +1,6 @@
 //! A whole system in this process.
 
-use crate::{eventually, request};
+use crate::{Cluster, eventually, request};
 use events::Context;
 use futures::future::try_join_all;
 use nats::{
@@ -8,12 +8,14 @@ use nats::{
     server::{self, Binary, Node, Server},
     topology,
 };
+use projections::database::PostgresUrl;
 use std::{collections::BTreeMap, time::Duration};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use waybill::{
     api::{Api, Tokens},
     audit::Audit,
+    databases::Databases,
     failure::Failure,
     system::{Config, Service, System},
 };
@@ -45,6 +47,13 @@ impl World {
     /// The same, with other settings.
     pub async fn with(change: impl FnOnce(&mut Config)) -> Result<Self, Failure> {
         Self::of(&Service::ALL, change).await
+    }
+
+    /// The same, with read models on a PostgreSQL server: a database and a role per service.
+    pub async fn on(cluster: &Cluster) -> Result<Self, Failure> {
+        let admin = cluster.url("postgres").parse::<PostgresUrl>()?;
+        let databases = Databases::provision(&admin, &Service::ALL).await?;
+        Self::with(|config| config.databases = databases).await
     }
 
     /// The same, with some services only.
@@ -195,7 +204,7 @@ async fn start(config: &Config, services: &[Service]) -> Result<(System, Api), F
     for service in services {
         listeners.push((*service, TcpListener::bind(("127.0.0.1", 0)).await?));
     }
-    let system = System::start(config, listeners).await?;
+    let system = Box::pin(System::start(config, listeners)).await?;
     let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
     let api = Api::new(system.addresses()).with_tokens(tokens);
     api.wait_ready(READY_WITHIN).await?;

@@ -63,6 +63,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let plan = Plan {
         data: dir.path().to_owned(),
         durability: Durability::Always,
+        postgres: None,
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         ports: Ports::free(),
         users_calls: UsersCalls::default(),

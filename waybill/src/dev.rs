@@ -10,6 +10,7 @@ use crate::{
     api::{Api, Tokens},
     calls::{CallArgs, UsersCalls},
     channels::ChannelArgs,
+    databases::{Databases, Secret},
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
     flow::{Flow, FlowArgs},
@@ -24,6 +25,7 @@ use nats::{
     Durability, Policies,
     server::{self, Binary, Server},
 };
+use projections::database::PostgresUrl;
 pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
@@ -33,6 +35,7 @@ Examples:
   waybill                                        the same as waybill dev
   waybill dev --data /tmp/wb --ports orders=4002,payments=0
   waybill dev --durability interval              faster, may lose the last seconds in a power cut
+  waybill dev --postgres postgres://postgres:secret@127.0.0.1/postgres
   waybill dev --carrier slow:2s --fraud-limit 5000
   waybill dev --log info,http=warn,reaction=warn";
 
@@ -54,6 +57,10 @@ pub(crate) struct Args {
     /// Routes and limits of the gateway, followed while it runs [default: those that come with Waybill]
     #[arg(long, value_name = "FILE", env = "WAYBILL_GATEWAY_CONFIG")]
     gateway_config: Option<PathBuf>,
+    /// Keep read models on this PostgreSQL server: a database and a role per service are made there, as whom the URL names
+    /// [default: on SQLite, in the data folder]
+    #[arg(long, value_name = "URL", env = "WAYBILL_POSTGRES", hide_env_values = true)]
+    postgres: Option<Secret>,
     /// Ports, 0 for a free one [default: gateway=8080,users=3001,orders=3002,payments=3003,inventory=3004,shipping=3005,notifications=3006,fulfilment=3007,operations=3008,nats=0]
     #[arg(long, value_name = "NAME=PORT,..", env = "WAYBILL_PORTS")]
     ports: Option<String>,
@@ -77,6 +84,7 @@ pub(crate) struct Plan {
     pub(crate) data: PathBuf,
     pub(crate) durability: Durability,
     pub(crate) host: IpAddr,
+    pub(crate) postgres: Option<PostgresUrl>,
     pub(crate) ports: Ports,
     pub(crate) users_calls: UsersCalls,
     pub(crate) outside: Outside,
@@ -139,12 +147,14 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let mut flags = settings::flags(given.chain([
         ("--durability", Some(args.durability.clone())),
         ("--host", Some(args.host.clone())),
+        ("--postgres", args.postgres.as_ref().map(Secret::reveal)),
         ("--ports", args.ports.clone()),
         ("--on-failure", args.on_failure.clone()),
     ]));
     let durability = flags.optional::<Durability>("--durability");
     let host = flags.optional::<IpAddr>("--host");
     let ports = flags.optional("--ports").unwrap_or_default();
+    let postgres = flags.optional("--postgres");
     let policies = flags.optional("--on-failure").unwrap_or_default();
     let (outside, users_calls) = (Outside::read(&mut flags), UsersCalls::read(&mut flags));
     let channels = args.channels.read(&mut flags, &args.data);
@@ -155,6 +165,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         data,
         durability,
         host,
+        postgres,
         ports,
         users_calls,
         outside,
@@ -177,7 +188,12 @@ impl Local {
             ..server::Config::new(binary, plan.data.join("nats"))
         });
         let nats = nats.await?;
+        let databases = match &plan.postgres {
+            Some(admin) => Databases::provision(admin, &Service::ALL).await?,
+            None => Databases::default(),
+        };
         let config = Config {
+            databases,
             durability: plan.durability,
             users_calls: plan.users_calls,
             outside: plan.outside.clone(),

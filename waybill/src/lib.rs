@@ -6,6 +6,7 @@
 //!   the tests all start services with it
 //! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
 //!   are sent; [`flow`]: how orders are carried through; all by flags
+//! - [`databases`]: where read models are kept
 //! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `health`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
@@ -14,6 +15,7 @@ pub mod api;
 pub mod audit;
 pub mod calls;
 pub mod cli;
+pub mod databases;
 pub mod edge;
 pub mod failure;
 pub mod flow;

@@ -3,6 +3,7 @@
 use crate::{
     calls::{CallArgs, UsersCalls},
     channels::ChannelArgs,
+    databases::DatabaseArgs,
     edge::{self, Edge, EdgeConfig, GATEWAY},
     failure::{Failure, because},
     flow::{Flow, FlowArgs},
@@ -20,6 +21,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   waybill serve all --nats-url nats://127.0.0.1:4222
   waybill serve orders --nats-url nats://nats:4222 --host 0.0.0.0 --port 8080 --replicas 3
+  WAYBILL_DATABASE_URL=postgres://orders:secret@db/orders waybill serve orders --nats-url nats://nats:4222
   waybill serve gateway --nats-url nats://nats:4222 --host 0.0.0.0 --gateway-config gateway.toml
   WAYBILL_MASTER_KEY=$(openssl rand -base64 32) waybill serve all --nats-url nats://127.0.0.1:4222
   WAYBILL_NATS_URL=nats://nats:4222 waybill serve payments inventory --ports payments=4003";
@@ -33,7 +35,7 @@ pub(crate) struct Args {
     /// Where NATS is; several nodes of a cluster with commas between them
     #[arg(long, value_name = "URL,..", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
-    /// Folder of the read models
+    /// Folder of the read models that are on SQLite
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
     /// The address to listen on
@@ -71,6 +73,8 @@ pub(crate) struct Args {
     on_failure: Option<String>,
     #[command(flatten)]
     master_key: MasterKeyArgs,
+    #[command(flatten)]
+    databases: DatabaseArgs,
     #[command(flatten)]
     calls: CallArgs,
     #[command(flatten)]
@@ -142,7 +146,7 @@ pub(crate) fn check(args: &Args) -> Result<(), Failure> {
 
 fn read(args: &Args) -> Result<Plan, Failure> {
     let given = args.outside.flags().into_iter().chain(args.calls.flags());
-    let given = given.chain(args.channels.flags()).chain(args.flow.flags());
+    let given = given.chain(args.channels.flags()).chain(args.flow.flags()).chain(args.databases.flags());
     let mut flags = settings::flags(given.chain([
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
@@ -179,6 +183,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     if named.services.len() > 1 && advertise.as_ref().is_some_and(Advertise::has_port) {
         flags.faults().add("--advertise", "several services have several ports: leave the port out");
     }
+    let databases = DatabaseArgs::read(flags, &named.services);
     let outside = Outside::read(flags);
     let channels = args.channels.read(flags, &args.data);
     let flow = Flow::read(flags);
@@ -193,6 +198,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let (durability, replicas) = durability.zip(replicas)?;
     let trusted_proxies = trusted_proxies.unwrap_or(usual.trusted_proxies);
     Some(Config {
+        databases,
         durability,
         replicas,
         outside,

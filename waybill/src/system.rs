@@ -9,6 +9,7 @@ pub(crate) use assembly::verifier;
 
 use crate::{
     calls::UsersCalls,
+    databases::Databases,
     failure::{Failure, because},
     flow::Flow,
     outside::Outside,
@@ -122,8 +123,10 @@ impl FromStr for Service {
 pub struct Config {
     /// Where NATS is; addresses of several nodes with commas between them.
     pub nats_url: String,
-    /// Folder of the read models.
+    /// Folder of the read models that are on SQLite.
     pub data: PathBuf,
+    /// Databases of the others.
+    pub databases: Databases,
     /// What the server does before it acknowledges.
     pub durability: Durability,
     /// Copies of each stream.
@@ -165,6 +168,7 @@ impl Config {
             channels: Channels::outbox(data.join("outbox")),
             nats_url: nats_url.into(),
             data,
+            databases: Databases::default(),
             durability: Durability::Always,
             replicas: 1,
             outside: Outside::default(),

@@ -1,6 +1,6 @@
 //! Generations as databases see them: where the catalogue is kept, and what is done to all tables of one at once.
 
-use super::{Database, DatabaseError, Reading, Storage, Writer, Writing, sqlite};
+use super::{Database, DatabaseError, Reading, Storage, Writer, Writing, postgres, sqlite};
 use crate::{table::Table, view::View};
 use events::Position;
 
@@ -11,6 +11,7 @@ pub(crate) struct Shelf(Kind);
 #[derive(Debug)]
 enum Kind {
     Sqlite(sqlite::Shelf),
+    Postgres(Box<postgres::Shelf>),
 }
 
 impl Shelf {
@@ -18,6 +19,7 @@ impl Shelf {
     pub(crate) async fn load(&mut self) -> Result<Option<(u64, String)>, DatabaseError> {
         match &mut self.0 {
             Kind::Sqlite(shelf) => shelf.load().await,
+            Kind::Postgres(shelf) => shelf.load().await,
         }
     }
 
@@ -25,6 +27,7 @@ impl Shelf {
     pub(crate) async fn swap(&mut self, revision: u64, document: &str) -> Result<bool, DatabaseError> {
         match &mut self.0 {
             Kind::Sqlite(shelf) => shelf.swap(revision, document).await,
+            Kind::Postgres(shelf) => shelf.swap(revision, document).await,
         }
     }
 }
@@ -34,6 +37,9 @@ impl Storage {
     pub(crate) async fn shelf(&self, service: &'static str) -> Result<Shelf, DatabaseError> {
         Ok(Shelf(match self {
             Self::Sqlite(folder) => Kind::Sqlite(sqlite::Shelf::open(folder, service).await?),
+            Self::Postgres(url) => {
+                Kind::Postgres(Box::new(Box::pin(postgres::Shelf::open(url, service)).await?))
+            }
         }))
     }
 
@@ -41,6 +47,8 @@ impl Storage {
     pub(crate) async fn adopt(&self, view: &'static View) -> Result<Option<bool>, DatabaseError> {
         match self {
             Self::Sqlite(folder) => sqlite::adopt(folder, view).await,
+            // There were generations from the first on.
+            Self::Postgres(_) => Ok(None),
         }
     }
 
@@ -53,6 +61,7 @@ impl Storage {
     ) -> Result<Vec<Position>, DatabaseError> {
         match self {
             Self::Sqlite(folder) => sqlite::close(folder, service, generation, token).await,
+            Self::Postgres(url) => Box::pin(postgres::close(url, service, generation, token)).await,
         }
     }
 
@@ -65,6 +74,7 @@ impl Storage {
     ) -> Result<(), DatabaseError> {
         match self {
             Self::Sqlite(folder) => sqlite::reopen(folder, service, generation, token).await,
+            Self::Postgres(url) => Box::pin(postgres::reopen(url, service, generation, token)).await,
         }
     }
 
@@ -72,6 +82,7 @@ impl Storage {
     pub(crate) async fn closed(&self, service: &str, generation: u32) -> Result<Option<u64>, DatabaseError> {
         match self {
             Self::Sqlite(folder) => sqlite::closed(folder, service, generation).await,
+            Self::Postgres(url) => Box::pin(postgres::closed(url, service, generation)).await,
         }
     }
 
@@ -79,6 +90,7 @@ impl Storage {
     pub(crate) async fn remove(&self, service: &str, generation: u32) -> Result<(), DatabaseError> {
         match self {
             Self::Sqlite(folder) => sqlite::remove(folder, service, generation).await,
+            Self::Postgres(url) => Box::pin(postgres::remove(url, service, generation)).await,
         }
     }
 }
@@ -95,6 +107,10 @@ impl Database {
             Storage::Sqlite(folder) => {
                 Reading::Sqlite(sqlite::Database::open(folder, view, generation, Some(since)).await?)
             }
+            Storage::Postgres(url) => {
+                let opened = Box::pin(postgres::Database::open(url, view, generation, Some(since)));
+                Reading::Postgres(opened.await?)
+            }
         }))
     }
 }
@@ -104,6 +120,7 @@ impl Writer {
     pub(crate) async fn is_closed(&mut self) -> Result<bool, DatabaseError> {
         match &mut self.0 {
             Writing::Sqlite(writer) => Ok(writer.closed().await?.is_some()),
+            Writing::Postgres(writer) => Ok(writer.closed().await?.is_some()),
         }
     }
 
@@ -111,6 +128,7 @@ impl Writer {
     pub(crate) async fn finish(&mut self) -> Result<(), DatabaseError> {
         match &mut self.0 {
             Writing::Sqlite(writer) => writer.finish().await,
+            Writing::Postgres(writer) => writer.finish().await,
         }
     }
 
@@ -123,6 +141,8 @@ impl Writer {
     ) -> Result<Vec<Position>, DatabaseError> {
         match (&mut self.0, storage) {
             (Writing::Sqlite(writer), Storage::Sqlite(folder)) => writer.copy(folder, from, tables).await,
+            (Writing::Postgres(writer), Storage::Postgres(_)) => writer.copy(from, tables).await,
+            _ => Err(DatabaseError::new("copy the tables", "they are in another database")),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! All tables as they are at one moment, and where they differ from others.
 
-use super::{DatabaseError, sqlite};
+use super::{DatabaseError, postgres, sqlite};
 use crate::{
     table::{Table, Value},
     view::View,
@@ -8,7 +8,7 @@ use crate::{
 use events::Position;
 use futures::{TryStreamExt, stream::BoxStream};
 use sha2::{Digest, Sha256};
-use sqlx::SqliteConnection;
+use sqlx::{PgConnection, SqliteConnection};
 use std::cmp::Ordering;
 
 /// The tables as they are at one moment, whatever is written meanwhile.
@@ -23,6 +23,7 @@ pub struct Moment {
 #[derive(Debug)]
 pub(super) enum Connection {
     Sqlite(SqliteConnection),
+    Postgres(PgConnection),
 }
 
 /// A row that two read models do not agree about. Without its values, which may be personal data.
@@ -67,6 +68,7 @@ impl Moment {
     pub async fn since(&mut self) -> Result<Vec<Position>, DatabaseError> {
         match &mut self.connection {
             Connection::Sqlite(connection) => sqlite::begins(connection, self.view).await,
+            Connection::Postgres(connection) => postgres::begins(connection, self.view).await,
         }
     }
 
@@ -105,6 +107,7 @@ impl Connection {
     fn rows<'a>(&'a mut self, table: &'static Table) -> Rows<'a> {
         match self {
             Self::Sqlite(connection) => sqlite::rows(connection, table),
+            Self::Postgres(connection) => postgres::rows(connection, table),
         }
     }
 }

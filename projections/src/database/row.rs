@@ -1,9 +1,9 @@
 //! Reading rows back into the types that were written.
 
-use super::{DatabaseError, sqlite};
+use super::{DatabaseError, postgres, sqlite};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
-use sqlx::sqlite::SqliteRow;
+use sqlx::{postgres::PgRow, sqlite::SqliteRow};
 use uuid::Uuid;
 
 /// One row of an answer.
@@ -14,6 +14,7 @@ pub struct Row(Native);
 #[derive(Debug)]
 enum Native {
     Sqlite(SqliteRow),
+    Postgres(PgRow),
 }
 
 /// A type that a column can be read as.
@@ -25,6 +26,12 @@ pub trait Stored: Sized {
 impl From<SqliteRow> for Row {
     fn from(row: SqliteRow) -> Self {
         Self(Native::Sqlite(row))
+    }
+}
+
+impl From<PgRow> for Row {
+    fn from(row: PgRow) -> Self {
+        Self(Native::Postgres(row))
     }
 }
 
@@ -44,6 +51,7 @@ impl Row {
         let failed = |error| DatabaseError::new("read a row", error);
         let text = match &self.0 {
             Native::Sqlite(row) => sqlite::json(row, column),
+            Native::Postgres(row) => postgres::json(row, column),
         };
         let text = text.map_err(failed)?;
         text.map(serde_json::from_str).transpose().map_err(|error| DatabaseError::new("read a row", error))
@@ -65,6 +73,7 @@ macro_rules! stored {
             fn load(row: &Row, column: &str) -> Result<Option<Self>, sqlx::Error> {
                 match &row.0 {
                     Native::Sqlite(row) => sqlite::$load(row, column),
+                    Native::Postgres(row) => postgres::$load(row, column),
                 }
             }
         }

@@ -219,7 +219,7 @@ async fn sagas(
     let min_age =
         query.min_age.map_or(SignedDuration::from_hours(-1), |secs| SignedDuration::from_secs(secs.into()));
     let sql = "SELECT * FROM sagas WHERE (since, order_id) > ($2, $3) AND since <= $4 \
-               AND ($5 IS NULL OR state = $5) \
+               AND (CAST($5 AS TEXT) IS NULL OR state = CAST($5 AS TEXT)) \
                AND ($6 = 0 OR (state = 'running' AND since < $7) OR (state = 'compensating' AND since < $8) \
                OR state = 'parked') \
                ORDER BY since, order_id LIMIT $1";

@@ -8,7 +8,7 @@ use nats::{
     Connection, EventStore, KeyRing, Parking, ReadModels, Registry, RegistryOptions, StoreMetrics,
     StoreOptions,
 };
-use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, View, database::Storage};
+use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, View};
 use serde_json::{Map, Value};
 use service::{
     Check, Metrics, Probes, Shutdown,
@@ -55,7 +55,7 @@ pub(super) async fn assemble(
     // Operations answer from what consumers keep of their failures, not from a read model.
     let mut read_side = None;
     if let Some(view) = View::of(service.name()) {
-        let storage = Storage::Sqlite(config.data.clone());
+        let storage = config.databases.storage(service, &config.data);
         let (counters, clock) = (ProjectionMetrics::new(&metrics), config.clock.clone());
         let feed = feed(&environment, reading, config.rebuilds.clone()).await?;
         let started = Projections::start(view, &feed, &storage, clock, &metrics, counters, shutdown).await?;
