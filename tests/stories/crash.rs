@@ -5,14 +5,14 @@ use projections::{
     View,
     database::{Database, Storage},
 };
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
 use uuid::Uuid;
 use waybill::api::{Api, Cart};
-use waybill_tests::{Process, settled};
+use waybill_tests::{Cluster, Process, settled};
 
 const FLAGS: &[&str] = &["--log", "warn"];
 const ROUNDS: usize = 5;
@@ -49,9 +49,30 @@ async fn insist(api: watch::Receiver<Api>, key: String, cart: Cart, accepted: wa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_whatever_is_killed() {
+    kill_everything(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_whatever_is_killed_on_postgresql() {
+    kill_everything(Some(Cluster::start())).await;
+}
+
+/// Where the read model of a service is, for whoever may see everything.
+fn storage(cluster: Option<&Cluster>, data: &Path, service: &str) -> Storage {
+    match cluster {
+        None => Storage::Sqlite(data.join("views")),
+        Some(cluster) => Storage::Postgres(cluster.url(&format!("waybill_{service}")).parse().unwrap()),
+    }
+}
+
+async fn kill_everything(cluster: Option<Cluster>) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let mut process = Process::dev(&data, FLAGS).await.unwrap();
+    let admin = cluster.as_ref().map(|cluster| cluster.url("postgres"));
+    let flags: Vec<_> =
+        FLAGS.iter().copied().chain(admin.iter().flat_map(|url| ["--postgres", url])).collect();
+    let flags = flags.as_slice();
+    let mut process = Process::dev(&data, flags).await.unwrap();
     let user_id = process.api.register("u").await.unwrap();
     process.api.stock_product("p", ("PEN", "Pen", 10), 1_000_000).await.unwrap();
     let (account_id, _) = process.api.open_account("a", user_id, 100_000_000).await.unwrap();
@@ -71,9 +92,17 @@ async fn nothing_acknowledged_is_lost_whatever_is_killed() {
             if matches!(victim, Victim::Nats | Victim::Both) {
                 process.kill_nats();
             }
+            if let Some(cluster) = &cluster {
+                if round % 2 == 0 {
+                    cluster.kill()
+                } else {
+                    cluster.stop_immediately()
+                }
+                cluster.launch();
+            }
             if matches!(victim, Victim::Waybill | Victim::Both) {
                 process.kill().await.unwrap();
-                process.again(FLAGS).await.unwrap();
+                process.again(flags).await.unwrap();
                 apis.send_replace(process.api.clone());
             }
         }
@@ -87,7 +116,7 @@ async fn nothing_acknowledged_is_lost_whatever_is_killed() {
     let audit = settled(&connection, &process.api).await.unwrap();
     assert_eq!(audit.ends(), [("completed", ROUNDS * ORDERS)].into());
     for view in View::ALL {
-        let live = Database::open(&Storage::Sqlite(data.join("views")), view, 1).await.unwrap();
+        let live = Database::open(&storage(cluster.as_ref(), &data, view.name), view, 1).await.unwrap();
         let scratch = folder.path().join("scratch");
         let differences = projections::verify(view, &connection, &live, &scratch).await.unwrap();
         assert!(differences.is_empty(), "{}: {differences:?}", view.name);

@@ -18,6 +18,7 @@ mod notifications;
 mod order;
 mod outage;
 mod personal;
+mod postgres;
 mod refusals;
 mod saga;
 mod schemathesis;
