@@ -17,9 +17,9 @@ facts! {
     /// What happened to the process of one order.
     ProcessEvent {
         /// It begins.
-        Started(ProcessStarted) = "process.started" 1,
+        Started(ProcessStarted) = "process.started" 2,
         /// A step is asked for.
-        StepRequested(StepRequested) = "step.requested" 1,
+        StepRequested(StepRequested) = "step.requested" 2,
         /// A step was done.
         StepSucceeded(StepSucceeded) = "step.succeeded" 1,
         /// A step was refused, for good: nothing was done.
@@ -32,8 +32,10 @@ facts! {
         CompensationSucceeded(CompensationSucceeded) = "compensation.succeeded" 1,
         /// There was no answer in time: it may not be undone yet.
         CompensationFailed(CompensationFailed) = "compensation.failed" 1,
+        /// Its timer came for an answer that was there, and is set again.
+        Waiting(ProcessWaiting) = "process.waiting" 1,
         /// Every step is done.
-        Completed(ProcessCompleted) = "process.completed" 1,
+        Completed(ProcessCompleted) = "process.completed" 2,
         /// Every step that may have been done is undone.
         Failed(ProcessFailed) = "process.failed" 1,
         /// It cannot go on by itself: somebody has to look.
@@ -68,6 +70,35 @@ facts! {
     TimerEvent {
         /// The time has come.
         Due(TimerDue) = "timer.due" 1,
+    }
+}
+
+impl ProcessEvent {
+    /// What this asks a service to do, and for which order.
+    pub fn asks(&self) -> Option<(&Ordered, &Asked)> {
+        match self {
+            Self::Started(it) => it.asks.as_ref().map(|asks| (&it.order, asks)),
+            Self::StepRequested(it) => Some((&it.order, &it.asks)),
+            _ => None,
+        }
+    }
+
+    /// When the answer has to be there that this asks for.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        match self {
+            Self::CompensationRequested(it) => Some(it.deadline),
+            other => other.asks().map(|(_, asks)| asks.deadline),
+        }
+    }
+
+    /// The step that this says was done.
+    pub fn done(&self) -> Option<Done> {
+        match self {
+            Self::StepSucceeded(it) => Some(Done { step: it.step, sequence: it.sequence }),
+            Self::StepRequested(it) => it.after,
+            Self::Completed(it) => it.after,
+            _ => None,
+        }
     }
 }
 
@@ -123,6 +154,28 @@ impl Timer {
     }
 }
 
+/// What is asked of the service that does a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Asked {
+    /// The step.
+    pub step: Step,
+    /// How often it was asked for, from 1.
+    pub attempt: u32,
+    /// When the answer has to be there. Whoever sees the request later leaves it.
+    pub deadline: Timestamp,
+}
+
+/// A step that was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Done {
+    /// The step.
+    pub step: Step,
+    /// Where the answer stands in the stream of whoever did it.
+    pub sequence: u64,
+}
+
 /// A process begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -132,6 +185,9 @@ pub struct ProcessStarted {
     pub order: Ordered,
     /// Version of the definition that it follows to its end.
     pub definition: u32,
+    /// The step that is asked for at once; missing where that is a fact of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks: Option<Asked>,
 }
 
 /// A step is asked for.
@@ -141,12 +197,12 @@ pub struct StepRequested {
     /// What is to be fulfilled.
     #[serde(flatten)]
     pub order: Ordered,
-    /// The step.
-    pub step: Step,
-    /// How often it was asked for, from 1.
-    pub attempt: u32,
-    /// When the answer has to be there. Whoever sees the request later leaves it.
-    pub deadline: Timestamp,
+    /// The step, and by when.
+    #[serde(flatten)]
+    pub asks: Asked,
+    /// The step that was done, whereupon this one is asked for; missing where that is a fact of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Done>,
 }
 
 /// A step was done.
@@ -249,6 +305,21 @@ pub struct ProcessCompleted {
     pub order_id: OrderId,
     /// The customer.
     pub user_id: UserId,
+    /// The step that was done last; missing where that is a fact of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Done>,
+}
+
+/// The timer of a process came for an answer that was there, and is set again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessWaiting {
+    /// The order.
+    pub order_id: OrderId,
+    /// The step whose answer it waits for.
+    pub step: Step,
+    /// When it looks again.
+    pub until: Timestamp,
 }
 
 /// Every step that may have been done is undone.

@@ -25,6 +25,8 @@ async fn consumer(rig: &Rig, metrics: &ConsumerMetrics) -> Consumer {
         context: Context::Inventory,
         durable: DURABLE.to_owned(),
         interests: &["stock.received"],
+        only: None,
+        lag: Duration::ZERO,
         manner: Manner::React,
         metrics: metrics.clone(),
     }
