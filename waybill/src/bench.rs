@@ -11,9 +11,11 @@ mod hot;
 mod http;
 mod load;
 mod projection;
+mod recovery;
 mod report;
 mod rivals;
 mod stage;
+mod timers;
 
 use crate::failure::Failure;
 use events::orders::Workflow;
@@ -26,6 +28,8 @@ Examples:
   waybill bench flow --durability always       orders from accepted to completed
   waybill bench flow --workflow orchestration  the same, beside orders that a saga carries
   waybill bench gateway                        requests through the gateway and through nginx
+  waybill bench timers                         100 000 of them: memory, and how late they fire
+  waybill bench recovery                       10 000 sagas under way, kill -9 of everything, started again
   waybill bench all --json > figures.json
   waybill bench commands --quick               a tenth of the load, to see that it works
 
@@ -63,6 +67,10 @@ enum What {
     Gateway,
     /// Events into a read model, beside consuming and parsing them
     Projection,
+    /// Very many armed timers: memory, and how late they fire
+    Timers,
+    /// Sagas under way when everything is killed and started again
+    Recovery,
     /// The same work on other event stores (builds the crate in rivals/)
     Rivals,
     /// Everything but the rivals
@@ -107,6 +115,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         // What a proxy adds does not depend on when the server syncs.
         if wants(What::Gateway) && (durability == Durability::Interval || args.durability.is_some()) {
             Box::pin(gateway::measure(durability, scale, &mut report)).await?;
+        }
+        if wants(What::Timers) {
+            Box::pin(timers::measure(durability, scale, &mut report)).await?;
+        }
+        if wants(What::Recovery) {
+            Box::pin(recovery::measure(durability, scale, &mut report)).await?;
         }
         if wants(What::Projection) {
             Box::pin(projection::measure(durability, scale, &mut report)).await?;
