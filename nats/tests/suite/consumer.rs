@@ -26,7 +26,7 @@ async fn consumer(rig: &Rig, metrics: &ConsumerMetrics) -> Consumer {
         durable: DURABLE.to_owned(),
         interests: &["stock.received"],
         only: None,
-        lag: Duration::ZERO,
+        lag: std::time::Duration::ZERO,
         manner: Manner::React,
         metrics: metrics.clone(),
     }
