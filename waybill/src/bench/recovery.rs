@@ -68,6 +68,10 @@ pub(super) async fn measure(
     services.kill().await?;
     stage.server.kill().await;
     let started = Instant::now();
+    if !stage.server.ready(PATIENCE).await {
+        return Err("nats-server does not come back".into());
+    }
+    let server = started.elapsed();
     let _services = host.start("accept").await?;
     let ready = started.elapsed();
     let moved = moved(follow(From::Sequence(last + 1)).await?, under_way, started);
@@ -76,6 +80,7 @@ pub(super) async fn measure(
     let (last, median) = (moved.millis(1.0) / 1000.0, moved.millis(0.5) / 1000.0);
     report.add(case, "sagas that moved again", &[moved], None);
     let figures = [
+        ("nats-server ready again", server.as_secs_f64(), ""),
         ("services ready again after kill -9 of all", ready.as_secs_f64(), ""),
         ("half of the sagas moving", median, ""),
         ("all of them moving", last, "below 10"),
