@@ -103,9 +103,7 @@ fn said(event: &ProcessEvent) -> (OrderId, Said) {
         ProcessEvent::CompensationFailed(it) => {
             (it.order_id, Said { step: Some(it.step), attempt: Some(it.attempt), due: it.retry_at, ..none })
         }
-        ProcessEvent::Waiting(it) => {
-            (it.order_id, Said { step: Some(it.step), due: Some(it.until), ..none })
-        }
+        ProcessEvent::Waiting(it) => (it.order_id, Said { step: Some(it.step), due: Some(it.until), ..none }),
         ProcessEvent::Completed(it) => (it.order_id, Said { state: Some("completed"), ..none }),
         ProcessEvent::Failed(it) => {
             let (reason, detail) = (Value::name(it.reason), Some(it.detail.clone()));

@@ -199,9 +199,6 @@ mod tests {
         let event = json!({ "type": "step.requested", "step": "payment", "attempt": 2, "time": "2026", "actor": "a" });
         assert_eq!(happened(&event), "  2026  step.requested           payment #2     a");
         let event = json!({ "type": "step.requested", "step": "inventory", "done": "payment", "attempt": 1, "time": "2026", "actor": "a" });
-        assert_eq!(
-            happened(&event),
-            "  2026  step.requested           inventory #1   a  payment was done"
-        );
+        assert_eq!(happened(&event), "  2026  step.requested           inventory #1   a  payment was done");
     }
 }

@@ -180,8 +180,7 @@ pub(super) fn begin(
     times: Times,
 ) -> Vec<ProcessEvent> {
     let first = definition.steps.first().filter(|_| definition.together);
-    let asks =
-        first.map(|first| Asked { step: first.step, attempt: 1, deadline: first.due(now, &times) });
+    let asks = first.map(|first| Asked { step: first.step, attempt: 1, deadline: first.due(now, &times) });
     let together = asks.is_some();
     let started = ProcessStarted { order, definition: definition.version, asks }.into();
     let Some(state) = ProcessState::after(None, &started) else { return vec![] };
@@ -225,7 +224,11 @@ impl Plan {
             Some(step) => {
                 let Some(order) = self.state.order.as_deref().cloned() else { return };
                 let deadline = self.state.policy(step).due(self.now, &self.times);
-                self.record(StepRequested { order, asks: Asked { step, attempt: asked + 1, deadline }, after });
+                self.record(StepRequested {
+                    order,
+                    asks: Asked { step, attempt: asked + 1, deadline },
+                    after,
+                });
             }
         }
     }

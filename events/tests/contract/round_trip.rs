@@ -4,9 +4,7 @@ use events::{
     AccountId, Address, Aggregate, Context, Currency, DataKey, DomainEvent, EventId, Fact, FactType, Money,
     OrderId, Personal, Position, Sku, UserId,
     fraud::{AssessmentEvent, FraudAssessed, Suspicion, Verdict},
-    fulfilment::{
-        Asked, Done, HoldEvent, ProcessEvent, ProcessStarted, Step, StepRequested, TimerEvent,
-    },
+    fulfilment::{Asked, Done, HoldEvent, ProcessEvent, ProcessStarted, Step, StepRequested, TimerEvent},
     inventory::{
         InventoryReserved, ItemEvent, ProductAdded, ProductEvent, ReservationEvent, ReservationFailed,
         Shortage, Stock, StockReserved,

@@ -21,7 +21,8 @@ struct Instance {
 
 impl Instance {
     async fn start() -> Self {
-        let (fails, ill, asked) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default(), Arc::default());
+        let (fails, ill, asked) =
+            (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default(), Arc::default());
         let status = |bad: bool| if bad { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::OK };
         let (failing, count) = (Arc::clone(&fails), Arc::<AtomicUsize>::clone(&asked));
         let answer = async move || {

@@ -405,11 +405,8 @@ async fn what_is_not_asked_for_is_not_delivered() {
     };
     let of_products =
         Consumer { only: Some(Aggregate::Product), ..consumer(&rig, &ConsumerMetrics::default()).await };
-    let of_items = Consumer {
-        only: Some(Aggregate::Item),
-        durable: "test-items".to_owned(),
-        ..of_products.clone()
-    };
+    let of_items =
+        Consumer { only: Some(Aggregate::Item), durable: "test-items".to_owned(), ..of_products.clone() };
     let stop = CancellationToken::new();
     let running = [of_products, of_items].map(|consumer| tokio::spawn(consumer.run(handle(), stop.clone())));
     until("all are handled", async || seen.count() == 3).await;

@@ -196,11 +196,7 @@ async fn asked(mut reader: Reader, count: u64) -> Result<HashSet<OrderId>, Failu
 }
 
 /// Waits until each of these sagas has recorded something more; when each has, since `started`.
-async fn moved(
-    mut reader: Reader,
-    mut still: HashSet<OrderId>,
-    started: Instant,
-) -> Result<Sample, Failure> {
+async fn moved(mut reader: Reader, mut still: HashSet<OrderId>, started: Instant) -> Result<Sample, Failure> {
     let mut moved = Sample::of(still.len() as u64, Duration::ZERO);
     while !still.is_empty() {
         for message in reader.next_batch(1000).await? {

@@ -47,9 +47,7 @@ pub(super) async fn measure(
     let armed = arm(&executor, &stage.clock, count, move |_| never).await?;
     let per_second = report.add(case, "armed with their fact", &[armed], None);
     let after = memory();
-    for (whose, before, after) in
-        [("nats-server", before.0, after.0), ("this process", before.1, after.1)]
-    {
+    for (whose, before, after) in [("nats-server", before.0, after.0), ("this process", before.1, after.1)] {
         if let (Some(before), Some(after)) = (before, after) {
             let name = format!("resident memory of {whose} before {count} timers, {durability}");
             report.figure("timers", name, before, "MiB", "");
@@ -71,9 +69,10 @@ pub(super) async fn measure(
         return Err("the first timers fired before the last ones were armed: the machine is busy".into());
     }
     let fired = fired(reader, &stage.clock, count, first);
-    let (recorded, seen) = tokio::time::timeout(lead + at(count).duration_since(first).unsigned_abs() + LOST, fired)
-        .await
-        .map_err(|_| "not every timer has fired")??;
+    let (recorded, seen) =
+        tokio::time::timeout(lead + at(count).duration_since(first).unsigned_abs() + LOST, fired)
+            .await
+            .map_err(|_| "not every timer has fired")??;
     let case = Case { callers: 1, ..case };
     let late = recorded.millis(0.99);
     report.add(case, format!("recorded late, {RATE}/s fire"), &[recorded], None);
