@@ -3,12 +3,17 @@
 //! Steps are asked for by recording it: `step.requested` and `compensation.requested` carry all that the service needs
 //! that carries them out, so that nobody looks anything up.
 
+mod operators;
+
 use crate::{
     AccountId, OrderId, UserId,
     fact::facts,
     orders::{Ordered, Reason},
 };
 use jiff::Timestamp;
+pub use operators::{
+    OperatorCancelled, OperatorCompensated, OperatorResumed, OperatorRetried, OperatorSkipped,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -348,60 +353,6 @@ pub struct ProcessParked {
     pub attempts: u32,
     /// Whether it is to be undone.
     pub compensating: bool,
-}
-
-/// An operator wants to have it asked again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OperatorRetried {
-    /// The order.
-    pub order_id: OrderId,
-    /// The step that is asked for, or undone, again.
-    pub step: Step,
-    /// What the operator says.
-    pub reason: String,
-}
-
-/// An operator goes on without an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OperatorSkipped {
-    /// The order.
-    pub order_id: OrderId,
-    /// The step that nobody waits for any more.
-    pub step: Step,
-    /// What the operator says.
-    pub reason: String,
-}
-
-/// An operator has everything undone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OperatorCompensated {
-    /// The order.
-    pub order_id: OrderId,
-    /// What the operator says.
-    pub reason: String,
-}
-
-/// An operator takes the order back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OperatorCancelled {
-    /// The order.
-    pub order_id: OrderId,
-    /// What the operator says.
-    pub reason: String,
-}
-
-/// An operator lets a parked process go on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OperatorResumed {
-    /// The order.
-    pub order_id: OrderId,
-    /// What the operator says.
-    pub reason: String,
 }
 
 /// Stock is held for an order that is not paid yet.
