@@ -21,7 +21,7 @@ use nats::{
     MasterKey, Parking, Policies, ReplayError, StoreOptions, TopologyError,
 };
 use service::{Clock, Metrics, Shutdown, origin::TrustedProxies};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use utoipa_axum::router::OpenApiRouter;
 
 /// What every write side is built from. Cheap to clone.
@@ -213,6 +213,8 @@ impl Build {
             service: self.context.token(),
             context: stream,
             interests: kinds,
+            only: None,
+            lag: Duration::ZERO,
             manner: Manner::React,
             policy: self.policies.of(&durable),
             durable,

@@ -25,28 +25,44 @@ use crate::{
     Decision, Key, Stop,
     environment::{Build, WriteSide},
 };
-use events::{OrderId, fulfilment::Timer};
+use events::{Aggregate, Context, OrderId, fulfilment::Timer};
+use nats::Consumer;
+use std::sync::Arc;
 
 /// The write side of fulfilment.
 pub(crate) fn write_side(build: Build, times: Times) -> WriteSide {
     let http = http::routes(build.api(), times);
-    let handler = reactor::handler(reactor::Fulfilment {
+    let fulfilment = Arc::new(reactor::Fulfilment {
         executor: build.executor.clone(),
         clock: build.clock.clone(),
         times,
         metrics: build.processes.clone(),
     });
-    build.finish(http, INTERESTS, &handler)
+    let handler = reactor::handler(&fulfilment);
+    let consumer = |(stream, kinds): &(Context, &'static [&'static str])| Consumer {
+        // Of its own stream it wants what is rare: timers that have fired.
+        only: (*stream == Context::Fulfilment).then_some(Aggregate::Timer),
+        ..build.consumer(*stream, kinds, format!("fulfilment-{stream}"))
+    };
+    // Apart from the others: what it takes it takes late, on purpose.
+    let holds = Consumer {
+        only: Some(Aggregate::Reservation),
+        lag: reactor::grace(&times),
+        ..build.consumer(Context::Inventory, &["inventory.reserved"], "fulfilment-holds".to_owned())
+    };
+    let consumers = INTERESTS.iter().map(|interest| (consumer(interest), Arc::clone(&handler)));
+    let consumers = consumers.chain([(holds, reactor::holding(&fulfilment))]).collect();
+    build.finish_with(http, consumers)
 }
 
 /// Asks the process of an order something, and sets its timer to when it has to look again.
 pub fn advance(decision: &mut Decision, order_id: OrderId, command: ProcessCommand) -> Result<(), Stop> {
     let key = Key::<Process>::new(order_id);
-    let wake =
-        |decision: &Decision| Ok::<_, Stop>(decision.state(&key)?.as_ref().and_then(ProcessState::wake));
-    let before = wake(decision)?;
+    let timer =
+        |decision: &Decision| Ok::<_, Stop>(decision.state(&key)?.as_ref().and_then(ProcessState::timer));
+    let before = timer(decision)?;
     decision.apply(&key, command)?;
-    let after = wake(decision)?;
+    let after = timer(decision)?;
     if before != after {
         decision.set_timer(&key, (order_id, Timer::Process), after);
     }

@@ -41,9 +41,10 @@ pub(crate) fn answering(recorded: &Recorded, service: &'static str) -> Metadata 
         CommandId::from_key(&format!("saga {order} {service}"), &format!("{what} {step}"))
     };
     let metadata = Metadata::caused_by(&recorded.envelope, service);
-    let command = match &recorded.fact {
-        Fact::Process(ProcessEvent::StepRequested(it)) => of_step(it.order.order_id, "do", it.step),
-        Fact::Process(ProcessEvent::CompensationRequested(it)) => of_step(it.order_id, "undo", it.step),
+    let Fact::Process(fact) = &recorded.fact else { return metadata };
+    let command = match (fact.asks(), fact) {
+        (Some((order, asks)), _) => of_step(order.order_id, "do", asks.step),
+        (_, ProcessEvent::CompensationRequested(it)) => of_step(it.order_id, "undo", it.step),
         _ => return metadata,
     };
     Metadata { command, ..metadata }
@@ -51,12 +52,7 @@ pub(crate) fn answering(recorded: &Recorded, service: &'static str) -> Metadata 
 
 /// Whether a step is asked for that nobody waits for any more: who asked has either asked again or goes back.
 pub(crate) fn is_over(recorded: &Recorded, clock: &Clock) -> bool {
-    let deadline = match &recorded.fact {
-        Fact::Process(ProcessEvent::StepRequested(it)) => it.deadline,
-        Fact::Process(ProcessEvent::CompensationRequested(it)) => it.deadline,
-        _ => return false,
-    };
-    clock.now() > deadline
+    matches!(&recorded.fact, Fact::Process(fact) if fact.deadline().is_some_and(|deadline| clock.now() > deadline))
 }
 
 /// What became of a reaction's command. Nothing but success is final: a refusal can only rest on a state that another

@@ -3,12 +3,17 @@
 //! Steps are asked for by recording it: `step.requested` and `compensation.requested` carry all that the service needs
 //! that carries them out, so that nobody looks anything up.
 
+mod operators;
+
 use crate::{
     AccountId, OrderId, UserId,
     fact::facts,
     orders::{Ordered, Reason},
 };
 use jiff::Timestamp;
+pub use operators::{
+    OperatorCancelled, OperatorCompensated, OperatorResumed, OperatorRetried, OperatorSkipped,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -17,9 +22,9 @@ facts! {
     /// What happened to the process of one order.
     ProcessEvent {
         /// It begins.
-        Started(ProcessStarted) = "process.started" 1,
+        Started(ProcessStarted) = "process.started" 2,
         /// A step is asked for.
-        StepRequested(StepRequested) = "step.requested" 1,
+        StepRequested(StepRequested) = "step.requested" 2,
         /// A step was done.
         StepSucceeded(StepSucceeded) = "step.succeeded" 1,
         /// A step was refused, for good: nothing was done.
@@ -32,8 +37,10 @@ facts! {
         CompensationSucceeded(CompensationSucceeded) = "compensation.succeeded" 1,
         /// There was no answer in time: it may not be undone yet.
         CompensationFailed(CompensationFailed) = "compensation.failed" 1,
+        /// Its timer came for an answer that was there, and is set again.
+        Waiting(ProcessWaiting) = "process.waiting" 1,
         /// Every step is done.
-        Completed(ProcessCompleted) = "process.completed" 1,
+        Completed(ProcessCompleted) = "process.completed" 2,
         /// Every step that may have been done is undone.
         Failed(ProcessFailed) = "process.failed" 1,
         /// It cannot go on by itself: somebody has to look.
@@ -68,6 +75,35 @@ facts! {
     TimerEvent {
         /// The time has come.
         Due(TimerDue) = "timer.due" 1,
+    }
+}
+
+impl ProcessEvent {
+    /// What this asks a service to do, and for which order.
+    pub fn asks(&self) -> Option<(&Ordered, &Asked)> {
+        match self {
+            Self::Started(it) => it.asks.as_ref().map(|asks| (&it.order, asks)),
+            Self::StepRequested(it) => Some((&it.order, &it.asks)),
+            _ => None,
+        }
+    }
+
+    /// When the answer has to be there that this asks for.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        match self {
+            Self::CompensationRequested(it) => Some(it.deadline),
+            other => other.asks().map(|(_, asks)| asks.deadline),
+        }
+    }
+
+    /// The step that this says was done.
+    pub fn done(&self) -> Option<Done> {
+        match self {
+            Self::StepSucceeded(it) => Some(Done { step: it.step, sequence: it.sequence }),
+            Self::StepRequested(it) => it.after,
+            Self::Completed(it) => it.after,
+            _ => None,
+        }
     }
 }
 
@@ -123,6 +159,28 @@ impl Timer {
     }
 }
 
+/// What is asked of the service that does a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Asked {
+    /// The step.
+    pub step: Step,
+    /// How often it was asked for, from 1.
+    pub attempt: u32,
+    /// When the answer has to be there. Whoever sees the request later leaves it.
+    pub deadline: Timestamp,
+}
+
+/// A step that was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Done {
+    /// The step.
+    pub step: Step,
+    /// Where the answer stands in the stream of whoever did it.
+    pub sequence: u64,
+}
+
 /// A process begins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -132,6 +190,9 @@ pub struct ProcessStarted {
     pub order: Ordered,
     /// Version of the definition that it follows to its end.
     pub definition: u32,
+    /// The step that is asked for at once; missing where that is a fact of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asks: Option<Asked>,
 }
 
 /// A step is asked for.
@@ -141,12 +202,12 @@ pub struct StepRequested {
     /// What is to be fulfilled.
     #[serde(flatten)]
     pub order: Ordered,
-    /// The step.
-    pub step: Step,
-    /// How often it was asked for, from 1.
-    pub attempt: u32,
-    /// When the answer has to be there. Whoever sees the request later leaves it.
-    pub deadline: Timestamp,
+    /// The step, and by when.
+    #[serde(flatten)]
+    pub asks: Asked,
+    /// The step that was done, whereupon this one is asked for; missing where that is a fact of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Done>,
 }
 
 /// A step was done.
@@ -249,6 +310,21 @@ pub struct ProcessCompleted {
     pub order_id: OrderId,
     /// The customer.
     pub user_id: UserId,
+    /// The step that was done last; missing where that is a fact of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Done>,
+}
+
+/// The timer of a process came for an answer that was there, and is set again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessWaiting {
+    /// The order.
+    pub order_id: OrderId,
+    /// The step whose answer it waits for.
+    pub step: Step,
+    /// When it looks again.
+    pub until: Timestamp,
 }
 
 /// Every step that may have been done is undone.
@@ -277,60 +353,6 @@ pub struct ProcessParked {
     pub attempts: u32,
     /// Whether it is to be undone.
     pub compensating: bool,
-}
-
-/// An operator wants to have it asked again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OperatorRetried {
-    /// The order.
-    pub order_id: OrderId,
-    /// The step that is asked for, or undone, again.
-    pub step: Step,
-    /// What the operator says.
-    pub reason: String,
-}
-
-/// An operator goes on without an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OperatorSkipped {
-    /// The order.
-    pub order_id: OrderId,
-    /// The step that nobody waits for any more.
-    pub step: Step,
-    /// What the operator says.
-    pub reason: String,
-}
-
-/// An operator has everything undone.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OperatorCompensated {
-    /// The order.
-    pub order_id: OrderId,
-    /// What the operator says.
-    pub reason: String,
-}
-
-/// An operator takes the order back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OperatorCancelled {
-    /// The order.
-    pub order_id: OrderId,
-    /// What the operator says.
-    pub reason: String,
-}
-
-/// An operator lets a parked process go on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct OperatorResumed {
-    /// The order.
-    pub order_id: OrderId,
-    /// What the operator says.
-    pub reason: String,
 }
 
 /// Stock is held for an order that is not paid yet.

@@ -21,7 +21,7 @@ mod worker;
 
 use crate::{Connection, Parking, Recorded, replay::facts};
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use events::Context;
+use events::{Aggregate, Context};
 use futures::future::BoxFuture;
 pub use metrics::ConsumerMetrics;
 pub use policy::{Policies, Policy, PolicyError};
@@ -33,11 +33,12 @@ use worker::Worker;
 const IN_FLIGHT: i64 = 1024;
 /// The same for what the world outside is told: what waits for its next attempt counts, perhaps for days.
 const IN_DELIVERY: i64 = 4096;
-/// How long the server waits for an acknowledgement before it delivers again, perhaps to another process.
-const ACK_WAIT: Duration = Duration::from_secs(30);
+/// How long the server waits for an acknowledgement before it delivers again, perhaps to another process: so long does
+/// stand still what a killed process had taken.
+const ACK_WAIT: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
-/// Longest pause between two tries; well under `ACK_WAIT`, so that progress is reported in time.
+/// Longest pause between two tries. Meanwhile the server is told that the message is being handled.
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
 /// Why a message could not be handled now. It is tried again.
@@ -87,6 +88,12 @@ pub struct Consumer {
     pub durable: String,
     /// Types that are handled; others are acknowledged unread.
     pub interests: &'static [&'static str],
+    /// Only the facts of these aggregates are asked for; others of the stream never come here. Worth it where they are
+    /// rare: the server searches for them.
+    pub only: Option<Aggregate>,
+    /// How old a fact has to be before it is handled. What is younger waits in the stream, and nothing behind it is missed:
+    /// facts are stored in the order of their time.
+    pub lag: Duration,
     /// What it does with messages that fail, and where it begins.
     pub manner: Manner,
     /// What it does about a message that it cannot handle.
@@ -118,7 +125,7 @@ impl Consumer {
             ack_policy: AckPolicy::Explicit,
             ack_wait: ACK_WAIT,
             max_ack_pending,
-            filter_subject: facts(self.context),
+            filter_subject: self.only.map_or_else(|| facts(self.context), Aggregate::filter),
             ..pull::Config::default()
         };
         Ok(stream.get_or_create_consumer(&self.durable, config).await?)

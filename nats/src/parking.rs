@@ -148,6 +148,11 @@ pub(crate) fn key(consumer: &str, id: DeadLetterId) -> String {
 }
 
 impl Parking {
+    /// The time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Opens the records, which are created where they are missing. What is done is recorded in `store`.
     pub async fn open(
         connection: &Connection,

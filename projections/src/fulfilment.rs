@@ -8,7 +8,7 @@ use crate::{
 };
 use events::{
     Aggregate, Fact, OrderId,
-    fulfilment::{ProcessEvent, Step},
+    fulfilment::{Asked, ProcessEvent, Step},
 };
 use jiff::Timestamp;
 use nats::Recorded;
@@ -16,7 +16,7 @@ use nats::Recorded;
 /// The read model of the fulfilment service.
 pub(crate) static VIEW: View = View {
     name: "fulfilment",
-    version: 1,
+    version: 2,
     tables: &[&SAGAS, &SAGA_EVENTS],
     aggregates: &[Aggregate::Process],
     project,
@@ -54,6 +54,8 @@ const SAGA_EVENTS: Table = Table {
     key: &[("order_id", Type::Uuid), ("version", Type::Int)],
     columns: &[
         ("kind", Type::Text),
+        // The step that was done, whereupon this happened.
+        ("done", Type::Text),
         ("step", Type::Text),
         ("attempt", Type::Int),
         ("reason", Type::Text),
@@ -82,11 +84,8 @@ struct Said {
 fn said(event: &ProcessEvent) -> (OrderId, Said) {
     let none = Said::default();
     match event {
-        ProcessEvent::Started(it) => (it.order.order_id, Said { state: Some("running"), ..none }),
-        ProcessEvent::StepRequested(it) => {
-            let (step, attempt, due) = (Some(it.step), Some(it.attempt), Some(it.deadline));
-            (it.order.order_id, Said { step, attempt, due, state: Some("running"), ..none })
-        }
+        ProcessEvent::Started(it) => asked(it.order.order_id, it.asks),
+        ProcessEvent::StepRequested(it) => asked(it.order.order_id, Some(it.asks)),
         ProcessEvent::StepSucceeded(it) => (it.order_id, Said { step: Some(it.step), ..none }),
         ProcessEvent::StepFailed(it) => {
             let (reason, detail) = (Value::name(it.reason), Some(it.detail.clone()));
@@ -104,6 +103,7 @@ fn said(event: &ProcessEvent) -> (OrderId, Said) {
         ProcessEvent::CompensationFailed(it) => {
             (it.order_id, Said { step: Some(it.step), attempt: Some(it.attempt), due: it.retry_at, ..none })
         }
+        ProcessEvent::Waiting(it) => (it.order_id, Said { step: Some(it.step), due: Some(it.until), ..none }),
         ProcessEvent::Completed(it) => (it.order_id, Said { state: Some("completed"), ..none }),
         ProcessEvent::Failed(it) => {
             let (reason, detail) = (Value::name(it.reason), Some(it.detail.clone()));
@@ -121,6 +121,12 @@ fn said(event: &ProcessEvent) -> (OrderId, Said) {
     }
 }
 
+fn asked(order: OrderId, asks: Option<Asked>) -> (OrderId, Said) {
+    let (step, attempt) = (asks.map(|asks| asks.step), asks.map(|asks| asks.attempt));
+    let due = asks.map(|asks| asks.deadline);
+    (order, Said { step, attempt, due, state: Some("running"), ..Said::default() })
+}
+
 fn operator(order: OrderId, step: Option<Step>, reason: &str) -> (OrderId, Said) {
     (order, Said { step, detail: Some(reason.to_owned()), ..Said::default() })
 }
@@ -134,6 +140,7 @@ fn project(recorded: &Recorded, changes: &mut Changes) {
     let (step, attempt) = (step.map(Step::name), attempt.map(i64::from));
     let happened = row!(SAGA_EVENTS {
         kind: envelope.kind.clone(),
+        done: event.done().filter(|_| envelope.kind != "step.succeeded").map(|done| done.step.name()),
         step: step,
         attempt: attempt,
         reason: reason.clone(),
@@ -185,8 +192,8 @@ mod tests {
     use events::{
         AccountId, Address, DataKey, Money, Personal, UserId,
         fulfilment::{
-            CompensationRequested, CompensationSucceeded, ProcessFailed, ProcessParked, ProcessStarted,
-            StepFailed, StepRequested, StepSucceeded,
+            Asked, CompensationRequested, CompensationSucceeded, Done, ProcessCompleted, ProcessFailed,
+            ProcessParked, ProcessStarted, ProcessWaiting, StepFailed, StepRequested, StepSucceeded,
         },
         orders::{Ordered, Reason, Workflow},
     };
@@ -218,9 +225,10 @@ mod tests {
         let (order_id, user_id, account_id) = (order.order_id, order.user_id, order.account_id);
         let mut log = Log::default();
         let mut add = |event: ProcessEvent| log.add(Aggregate::Process, order_id, event, Fact::Process);
-        add(ProcessStarted { order: order.clone(), definition: 1 }.into());
+        add(ProcessStarted { order: order.clone(), definition: 1, asks: None }.into());
         for step in [Step::Payment, Step::Inventory] {
-            add(StepRequested { order: order.clone(), step, attempt: 1, deadline: at }.into());
+            let asks = Asked { step, attempt: 1, deadline: at };
+            add(StepRequested { order: order.clone(), asks, after: None }.into());
             if step == Step::Payment {
                 add(StepSucceeded { order_id, step, sequence: 1 }.into());
             }
@@ -265,5 +273,36 @@ mod tests {
         let kinds: Vec<String> = rows.iter().map(|row| row.get("kind").unwrap()).collect();
         assert_eq!(kinds.len(), 9);
         assert_eq!(kinds[5], "compensation.requested");
+    }
+    /// From version 2 of the definition on, one fact says what was done and what is asked for.
+    #[tokio::test]
+    async fn a_fact_that_says_two_things_shows_both() {
+        let (order, deadline) = (order(), Timestamp::from_second(5000).unwrap());
+        let (order_id, user_id) = (order.order_id, order.user_id);
+        let mut log = Log::default();
+        let mut add = |event: ProcessEvent| log.add(Aggregate::Process, order_id, event, Fact::Process);
+        let asks = |step| Asked { step, attempt: 1, deadline };
+        add(ProcessStarted { order: order.clone(), definition: 2, asks: Some(asks(Step::Payment)) }.into());
+        let after = Some(Done { step: Step::Payment, sequence: 1 });
+        add(StepRequested { order, asks: asks(Step::Inventory), after }.into());
+        let until = Timestamp::from_second(6000).unwrap();
+        add(ProcessWaiting { order_id, step: Step::Inventory, until }.into());
+        let after = Some(Done { step: Step::Inventory, sequence: 2 });
+        add(ProcessCompleted { order_id, user_id, after }.into());
+
+        let some = |text: &str| Some(text.to_owned());
+        let model = Model::new(&VIEW).await;
+        model.apply(&log.all[..1]).await;
+        assert_eq!(texts(&model).await, [some("running"), some("payment"), None, None]);
+        model.apply(&log.all[1..3]).await;
+        assert_eq!(texts(&model).await, [some("running"), some("inventory"), None, None]);
+        let row = model.database.row("SELECT * FROM sagas", Vec::new()).await.unwrap().unwrap();
+        assert_eq!(row.find::<Timestamp>("wakes_at").unwrap(), Some(until));
+        model.apply(&log.all[3..]).await;
+        assert_eq!(texts(&model).await, [some("completed"), None, None, None]);
+        let rows =
+            model.database.rows("SELECT * FROM saga_events ORDER BY version", Vec::new()).await.unwrap();
+        let done: Vec<Option<String>> = rows.iter().map(|row| row.find("done").unwrap()).collect();
+        assert_eq!(done, [None, some("payment"), None, some("inventory")]);
     }
 }

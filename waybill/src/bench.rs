@@ -11,9 +11,11 @@ mod hot;
 mod http;
 mod load;
 mod projection;
+mod recovery;
 mod report;
 mod rivals;
 mod stage;
+mod timers;
 
 use crate::failure::Failure;
 use events::orders::Workflow;
@@ -26,6 +28,9 @@ Examples:
   waybill bench flow --durability always       orders from accepted to completed
   waybill bench flow --workflow orchestration  the same, beside orders that a saga carries
   waybill bench gateway                        requests through the gateway and through nginx
+  waybill bench memory                         the gateway after a million client addresses
+  waybill bench timers                         100 000 of them: memory, and how late they fire
+  waybill bench recovery                       10 000 sagas under way, kill -9 of everything, started again
   waybill bench all --json > figures.json
   waybill bench commands --quick               a tenth of the load, to see that it works
 
@@ -61,8 +66,14 @@ enum What {
     Hot,
     /// The gateway and nginx in front of the same service, and that service called directly
     Gateway,
+    /// What a gateway takes that has seen a million addresses
+    Memory,
     /// Events into a read model, beside consuming and parsing them
     Projection,
+    /// Very many armed timers: memory, and how late they fire
+    Timers,
+    /// Sagas under way when everything is killed and started again
+    Recovery,
     /// The same work on other event stores (builds the crate in rivals/)
     Rivals,
     /// Everything but the rivals
@@ -107,6 +118,16 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         // What a proxy adds does not depend on when the server syncs.
         if wants(What::Gateway) && (durability == Durability::Interval || args.durability.is_some()) {
             Box::pin(gateway::measure(durability, scale, &mut report)).await?;
+        }
+        if wants(What::Timers) {
+            Box::pin(timers::measure(durability, scale, &mut report)).await?;
+        }
+        if wants(What::Recovery) {
+            Box::pin(recovery::measure(durability, scale, &mut report)).await?;
+        }
+        // Measured with the gateway, and by itself.
+        if args.what == What::Memory && (durability == Durability::Interval || args.durability.is_some()) {
+            Box::pin(gateway::measure_memory(durability, scale, &mut report)).await?;
         }
         if wants(What::Projection) {
             Box::pin(projection::measure(durability, scale, &mut report)).await?;

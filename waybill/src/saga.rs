@@ -169,7 +169,9 @@ async fn show(api: &Api, order: Uuid) -> Result<(), Failure> {
 fn happened(event: &Value) -> String {
     let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
     let attempt = event["attempt"].as_i64().map_or_else(String::new, |attempt| format!(" #{attempt}"));
-    let detail = [text("reason"), text("detail")].join(" ");
+    let done = text("done");
+    let done = if done.is_empty() { done } else { format!("{done} was done") };
+    let detail = [done, text("reason"), text("detail")].join(" ");
     let (kind, step, actor) = (text("type"), text("step"), text("actor"));
     format!("  {}  {kind:<24} {:<14} {actor}  {}", text("time"), step + &attempt, detail.trim())
         .trim_end()
@@ -196,5 +198,7 @@ mod tests {
         assert_eq!(line(&saga), "1  parked       since 2026  payment    -  STUCK");
         let event = json!({ "type": "step.requested", "step": "payment", "attempt": 2, "time": "2026", "actor": "a" });
         assert_eq!(happened(&event), "  2026  step.requested           payment #2     a");
+        let event = json!({ "type": "step.requested", "step": "inventory", "done": "payment", "attempt": 1, "time": "2026", "actor": "a" });
+        assert_eq!(happened(&event), "  2026  step.requested           inventory #1   a  payment was done");
     }
 }

@@ -96,6 +96,9 @@ struct Plan {
 /// Runs until it is asked to stop, then finishes what has begun.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let Plan { config, services, gateway } = read(&args)?;
+    if services.is_empty() {
+        stay_small();
+    }
     let mut listeners = Vec::new();
     for (service, port) in services {
         listeners.push((service, bind(service.name(), &args.host, port).await?));
@@ -131,6 +134,14 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         _ = service::signal() => tracing::warn!("stopped at once; the log has what was not finished"),
     }
     result.map(|_| ())
+}
+
+/// A gateway alone needs little memory, in many small pieces: of pages of two megabytes most would be empty.
+fn stay_small() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay allowed");
+    }
 }
 
 async fn bind(name: &str, host: &str, port: u16) -> Result<TcpListener, Failure> {

@@ -14,7 +14,7 @@ use crate::{
     inventory, orders, payments,
     shipping::{self, Answer, Booking, Parcel, Shipment, ShipmentState},
 };
-use events::{Context, Fact, OrderId, Subject, fraud::Suspicion, fulfilment::ProcessEvent};
+use events::{Context, Fact, OrderId, Subject, fraud::Suspicion};
 use jiff::{SignedDuration, Timestamp};
 use nats::Tail;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -158,11 +158,8 @@ impl World {
 
     /// Nobody waits any more for what this fact asks for.
     fn is_over(&self, fact: usize) -> bool {
-        match &self.log[fact] {
-            Fact::Process(ProcessEvent::StepRequested(it)) => self.now > it.deadline,
-            Fact::Process(ProcessEvent::CompensationRequested(it)) => self.now > it.deadline,
-            _ => false,
-        }
+        let Fact::Process(fact) = &self.log[fact] else { return false };
+        fact.deadline().is_some_and(|deadline| self.now > deadline)
     }
 
     /// The time of a timer comes, and with it that of all that stand before it.

@@ -11,6 +11,9 @@ pub struct Definition {
     pub version: u32,
     /// The steps, in the order in which they are done. Undone in the reverse order.
     pub steps: &'static [Policy],
+    /// Whether a step that was done, and what follows from it, are one fact, and the timer is left where it stands then
+    /// (ADR 28). In version 1 they were two, and each step set the timer anew.
+    pub together: bool,
 }
 
 /// How one step is done and undone. What a service refuses it refuses for good, so only silence is asked again.
@@ -64,21 +67,17 @@ const fn policy(step: Step, deadline: u64, pivot: bool) -> Policy {
 }
 
 /// Money first, for it is what fails most often; the carrier last, for it is the world outside.
-static FIRST: Definition = Definition {
-    version: 1,
-    steps: &[
-        policy(Step::Payment, 15, false),
-        policy(Step::Inventory, 15, false),
-        policy(Step::Shipping, 30, true),
-    ],
-};
+static STEPS: [Policy; 3] =
+    [policy(Step::Payment, 15, false), policy(Step::Inventory, 15, false), policy(Step::Shipping, 30, true)];
+static FIRST: Definition = Definition { version: 1, steps: &STEPS, together: false };
+static SECOND: Definition = Definition { version: 2, steps: &STEPS, together: true };
 
 impl Definition {
     /// Every version that was ever released, oldest first.
-    pub const ALL: [&'static Self; 1] = [&FIRST];
+    pub const ALL: [&'static Self; 2] = [&FIRST, &SECOND];
 
     /// The version that new processes follow.
-    pub const CURRENT: &'static Self = &FIRST;
+    pub const CURRENT: &'static Self = &SECOND;
 
     /// A version. A process names one that was released before it began, so the newest stands for all that is unknown.
     pub fn of(version: u32) -> &'static Self {

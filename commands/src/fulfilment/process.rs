@@ -11,10 +11,10 @@ use crate::{Aggregate, Refusal};
 use events::{
     OrderId, UserId,
     fulfilment::{
-        CompensationFailed, CompensationRequested, CompensationSucceeded, OperatorCancelled,
+        Asked, CompensationFailed, CompensationRequested, CompensationSucceeded, Done, OperatorCancelled,
         OperatorCompensated, OperatorResumed, OperatorRetried, OperatorSkipped, ProcessCompleted,
-        ProcessEvent, ProcessFailed, ProcessParked, ProcessStarted, Step, StepFailed, StepRequested,
-        StepSucceeded, StepTimedOut,
+        ProcessEvent, ProcessFailed, ProcessParked, ProcessStarted, ProcessWaiting, Step, StepFailed,
+        StepRequested, StepSucceeded, StepTimedOut,
     },
     orders::{Ordered, Reason},
 };
@@ -131,7 +131,7 @@ impl From<ProcessRejection> for Refusal {
 
 impl Aggregate for Process {
     const KIND: events::Aggregate = events::Aggregate::Process;
-    const SCHEMA: &'static str = "process/1";
+    const SCHEMA: &'static str = "process/2";
     type State = Option<ProcessState>;
     type Command = ProcessCommand;
     type Event = ProcessEvent;
@@ -161,13 +161,7 @@ const TAKEN_BACK: &str = "the customer took the order back";
 /// What happens to an order that no process carries yet.
 fn unstarted(now: Timestamp, times: Times, ask: Ask) -> Result<Vec<ProcessEvent>, ProcessRejection> {
     match ask {
-        Ask::Start(order) => {
-            let started = ProcessStarted { order: *order, definition: Definition::CURRENT.version }.into();
-            let Some(state) = ProcessState::after(None, &started) else { return Ok(vec![]) };
-            let mut plan = Plan { state, now, times, events: vec![started] };
-            plan.go_on();
-            Ok(plan.events)
-        }
+        Ask::Start(order) => Ok(begin(Definition::CURRENT, *order, now, times)),
         // The order was taken back before its beginning was seen here: it never begins.
         Ask::Cancel { order_id, user_id } => {
             let (reason, detail) = (Reason::OrderCancelled, TAKEN_BACK.to_owned());
@@ -176,6 +170,25 @@ fn unstarted(now: Timestamp, times: Times, ask: Ask) -> Result<Vec<ProcessEvent>
         Ask::Interfere(..) => Err(ProcessRejection::Unknown),
         Ask::Answer { .. } | Ask::Due(_) => Ok(vec![]),
     }
+}
+
+/// What begins a process that follows this definition.
+pub(super) fn begin(
+    definition: &Definition,
+    order: Ordered,
+    now: Timestamp,
+    times: Times,
+) -> Vec<ProcessEvent> {
+    let first = definition.steps.first().filter(|_| definition.together);
+    let asks = first.map(|first| Asked { step: first.step, attempt: 1, deadline: first.due(now, &times) });
+    let together = asks.is_some();
+    let started = ProcessStarted { order, definition: definition.version, asks }.into();
+    let Some(state) = ProcessState::after(None, &started) else { return vec![] };
+    let mut plan = Plan { state, now, times, events: vec![started] };
+    if !together {
+        plan.go_on(None);
+    }
+    plan.events
 }
 
 /// A decision as it grows: the state after the events so far.
@@ -195,16 +208,27 @@ impl Plan {
         self.events.push(event);
     }
 
-    /// Asks for the next step, or ends.
-    fn go_on(&mut self) {
+    /// Asks for the next step, or ends. `after`: because this one was done, which is part of the same fact.
+    fn go_on(&mut self, after: Option<Done>) {
         let (order_id, user_id) = (self.state.order_id(), self.state.user_id());
-        match self.state.current() {
-            None => self.record(ProcessCompleted { order_id, user_id }),
+        let (step, asked) = match after {
+            None => (self.state.current(), self.state.asked),
+            Some(done) => {
+                let mut then = self.state.clone();
+                then.succeeded(done);
+                (then.current(), 0)
+            }
+        };
+        match step {
+            None => self.record(ProcessCompleted { order_id, user_id, after }),
             Some(step) => {
                 let Some(order) = self.state.order.as_deref().cloned() else { return };
                 let deadline = self.state.policy(step).due(self.now, &self.times);
-                let attempt = self.state.asked + 1;
-                self.record(StepRequested { order, step, attempt, deadline });
+                self.record(StepRequested {
+                    order,
+                    asks: Asked { step, attempt: asked + 1, deadline },
+                    after,
+                });
             }
         }
     }
@@ -242,9 +266,12 @@ impl Plan {
         match (answer, stand) {
             (Answer::Done, Stand::Asked) => {
                 let current = running && self.state.current() == Some(step);
-                self.record(StepSucceeded { order_id, step, sequence });
+                let together = current && self.state.definition().together;
+                if !together {
+                    self.record(StepSucceeded { order_id, step, sequence });
+                }
                 if current {
-                    self.go_on();
+                    self.go_on(together.then_some(Done { step, sequence }));
                 }
             }
             (Answer::Done, Stand::Skipped | Stand::Undoing(0)) => {
@@ -281,13 +308,18 @@ impl Plan {
     }
 
     fn due(&mut self, at: Timestamp) {
-        // A timer that was set for something that is settled by now.
-        let Some(waiting) = self.state.waiting.filter(|waiting| waiting.until == at) else { return };
-        let Waiting { step, pause, .. } = waiting;
+        let Some(Waiting { step, until, timer, pause }) = self.state.waiting else { return };
         let (order_id, attempt) = (self.state.order_id(), self.state.asked);
+        if until != at {
+            // It was set for something that is settled by now; where it is the one that stands, another has to.
+            if timer == at {
+                self.record(ProcessWaiting { order_id, step, until });
+            }
+            return;
+        }
         let forward = self.state.phase == Phase::Running;
         if pause {
-            return if forward { self.go_on() } else { self.go_back() };
+            return if forward { self.go_on(None) } else { self.go_back() };
         }
         let policy = self.state.policy(step);
         let retry = if forward { policy.retry } else { policy.undo };
@@ -336,7 +368,7 @@ impl Plan {
         }
         let back = matches!(verb, Verb::Compensate | Verb::Cancel);
         if running && !back {
-            self.go_on();
+            self.go_on(None);
         } else {
             self.go_back();
         }

@@ -59,11 +59,34 @@ impl ProcessMetrics {
     }
 }
 
-pub(super) fn handler(fulfilment: Fulfilment) -> Handler {
-    let fulfilment = Arc::new(fulfilment);
+/// How long nothing is done about stock that is held, with these times.
+pub(super) fn grace(times: &Times) -> Duration {
+    GRACE.min(times.hold / 2)
+}
+
+/// Answers everything but stock that is held.
+pub(super) fn handler(fulfilment: &Arc<Fulfilment>) -> Handler {
+    let fulfilment = Arc::clone(fulfilment);
     Arc::new(move |recorded| {
         let fulfilment = Arc::clone(&fulfilment);
         Box::pin(async move { fulfilment.answer(recorded).await })
+    })
+}
+
+/// Answers stock that is held, after the grace.
+pub(super) fn holding(fulfilment: &Arc<Fulfilment>) -> Handler {
+    let fulfilment = Arc::clone(fulfilment);
+    Arc::new(move |recorded| {
+        let fulfilment = Arc::clone(&fulfilment);
+        Box::pin(async move {
+            match react(&recorded.fact, recorded.position.sequence) {
+                Some(Effect::Hold { order_id, account_id }) => {
+                    let metadata = reactor::answering(&recorded, "service:fulfilment");
+                    fulfilment.hold(order_id, account_id, recorded.envelope.time, metadata).await
+                }
+                _ => Ok("ignored"),
+            }
+        })
     })
 }
 
@@ -71,11 +94,8 @@ impl Fulfilment {
     async fn answer(&self, recorded: Recorded) -> Result<&'static str, Retry> {
         let metadata = reactor::answering(&recorded, "service:fulfilment");
         match react(&recorded.fact, recorded.position.sequence) {
-            None => Ok("ignored"),
+            None | Some(Effect::Hold { .. }) => Ok("ignored"),
             Some(Effect::Advance(order, ask)) => self.advance(order, ask, metadata).await,
-            Some(Effect::Hold { order_id, account_id }) => {
-                self.hold(order_id, account_id, recorded.envelope.time, metadata).await
-            }
             Some(Effect::Settled(order_id)) => {
                 self.keep(order_id, HoldCommand::End { order_id }, metadata).await
             }
@@ -111,8 +131,7 @@ impl Fulfilment {
         reactor::settle(result)
     }
 
-    /// Lets the hold of an order end, unless it is decided within a grace whether it is paid. Not acknowledged until
-    /// then, so that the message itself remembers it.
+    /// Lets the hold of an order end, unless it is decided by now whether it is paid.
     async fn hold(
         &self,
         order_id: OrderId,
@@ -120,10 +139,6 @@ impl Fulfilment {
         since: Timestamp,
         metadata: Metadata,
     ) -> Result<&'static str, Retry> {
-        let grace = later(since, GRACE.min(self.times.hold / 2)).duration_since(self.clock.now());
-        if let Ok(grace) = Duration::try_from(grace) {
-            tokio::time::sleep(grace).await;
-        }
         let payment = self.executor.state(&Key::<Payment>::new(order_id)).await;
         if payment.map_err(|error| Retry(error.to_string()))? != PaymentState::Undecided {
             return Ok("decided");

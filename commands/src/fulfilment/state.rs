@@ -3,7 +3,7 @@
 use super::{Definition, Policy};
 use events::{
     OrderId, UserId,
-    fulfilment::{ProcessEvent, Step},
+    fulfilment::{Asked, Done, ProcessEvent, Step},
     orders::{Ordered, Reason},
 };
 use jiff::Timestamp;
@@ -58,6 +58,8 @@ pub(super) struct Waiting {
     pub(super) step: Step,
     /// When the wait is over.
     pub(super) until: Timestamp,
+    /// When the timer fires: then, or before, to be set again.
+    pub(super) timer: Timestamp,
     /// Whether it waits before asking again; else for an answer.
     pub(super) pause: bool,
 }
@@ -95,9 +97,9 @@ impl ProcessState {
         self.user_id
     }
 
-    /// When it has to look again.
-    pub fn wake(&self) -> Option<Timestamp> {
-        self.waiting.map(|waiting| waiting.until)
+    /// When its timer fires.
+    pub fn timer(&self) -> Option<Timestamp> {
+        self.waiting.map(|waiting| waiting.timer)
     }
 
     /// What is known of a step.
@@ -148,11 +150,15 @@ impl ProcessState {
     pub(super) fn after(state: Option<Self>, event: &ProcessEvent) -> Option<Self> {
         if let ProcessEvent::Started(it) = event {
             let order = &it.order;
-            return Some(Self {
+            let mut state = Self {
                 definition: it.definition,
                 order: Some(Arc::new(order.clone())),
                 ..Self::new(order.order_id, order.user_id, Phase::Running)
-            });
+            };
+            if let Some(asks) = &it.asks {
+                state.ask(asks);
+            }
+            return Some(state);
         }
         match (state, event) {
             (None, ProcessEvent::Failed(it)) => Some(Self::new(it.order_id, it.user_id, Phase::Failed)),
@@ -184,10 +190,19 @@ impl ProcessState {
         match event {
             ProcessEvent::Started(_) => {}
             ProcessEvent::StepRequested(it) => {
-                self.set(it.step, Stand::Asked);
-                self.wait(it.step, it.attempt, it.deadline);
+                let stands = self.timer();
+                if let Some(done) = it.after {
+                    self.succeeded(done);
+                }
+                self.ask(&it.asks);
+                // Only what is silent meets its deadline: a timer that fires before it is set again then.
+                if let (Some(_), Some(waiting), Some(stands)) = (it.after, &mut self.waiting, stands) {
+                    waiting.timer = stands.min(waiting.until);
+                }
             }
-            ProcessEvent::StepSucceeded(it) => self.succeeded(it.step, it.sequence),
+            ProcessEvent::StepSucceeded(it) => {
+                self.succeeded(Done { step: it.step, sequence: it.sequence });
+            }
             ProcessEvent::StepFailed(it) => {
                 self.set(it.step, Stand::Refused);
                 self.settled(it.step);
@@ -218,7 +233,17 @@ impl ProcessState {
                 self.settled(it.step);
             }
             ProcessEvent::CompensationFailed(it) => self.pause(it.step, it.retry_at),
-            ProcessEvent::Completed(_) => self.end(Phase::Completed),
+            ProcessEvent::Waiting(it) => {
+                if let Some(waiting) = &mut self.waiting {
+                    waiting.timer = it.until;
+                }
+            }
+            ProcessEvent::Completed(it) => {
+                if let Some(done) = it.after {
+                    self.succeeded(done);
+                }
+                self.end(Phase::Completed);
+            }
             ProcessEvent::Failed(_) => self.end(Phase::Failed),
             ProcessEvent::Parked(_) => {
                 self.parked = true;
@@ -236,7 +261,8 @@ impl ProcessState {
         }
     }
 
-    fn succeeded(&mut self, step: Step, sequence: u64) {
+    /// It is as it will be once this is recorded.
+    pub(super) fn succeeded(&mut self, Done { step, sequence }: Done) {
         if let Stand::Undoing(_) = self.stand(step) {
             // What undoes it stands behind this.
             self.set(step, Stand::Undoing(sequence));
@@ -248,18 +274,23 @@ impl ProcessState {
         }
     }
 
+    fn ask(&mut self, asks: &Asked) {
+        self.set(asks.step, Stand::Asked);
+        self.wait(asks.step, asks.attempt, asks.deadline);
+    }
+
     /// It was asked for: an answer has to be there by then.
     fn wait(&mut self, step: Step, attempt: u32, until: Timestamp) {
         if attempt == 1 {
             self.forgiven = 0;
         }
         self.asked = attempt;
-        self.waiting = Some(Waiting { step, until, pause: false });
+        self.waiting = Some(Waiting { step, until, timer: until, pause: false });
         self.parked = false;
     }
 
     fn pause(&mut self, step: Step, until: Option<Timestamp>) {
-        self.waiting = until.map(|until| Waiting { step, until, pause: true });
+        self.waiting = until.map(|until| Waiting { step, until, timer: until, pause: true });
     }
 
     /// Nobody waits for this step any more.

@@ -14,7 +14,7 @@ pub const INTERESTS: &[(Context, &[&str])] = &[
     (Context::Orders, &["order.created", "order.cancelled"]),
     (Context::Payments, &["payment.failed"]),
     (Context::Shipping, &["shipping.failed", "shipment.dispatched"]),
-    (Context::Fulfilment, &["step.requested", "compensation.requested"]),
+    (Context::Fulfilment, &["process.started", "step.requested", "compensation.requested"]),
 ];
 
 /// What a fact asks of inventory.
@@ -48,18 +48,25 @@ pub fn react(fact: &Fact) -> Option<Effect> {
         }
         Fact::Payment(PaymentEvent::Failed(fact)) => released(fact.order_id, fact.reason, fact.workflow),
         Fact::Shipment(ShipmentEvent::Failed(fact)) => released(fact.order_id, fact.reason, fact.workflow),
-        // The saga asks for a step.
-        Fact::Process(ProcessEvent::StepRequested(fact)) if fact.step == Step::Inventory => {
-            return Some(Effect::Reserve(Box::new(fact.order.clone())));
-        }
-        Fact::Process(ProcessEvent::CompensationRequested(fact)) if fact.step == Step::Inventory => {
-            return Some(released(fact.order_id, fact.reason, Workflow::Orchestration).1);
-        }
+        Fact::Process(fact) => return of_saga(fact),
         // Whoever carried the order through: goods that left the house are no longer in stock.
         Fact::Shipment(ShipmentEvent::Dispatched(fact)) => return Some(Effect::Ship(fact.order_id)),
         _ => return None,
     };
     (workflow == Workflow::Choreography).then_some(effect)
+}
+
+/// The saga asks for a step, or to have it undone.
+fn of_saga(fact: &ProcessEvent) -> Option<Effect> {
+    match (fact.asks(), fact) {
+        (Some((order, asks)), _) if asks.step == Step::Inventory => {
+            Some(Effect::Reserve(Box::new(order.clone())))
+        }
+        (_, ProcessEvent::CompensationRequested(fact)) if fact.step == Step::Inventory => {
+            Some(released(fact.order_id, fact.reason, Workflow::Orchestration).1)
+        }
+        _ => None,
+    }
 }
 
 fn released(order_id: OrderId, reason: Reason, workflow: Workflow) -> (Workflow, Effect) {

@@ -13,7 +13,7 @@ pub const INTERESTS: &[(Context, &[&str])] = &[
     (Context::Orders, &["order.cancelled"]),
     (Context::Inventory, &["inventory.reserved"]),
     (Context::Shipping, &["shipping.failed"]),
-    (Context::Fulfilment, &["step.requested", "compensation.requested", "hold.expired"]),
+    (Context::Fulfilment, &["process.started", "step.requested", "compensation.requested", "hold.expired"]),
 ];
 
 /// What a fact asks of payments.
@@ -53,18 +53,24 @@ pub fn react(fact: &Fact) -> Option<Effect> {
         Fact::Shipment(ShipmentEvent::Failed(fact)) => {
             (fact.workflow, refund(fact.order_id, fact.reason, None, fact.workflow))
         }
-        // The saga asks for a step.
-        Fact::Process(ProcessEvent::StepRequested(fact)) if fact.step == Step::Payment => {
-            return Some(Effect::Charge(Box::new(fact.order.clone())));
-        }
-        Fact::Process(ProcessEvent::CompensationRequested(fact)) if fact.step == Step::Payment => {
-            let account = Some(fact.account_id);
-            return Some(refund(fact.order_id, fact.reason, account, Workflow::Orchestration));
-        }
+        Fact::Process(fact) => return of_saga(fact),
         Fact::Hold(HoldEvent::Expired(fact)) => return Some(Effect::Expire(fact.order_id, fact.account_id)),
         _ => return None,
     };
     (workflow == Workflow::Choreography).then_some(effect)
+}
+
+/// The saga asks for a step, or to have it undone.
+fn of_saga(fact: &ProcessEvent) -> Option<Effect> {
+    match (fact.asks(), fact) {
+        (Some((order, asks)), _) if asks.step == Step::Payment => {
+            Some(Effect::Charge(Box::new(order.clone())))
+        }
+        (_, ProcessEvent::CompensationRequested(fact)) if fact.step == Step::Payment => {
+            Some(refund(fact.order_id, fact.reason, Some(fact.account_id), Workflow::Orchestration))
+        }
+        _ => None,
+    }
 }
 
 fn refund(order_id: OrderId, reason: Reason, never_charge: Option<AccountId>, workflow: Workflow) -> Effect {

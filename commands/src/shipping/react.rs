@@ -11,7 +11,7 @@ use events::{
 pub const INTERESTS: &[(Context, &[&str])] = &[
     (Context::Orders, &["order.cancelled"]),
     (Context::Payments, &["payment.charged"]),
-    (Context::Fulfilment, &["step.requested", "compensation.requested"]),
+    (Context::Fulfilment, &["process.started", "step.requested", "compensation.requested"]),
 ];
 
 /// What a fact asks of shipping. Both ask the carrier too, and both may be carried out any number of times.
@@ -42,15 +42,22 @@ pub fn react(fact: &Fact) -> Option<Effect> {
             let (order_id, reason, workflow) = (fact.order_id, Reason::OrderCancelled, fact.workflow);
             (workflow, Effect::Cancel { order_id, reason, workflow })
         }
-        // The saga asks for a step.
-        Fact::Process(ProcessEvent::StepRequested(fact)) if fact.step == Step::Shipping => {
-            return Some(Effect::Schedule(Box::new(fact.order.clone())));
-        }
-        Fact::Process(ProcessEvent::CompensationRequested(fact)) if fact.step == Step::Shipping => {
-            let (order_id, reason, workflow) = (fact.order_id, fact.reason, Workflow::Orchestration);
-            return Some(Effect::Cancel { order_id, reason, workflow });
-        }
+        Fact::Process(fact) => return of_saga(fact),
         _ => return None,
     };
     (workflow == Workflow::Choreography).then_some(effect)
+}
+
+/// The saga asks for a step, or to have it undone.
+fn of_saga(fact: &ProcessEvent) -> Option<Effect> {
+    match (fact.asks(), fact) {
+        (Some((order, asks)), _) if asks.step == Step::Shipping => {
+            Some(Effect::Schedule(Box::new(order.clone())))
+        }
+        (_, ProcessEvent::CompensationRequested(fact)) if fact.step == Step::Shipping => {
+            let (order_id, reason, workflow) = (fact.order_id, fact.reason, Workflow::Orchestration);
+            Some(Effect::Cancel { order_id, reason, workflow })
+        }
+        _ => None,
+    }
 }

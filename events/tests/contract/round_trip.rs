@@ -4,7 +4,7 @@ use events::{
     AccountId, Address, Aggregate, Context, Currency, DataKey, DomainEvent, EventId, Fact, FactType, Money,
     OrderId, Personal, Position, Sku, UserId,
     fraud::{AssessmentEvent, FraudAssessed, Suspicion, Verdict},
-    fulfilment::{HoldEvent, ProcessEvent, ProcessStarted, TimerEvent},
+    fulfilment::{Asked, Done, HoldEvent, ProcessEvent, ProcessStarted, Step, StepRequested, TimerEvent},
     inventory::{
         InventoryReserved, ItemEvent, ProductAdded, ProductEvent, ReservationEvent, ReservationFailed,
         Shortage, Stock, StockReserved,
@@ -16,6 +16,7 @@ use events::{
     shipping::{ShipmentEvent, ShippingScheduled},
     users::{EmailClaimed, EmailEvent, EmailHash, Preferences, Role, UserCreated, UserEvent},
 };
+use jiff::Timestamp;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::json;
 use uuid::Uuid;
@@ -175,11 +176,19 @@ fn fact() -> impl Strategy<Value = Fact> {
 
 /// A process that begins: its order lies flat among its own fields.
 fn of_processes() -> impl Strategy<Value = Fact> {
-    (ids(), lines(), money(), address(), workflow(), any::<u32>()).prop_map(
-        |((order_id, user_id, account_id), items, total_amount, shipping_address, workflow, definition)| {
+    (ids(), lines(), money(), address(), workflow(), any::<(u32, bool, bool)>()).prop_map(
+        |((order_id, user_id, account_id), items, total_amount, shipping_address, workflow, told)| {
             let order =
                 Ordered { order_id, user_id, account_id, items, total_amount, shipping_address, workflow };
-            Fact::Process(ProcessStarted { order, definition }.into())
+            let (definition, begins, together) = told;
+            let asks = Asked { step: Step::Payment, attempt: 1, deadline: Timestamp::UNIX_EPOCH };
+            let after = together.then_some(Done { step: Step::Inventory, sequence: definition.into() });
+            let event = if begins {
+                ProcessStarted { order, definition, asks: together.then_some(asks) }.into()
+            } else {
+                StepRequested { order, asks, after }.into()
+            };
+            Fact::Process(event)
         },
     )
 }

@@ -262,9 +262,9 @@ fn put(set: &mut Vec<Entry>, entry: Entry, now: i64) -> Option<Entry> {
         return None;
     }
     if set.len() < WAYS {
-        if set.len() == set.capacity() {
-            // Doubling would leave half of a million places empty.
-            set.reserve_exact(WAYS / 4);
+        // All its places at once: sets that grow leave holes behind that no other set fills.
+        if set.is_empty() {
+            set.reserve_exact(WAYS);
         }
         set.push(entry);
         return None;

@@ -2,6 +2,7 @@
 
 use crate::rig::{Echo, OPEN, Rig, until};
 use futures::future::join_all;
+use serde_json::{Value, json};
 use service::auth::Role;
 use uuid::Uuid;
 
@@ -247,4 +248,45 @@ async fn two_gateways_admit_a_hundred_together() {
     assert_eq!((admitted, statuses.len()), (100, 130));
     assert!(statuses[110..].iter().all(|status| *status == 429), "{statuses:?}");
     assert_eq!(orders.seen().len(), 100);
+}
+
+/// Signed with the right key, and all the same not believed.
+#[tokio::test]
+async fn only_tokens_of_ours_for_us_and_for_now_are_let_in() {
+    let orders = Echo::start().await;
+    let rig = Rig::start(ROUTES, &[("orders", orders.address)]).await;
+    let wrong = |change: fn(&mut Value, &mut Value)| {
+        rig.issuer.bearer_with(Uuid::from_u128(1), Role::Customer, change)
+    };
+    let later = |claim: &Value, seconds: i64| json!(claim.as_i64().unwrap() + seconds);
+    // Half a minute of leeway, and a little more or less for a machine that is busy.
+    let tokens = [
+        ("no algorithm", wrong(|header, _| header["alg"] = "none".into()), 401),
+        ("a shared secret", wrong(|header, _| header["alg"] = "HS256".into()), 401),
+        ("another algorithm", wrong(|header, _| header["alg"] = "RS256".into()), 401),
+        ("another kind", wrong(|header, _| header["typ"] = "refresh".into()), 401),
+        ("an unknown key", wrong(|header, _| header["kid"] = "k2".into()), 401),
+        ("another issuer", wrong(|_, claims| claims["iss"] = "somebody".into()), 401),
+        ("for somebody else", wrong(|_, claims| claims["aud"] = "somebody".into()), 401),
+        ("no end", wrong(|_, claims| claims["exp"] = Value::Null), 401),
+    ];
+    let timed = |name, seconds: i64, of: &'static str, status| {
+        let change = |_: &mut Value, claims: &mut Value| claims[of] = later(&claims["iat"], seconds);
+        (name, rig.issuer.bearer_with(Uuid::from_u128(1), Role::Customer, change), status)
+    };
+    let timed = [
+        timed("expired", -31, "exp", 401),
+        timed("expired a moment ago", -1, "exp", 200),
+        timed("valid only later", 120, "nbf", 401),
+        timed("valid in a moment", 20, "nbf", 200),
+    ];
+    for (name, token, status) in tokens.into_iter().chain(timed) {
+        let answer = rig.ask("GET", "/api/orders", &[("authorization", &token)], "").await;
+        assert_eq!(answer.status, status, "{name}: {answer:?}");
+        if status == 401 {
+            assert_eq!(answer.problem(), "unauthenticated", "{name}");
+            assert!(answer.headers["www-authenticate"].contains("invalid_token"), "{name}: {answer:?}");
+        }
+    }
+    assert_eq!(orders.seen().len(), 2);
 }

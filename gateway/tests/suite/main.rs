@@ -5,6 +5,7 @@
 
 mod auth;
 mod drain;
+mod instances;
 mod proxy;
 mod reload;
 mod rig;

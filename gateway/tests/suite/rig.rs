@@ -379,11 +379,23 @@ impl Issuer {
 
     /// The header of somebody with this role.
     pub(crate) fn bearer(&self, user: Uuid, role: Role) -> String {
+        self.bearer_with(user, role, |_, _| {})
+    }
+
+    /// The same, with header and claims as `change` leaves them.
+    pub(crate) fn bearer_with(
+        &self,
+        user: Uuid,
+        role: Role,
+        change: impl FnOnce(&mut Value, &mut Value),
+    ) -> String {
         let clock = Clock::system();
         let claims = Claims::new(user, vec![role], clock.uuid(), clock.now(), SignedDuration::from_mins(15));
-        let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": "k1" });
+        let mut header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": "k1" });
+        let mut claims = serde_json::to_value(claims).unwrap();
+        change(&mut header, &mut claims);
         let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let message = format!("{}.{}", part(&header), part(&serde_json::to_value(claims).unwrap()));
+        let message = format!("{}.{}", part(&header), part(&claims));
         let signature = URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes()).as_ref());
         format!("Bearer {message}.{signature}")
     }

@@ -58,6 +58,13 @@ impl<T> Lanes<T> {
         (queue.map_or(0, VecDeque::len), queue.and_then(|queue| queue.back()).map(|(sequence, _)| *sequence))
     }
 
+    /// Shows every message that waits in a lane.
+    pub(super) fn each(&self, key: &Subject, see: impl FnMut(&T)) {
+        if let Some(lane) = self.lock().get(key) {
+            lane.queue.iter().map(|(_, message)| message).for_each(see);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<Subject, Lane<T>>> {
         // Every statement leaves the map valid.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
@@ -80,6 +87,9 @@ mod tests {
         assert!(!lanes.enter(&key, 7, "seven, delivered late"));
         assert!(!lanes.enter(&key, 9, "nine again"));
         assert_eq!(lanes.waiting(&key), (2, Some(9)));
+        let mut seen = Vec::new();
+        lanes.each(&key, |message| seen.push(*message));
+        assert_eq!(seen, ["seven, delivered late", "nine"]);
         assert_eq!(lanes.next(&key), Some("seven, delivered late"));
         assert_eq!(lanes.next(&key), Some("nine"));
         assert_eq!(lanes.next(&key), None);

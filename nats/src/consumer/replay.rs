@@ -10,7 +10,7 @@ use events::{
     Context, DeadLetterId, Fact,
     ops::{DeadLetterDiscarded, DeadLetterEvent, DeadLetterRetried},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// What operators ask for.
 const INTERESTS: &[&str] = &["deadletter.retried", "deadletter.discarded"];
@@ -24,6 +24,8 @@ pub(super) fn worker(main: &Arc<Worker>) -> Arc<Worker> {
         context: Context::Ops,
         durable: format!("{}-ops", main.consumer.durable),
         interests: INTERESTS,
+        only: None,
+        lag: Duration::ZERO,
         manner: Manner::React,
         policy: Policy::Retry,
         ..main.consumer.clone()

@@ -15,8 +15,8 @@ use service::{crash_point, telemetry::Scope};
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How often the server is told that a message is still being handled.
-const PROGRESS: Duration = Duration::from_secs(10);
+/// How often the server is told that a message is still being handled, and those of its aggregate that wait behind it.
+const PROGRESS: Duration = Duration::from_millis(1500);
 /// So many messages of one aggregate may wait unacknowledged behind one that fails. More than a consumer may have in
 /// flight over all aggregates would let the consumer stand still, so whoever holds up so many is parked before its attempts are used up.
 const HELD_UP: usize = 64;
@@ -68,7 +68,22 @@ impl Worker {
                 connected.mark_unchanged();
                 self.parked.load().await?;
             }
-            self.receive(message?, tasks).await?;
+            let message = message?;
+            if !self.consumer.lag.is_zero() {
+                self.ripen(&message).await?;
+            }
+            self.receive(message, tasks).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a message is as old as it has to be; the next ones are younger.
+    async fn ripen(&self, delivered: &Delivered) -> Result<(), Lost> {
+        let stored = delivered.info()?.published.unix_timestamp_nanos();
+        let age = self.consumer.parking.now().as_nanosecond() - stored;
+        let left = i128::try_from(self.consumer.lag.as_nanos())? - age;
+        if let Ok(left) = u64::try_from(left) {
+            tokio::time::sleep(Duration::from_nanos(left)).await;
         }
         Ok(())
     }
@@ -117,6 +132,11 @@ impl Worker {
             loop {
                 tokio::time::sleep(PROGRESS).await;
                 let _ = delivered.ack_with(AckKind::Progress).await;
+                let mut waiting = Vec::new();
+                self.lanes.each(&message.subject, |(_, delivered)| waiting.push(delivered.clone()));
+                for delivered in waiting {
+                    let _ = delivered.ack_with(AckKind::Progress).await;
+                }
             }
         };
         let settled = tokio::select! {

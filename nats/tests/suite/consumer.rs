@@ -2,7 +2,7 @@
 
 use crate::rig::{DEADLINE, Rig, command, event, item, soon, until};
 use async_nats::jetstream;
-use events::{Context, Subject};
+use events::{Aggregate, Context, Subject};
 use nats::{Consumer, ConsumerMetrics, Handler, Manner, Parking, Policy, Recorded, Retry};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use service::Clock;
@@ -25,6 +25,8 @@ async fn consumer(rig: &Rig, metrics: &ConsumerMetrics) -> Consumer {
         context: Context::Inventory,
         durable: DURABLE.to_owned(),
         interests: &["stock.received"],
+        only: None,
+        lag: std::time::Duration::ZERO,
         manner: Manner::React,
         metrics: metrics.clone(),
     }
@@ -354,4 +356,63 @@ async fn who_tells_begins_now_and_what_fails_comes_again_later_without_holding_u
     until("all are acknowledged", async || unacknowledged(&rig).await == (0, 0)).await;
     stop.cancel();
     soon("stop", running).await.unwrap();
+}
+
+/// The consumer of holds: whatever it takes it takes late, and there may be more than may be in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_young_waits_and_nothing_behind_it_is_missed() {
+    const MANY: usize = 1500;
+    let rig = Rig::start().await;
+    let (seen, early) = (Seen::default(), Arc::new(Mutex::new(Vec::new())));
+    let lag = std::time::Duration::from_secs(2);
+    let handle = {
+        let (seen, early) = (seen.clone(), Arc::clone(&early));
+        handler(move |recorded| {
+            let age = Clock::system().now().duration_since(recorded.stored);
+            if age < lag.try_into().unwrap() {
+                early.lock().unwrap().push(age);
+            }
+            seen.note(&recorded);
+            async { Ok("done") }
+        })
+    };
+    let stop = CancellationToken::new();
+    let late = Consumer { lag, ..consumer(&rig, &ConsumerMetrics::default()).await };
+    let running = tokio::spawn(late.run(handle, stop.clone()));
+    let items: Vec<Subject> = (0..MANY).map(|_| item()).collect();
+    let filling = items.iter().map(|of| fill(&rig, std::slice::from_ref(of), 1, 1));
+    futures::future::join_all(filling).await;
+    until("all are handled", async || seen.count() >= MANY).await;
+    assert!(items.iter().all(|of| seen.versions(of) == [1]));
+    assert!(early.lock().unwrap().is_empty(), "too early: {early:?}");
+    stop.cancel();
+    soon("stop", running).await.unwrap();
+}
+
+/// Who wants one kind of aggregate is sent no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_asked_for_is_not_delivered() {
+    let rig = Rig::start().await;
+    let of = item();
+    fill(&rig, std::slice::from_ref(&of), 1, 3).await;
+    let seen = Seen::default();
+    let handle = || {
+        let seen = seen.clone();
+        handler(move |recorded| {
+            seen.note(&recorded);
+            async { Ok("done") }
+        })
+    };
+    let of_products =
+        Consumer { only: Some(Aggregate::Product), ..consumer(&rig, &ConsumerMetrics::default()).await };
+    let of_items =
+        Consumer { only: Some(Aggregate::Item), durable: "test-items".to_owned(), ..of_products.clone() };
+    let stop = CancellationToken::new();
+    let running = [of_products, of_items].map(|consumer| tokio::spawn(consumer.run(handle(), stop.clone())));
+    until("all are handled", async || seen.count() == 3).await;
+    assert_eq!(unacknowledged(&rig).await, (0, 0), "nothing was delivered to who wants products");
+    stop.cancel();
+    for running in running {
+        soon("stop", running).await.unwrap();
+    }
 }

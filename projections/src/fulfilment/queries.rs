@@ -130,6 +130,11 @@ struct Event {
     #[serde(rename = "type")]
     #[schema(example = "step.requested")]
     kind: String,
+    /// The step that was done, whereupon this happened.
+    #[schema(example = "payment")]
+    done: Option<String>,
+    /// The step that it is about.
+    #[schema(example = "inventory")]
     step: Option<String>,
     attempt: Option<i64>,
     reason: Option<String>,
@@ -152,6 +157,7 @@ impl Event {
     fn of(row: &Row) -> Result<Self, DatabaseError> {
         Ok(Self {
             kind: row.get("kind")?,
+            done: row.find("done")?,
             step: row.find("step")?,
             attempt: row.find("attempt")?,
             reason: row.find("reason")?,

@@ -68,18 +68,17 @@ pub(super) async fn measure(
     // On a server of its own: what is published raw must not set the services here to work.
     let apart = Stage::open(durability).await?;
     let mut raw = Vec::new();
-    let (mut placed, mut events, mut carried, mut cpu) = (vec![], vec![], vec![], vec![]);
+    let (mut placed, mut events, mut carried) = (vec![], vec![], vec![]);
+    let (mut cpu, mut cpu_of_sagas) = (vec![], vec![]);
     for _ in 0..scale.rounds {
         raw.push(super::commands::raw_creates(&apart, 64, scale.of(20_000)).await?.0);
-        let before = cpu_seconds(stage.server.pid());
-        let flow = shop.place(scale.of(5000), CALLERS, None).await?;
-        if let (Some(before), Some(after)) = (before, cpu_seconds(stage.server.pid())) {
-            #[expect(clippy::cast_precision_loss, reason = "a count of orders is far below 2^52")]
-            cpu.push((after - before) * 1000.0 / flow.orders.operations as f64);
-        }
+        let (flow, cost) = shop.place_at_cost(&stage, scale.of(5000)).await?;
+        cpu.extend(cost);
         placed.push(flow.orders);
         if let Some(sagas) = &sagas {
-            carried.push(sagas.place(scale.of(5000), CALLERS, None).await?.orders);
+            let (flow, cost) = sagas.place_at_cost(&stage, scale.of(5000)).await?;
+            cpu_of_sagas.extend(cost);
+            carried.push(flow.orders);
         }
         events.push(flow.events);
     }
@@ -95,9 +94,11 @@ pub(super) async fn measure(
         &events,
         Some(ratio(&events, &raw, "(a)", Some(0.3))),
     );
-    if !cpu.is_empty() {
-        let name = format!("CPU per order with nats-server and load, {durability}");
-        report.figure("flow", name, median(cpu), "ms", "");
+    for (whose, cpu) in [("order", cpu), ("order of a saga", cpu_of_sagas)] {
+        if !cpu.is_empty() {
+            let name = format!("CPU per {whose} with nats-server and load, {durability}");
+            report.figure("flow", name, median(cpu), "ms", "");
+        }
     }
     system.stop().await;
     apart.close().await;
@@ -106,7 +107,7 @@ pub(super) async fn measure(
 }
 
 /// Stock and money for all of it.
-async fn provide(stage: &Stage, account: Uuid) -> Result<(), Failure> {
+pub(super) async fn provide(stage: &Stage, account: Uuid) -> Result<(), Failure> {
     let sku: Sku = "TEA-1".parse()?;
     let run = move |decision: &mut Decision| {
         inventory::change_stock(decision, &sku, StockChange::Receive { quantity: 1_000_000_000 })
@@ -150,6 +151,16 @@ impl Shop {
         let body = serde_json::to_vec(&body)?.into();
         let client = reqwest::Client::builder().pool_max_idle_per_host(256).build()?;
         Ok(Self { connection: stage.connection.clone(), client, url, bearer, body })
+    }
+
+    /// Places `count` orders as fast as they are accepted, and says what CPU time each took, in milliseconds.
+    async fn place_at_cost(&self, stage: &Stage, count: u64) -> Result<(Flow, Option<f64>), Failure> {
+        let before = cpu_seconds(stage.server.pid());
+        let flow = self.place(count, CALLERS, None).await?;
+        let spent = before.zip(cpu_seconds(stage.server.pid())).map(|(before, after)| after - before);
+        #[expect(clippy::cast_precision_loss, reason = "a count of orders is far below 2^52")]
+        let cost = spent.map(|spent| spent * 1000.0 / count as f64);
+        Ok((flow, cost))
     }
 
     /// Places `count` orders, as fast as they are accepted or at a fixed rate, and waits until all have ended and
@@ -240,7 +251,7 @@ impl Shop {
     }
 }
 
-async fn accepted(request: reqwest::RequestBuilder) -> Option<String> {
+pub(super) async fn accepted(request: reqwest::RequestBuilder) -> Option<String> {
     let response = request.send().await.ok()?.error_for_status().ok()?;
     let body: Value = serde_json::from_slice(&response.bytes().await.ok()?).ok()?;
     body.get("id")?.as_str().map(ToOwned::to_owned)

@@ -41,6 +41,28 @@ pub(super) async fn measure(
     scale: Scale,
     report: &mut Report,
 ) -> Result<(), Failure> {
+    let (stage, load, system, orders) = open(durability).await?;
+    let measured = measure_all(&stage, load, orders, scale, report).await;
+    system.stop().await;
+    stage.close().await;
+    measured
+}
+
+/// Only the memory.
+pub(super) async fn measure_memory(
+    durability: nats::Durability,
+    scale: Scale,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let (stage, _, system, _) = open(durability).await?;
+    let measured = memory(&stage, scale, report).await;
+    system.stop().await;
+    stage.close().await;
+    measured
+}
+
+/// A service to stand before, and what to ask of it.
+async fn open(durability: nats::Durability) -> Result<(Stage, Load, System, SocketAddr), Failure> {
     let stage = Stage::open(durability).await?;
     let load = http::prepare(&stage).await?;
     // Orders are taken, and nobody carries them out: the proxies are measured, not the flow.
@@ -50,10 +72,7 @@ pub(super) async fn measure(
     }
     let system = System::start(&stage.config(), listeners).await?;
     let orders = *system.addresses().get(&Service::Orders).ok_or("orders are not running")?;
-    let measured = measure_all(&stage, load, orders, scale, report).await;
-    system.stop().await;
-    stage.close().await;
-    measured
+    Ok((stage, load, system, orders))
 }
 
 async fn measure_all(

@@ -60,6 +60,14 @@ impl Stage {
     }
 }
 
+/// Memory that a process has resident, where the system tells.
+pub(super) fn resident_mib(pid: u32) -> Option<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
 /// A fresh command of a client.
 pub(super) fn metadata(clock: &Clock) -> Metadata {
     let command = CommandId::new(clock.uuid());

@@ -179,18 +179,13 @@ fn check_process(world: &mut World, order: OrderId) {
     let process = world.state(&Key::<Process>::new(order)).expect("a saga carries it");
     let phase = if status == Some(OrderStatus::Completed) { Phase::Completed } else { Phase::Failed };
     assert_eq!((process.phase, process.parked), (phase, false), "{process:?}");
-    assert_eq!(process.wake(), None);
+    assert_eq!(process.timer(), None);
     let (mut asked, mut undone) = (Vec::new(), Vec::new());
     for fact in &world.log {
-        match fact {
-            Fact::Process(ProcessEvent::StepRequested(it))
-                if it.order.order_id == order && it.attempt == 1 =>
-            {
-                asked.push(it.step);
-            }
-            Fact::Process(ProcessEvent::CompensationSucceeded(it)) if it.order_id == order => {
-                undone.push(it.step);
-            }
+        let Fact::Process(fact) = fact else { continue };
+        match (fact.asks(), fact) {
+            (Some((of, asks)), _) if of.order_id == order && asks.attempt == 1 => asked.push(asks.step),
+            (_, ProcessEvent::CompensationSucceeded(it)) if it.order_id == order => undone.push(it.step),
             _ => {}
         }
     }

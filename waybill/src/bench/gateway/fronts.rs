@@ -1,6 +1,9 @@
 //! What stands in front of the service: nothing, the gateway, nginx.
 
-use crate::failure::{Failure, because};
+use crate::{
+    bench::stage::resident_mib,
+    failure::{Failure, because},
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     env, fs,
@@ -48,10 +51,7 @@ impl Front {
 
     /// Memory that its process has resident, where the system tells.
     pub(super) fn resident_mib(&self) -> Option<f64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()?)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-        let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-        Some(kib / 1024.0)
+        resident_mib(self.pid()?)
     }
 }
 
