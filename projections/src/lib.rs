@@ -31,6 +31,7 @@ mod progress;
 mod projections;
 mod projector;
 mod shipping;
+mod streams;
 #[cfg(test)]
 mod testing;
 mod users;
@@ -42,5 +43,6 @@ pub use generations::Rebuilds;
 pub use metrics::ProjectionMetrics;
 pub use progress::{Progress, StreamProgress};
 pub use projections::{Feed, Projections};
+pub use streams::{EventDocument, Streams};
 pub use verify::{RebuildError, Rebuilt, rebuild, verify};
 pub use view::View;

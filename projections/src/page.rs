@@ -82,7 +82,8 @@ impl Paging {
         Ok(Page { items, next_cursor })
     }
 
-    fn limit(&self) -> Result<u32, Problem> {
+    /// How many items it may hold.
+    pub(crate) fn limit(&self) -> Result<u32, Problem> {
         let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
         if LIMITS.contains(&limit) {
             return Ok(limit);
@@ -93,6 +94,11 @@ impl Paging {
 }
 
 impl<T> Page<T> {
+    /// These items, and the place behind which the next page begins, where there is one.
+    pub(crate) fn new(items: Vec<T>, next: Option<&[u8]>) -> Self {
+        Self { items, next_cursor: next.map(hex) }
+    }
+
     /// Its items.
     pub(crate) fn items_mut(&mut self) -> &mut [T] {
         &mut self.items

@@ -19,6 +19,7 @@ mod order;
 mod outage;
 mod personal;
 mod refusals;
+mod replay;
 mod saga;
 mod schemathesis;
 mod trace;
