@@ -2,9 +2,12 @@
 //! so that nothing that followed from an event follows from it again. What would break that is refused.
 
 use crate::{Connection, Message, publish::TAIL};
-use async_nats::{HeaderMap, jetstream::context::PublishAckFuture};
+use async_nats::{
+    HeaderMap,
+    jetstream::{context::PublishError, publish::PublishAck},
+};
 use events::{Context, Position, envelope::header};
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     str::FromStr,
@@ -101,7 +104,7 @@ pub struct Relay {
     prefix: Option<Prefix>,
     /// Contexts whose copies a stream keeps.
     kept: BTreeSet<Context>,
-    under_way: VecDeque<(Position, PublishAckFuture)>,
+    under_way: VecDeque<(Position, BoxFuture<'static, Result<PublishAck, PublishError>>)>,
     /// Of each context the last event up to which every copy has arrived.
     reached: BTreeMap<Context, u64>,
     repeated: u64,
@@ -156,7 +159,7 @@ impl Relay {
         self.repeated
     }
 
-    /// Sends a copy. Waits only where many are under way. Cancel safe in that no copy is ever half there.
+    /// Sends a copy. Waits only where many are under way.
     pub async fn send(&mut self, message: &Message) -> Result<(), RelayError> {
         let (position, subject, headers) =
             (message.position, self.subject(message.subject.as_str()), headers(message));
@@ -169,14 +172,15 @@ impl Relay {
             return Ok(());
         }
         let sent = self.target.jetstream.publish_with_headers(subject, headers, body).await;
-        self.under_way.push_back((position, sent.map_err(|error| lost(error.into()))?));
+        let acknowledged = sent.map_err(|error| lost(error.into()))?.into_future().boxed();
+        self.under_way.push_back((position, acknowledged));
         while self.under_way.len() >= WINDOW {
             self.settle().await?;
         }
         Ok(())
     }
 
-    /// Waits until every copy has arrived.
+    /// Waits until every copy has arrived. After one that did not, nothing later counts as reached.
     pub async fn finish(&mut self) -> Result<(), RelayError> {
         while !self.under_way.is_empty() {
             self.settle().await?;
@@ -184,12 +188,15 @@ impl Relay {
         self.target.client.flush().await.map_err(unavailable)
     }
 
-    /// Waits for the oldest acknowledgement. In order, so that what is reached has no gap.
+    /// Waits for the oldest acknowledgement. In order, so that what is reached has no gap, also where nobody waits to the end.
     async fn settle(&mut self) -> Result<(), RelayError> {
-        let Some((position, acknowledged)) = self.under_way.pop_front() else { return Ok(()) };
-        let acknowledged = acknowledged.into_future().boxed().await;
-        let acknowledged =
-            acknowledged.map_err(|error| RelayError::Lost { position, source: error.into() })?;
+        let Some((position, acknowledged)) = self.under_way.front_mut() else { return Ok(()) };
+        let (position, acknowledged) = (*position, acknowledged.await);
+        self.under_way.pop_front();
+        let acknowledged = acknowledged.map_err(|error| {
+            self.under_way.clear();
+            RelayError::Lost { position, source: error.into() }
+        })?;
         self.repeated += u64::from(acknowledged.duplicate);
         self.reached.insert(position.context, position.sequence);
         Ok(())

@@ -115,6 +115,12 @@ impl Database {
         }))
     }
 
+    /// Empty tables of `view` in memory, for whoever is let go of with them: without checkpoints and without indexes.
+    pub(crate) async fn scratch(view: &'static View) -> Result<(Self, Writer), DatabaseError> {
+        let (database, writer) = sqlite::Database::scratch(view).await?;
+        Ok((Self(Reading::Sqlite(database)), Writer(Writing::Sqlite(writer))))
+    }
+
     /// A connection that writes. An error when the tables are by now those of another version of the program.
     pub async fn writer(&self) -> Result<Writer, DatabaseError> {
         Ok(Writer(match &self.0 {
@@ -223,6 +229,7 @@ mod tests {
             tables,
             aggregates: &[events::Aggregate::Order, events::Aggregate::Payment],
             project: |_, _| (),
+            things: &[],
             routes: OpenApiRouter::new,
         }
     }

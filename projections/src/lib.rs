@@ -25,6 +25,7 @@ mod metrics;
 mod notifications;
 mod orders;
 mod page;
+mod past;
 mod payments;
 mod personal;
 mod progress;

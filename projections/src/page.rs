@@ -116,7 +116,8 @@ pub(crate) fn read_place(bytes: &[u8]) -> Option<(Timestamp, Uuid)> {
     Some((Timestamp::from_microsecond(i64::from_be_bytes(*time)).ok()?, Uuid::from_slice(id).ok()?))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// A place as a cursor.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

@@ -6,6 +6,7 @@ mod document;
 mod queries;
 
 pub use document::EventDocument;
+pub(crate) use queries::away;
 
 use utoipa_axum::router::OpenApiRouter;
 

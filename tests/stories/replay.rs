@@ -371,3 +371,130 @@ async fn operators_page_through_a_stream_and_follow_causes() {
     assert!(front.stop().await);
     assert!(world.stop().await);
 }
+
+/// Carries out what a history says was changed, as a client would.
+fn apply(document: &mut Value, changes: &Value) {
+    for change in changes.as_array().unwrap() {
+        let path = change["path"].as_str().unwrap();
+        assert_eq!(document.pointer(path), change.get("from"), "{change}");
+        let (parent, name) = path.rsplit_once('/').unwrap();
+        match (document.pointer_mut(parent).unwrap(), change.get("to").cloned()) {
+            (Value::Object(object), Some(to)) => drop(object.insert(name.to_owned(), to)),
+            (Value::Object(object), None) => drop(object.remove(name)),
+            (Value::Array(items), Some(to)) => match items.get_mut(name.parse::<usize>().unwrap()) {
+                Some(item) => *item = to,
+                None => items.push(to),
+            },
+            (Value::Array(items), None) => drop(items.pop()),
+            (other, _) => panic!("nothing is beneath {other}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_shown_as_it_was_to_whoever_may_see_it() {
+    let mut world = World::start().await.unwrap();
+    let front = Front::patient(&world, "").await.unwrap();
+    front.knows(&Service::ALL).await.unwrap();
+    let api = &world.api;
+    let stocked = api.stock_product("tea", ("TEA-1", "Tea", 500), 100).await.unwrap();
+    let user_id = api.register("ada").await.unwrap();
+    let (account_id, credited) = api.open_account("ada", user_id, 100_000).await.unwrap();
+    let items = vec![("TEA-1".to_owned(), 1)];
+    let cart = Cart { user_id, account_id, items, country: "DE".to_owned() };
+    let after = [stocked.position().unwrap(), credited.position().unwrap()];
+    let order = api.place("1", &cart, &after).await.unwrap().expect(202, "an order").unwrap().id().unwrap();
+    let mut body = cart.body();
+    body["workflow"] = json!("orchestration");
+    let orders = api.http().post(api.url(Service::Orders, "/orders")).header("Idempotency-Key", "2");
+    let carried = api.send_as(user_id, orders.json(&body)).await.unwrap().expect(202, "an order").unwrap();
+    let carried = carried.id().unwrap();
+    world.settled().await.unwrap();
+    world.told(&["email"]).await;
+
+    let http = || front.api.http();
+    let operator =
+        async |path: &str| front.as_operator(http().get(format!("{}/api{path}", front.url))).await.unwrap();
+    let customer = async |user: Uuid, path: &str| {
+        front.api.send_as(user, http().get(format!("{}/api{path}", front.url))).await.unwrap()
+    };
+    let notifications = operator("/notifications").await.body;
+    let notification = notifications["items"][0]["id"].as_str().unwrap().to_owned();
+    // What depends on the time of the question cannot be in the log.
+    let timeless = |mut document: Value| {
+        document.as_object_mut().map(|fields| fields.remove("stuck"));
+        document
+    };
+    for path in [
+        format!("/orders/{order}"),
+        format!("/accounts/{account_id}"),
+        format!("/payments/{order}"),
+        "/inventory/TEA-1".to_owned(),
+        "/products/TEA-1".to_owned(),
+        format!("/shipments/{order}"),
+        format!("/users/{user_id}"),
+        format!("/notifications/{notification}"),
+        format!("/ops/sagas/{carried}"),
+    ] {
+        let present = timeless(operator(&path).await.expect(200, &path).unwrap().body);
+        let history = operator(&format!("{path}/history?diff=true&limit=100")).await;
+        let history = history.expect(200, &path).unwrap().body;
+        let mut document = json!({});
+        for event in history["events"].as_array().unwrap() {
+            apply(&mut document, &event["changes"]);
+        }
+        assert_eq!(timeless(document), present, "all changes of {path} make the present one");
+        let last = operator(&format!("{path}?asOf=999")).await;
+        assert_eq!((last.status, &last.body["type"]), (404, &json!("/problems/state-not-found")), "{path}");
+        let detail = last.body["detail"].as_str().unwrap();
+        let version = detail.trim_end_matches('.').rsplit(' ').next().unwrap();
+        let as_of = operator(&format!("{path}?asOf={version}")).await.expect(200, &path).unwrap();
+        assert_eq!(as_of.headers["waybill-version"], version, "{path}");
+        assert_eq!(timeless(as_of.body), present, "the last version of {path} is the present one");
+        assert_eq!(
+            operator(&format!("{path}/history?limit=1")).await.body["events"].as_array().unwrap().len(),
+            1
+        );
+        let nobody = front.api.send(http().get(format!("{}/api{path}?asOf=1", front.url))).await.unwrap();
+        assert_eq!(nobody.status, 401, "{path}");
+    }
+
+    let first = customer(user_id, &format!("/orders/{order}?asOf=1")).await.expect(200, "the past").unwrap();
+    assert_eq!((&first.body["status"], &first.body["version"]), (&json!("pending"), &json!(1)));
+    let (bob, own) = (api.register("bob").await.unwrap(), format!("/orders/{order}"));
+    for path in [format!("{own}?asOf=1"), format!("{own}?asOf=99"), format!("{own}/history?diff=true")] {
+        let refused = customer(bob, &path).await;
+        assert_eq!(
+            (refused.status, &refused.body["type"]),
+            (404, &json!("/problems/order-not-found")),
+            "{path}"
+        );
+    }
+    assert_eq!(customer(user_id, "/inventory/TEA-1?asOf=1").await.status, 200);
+    assert_eq!(customer(user_id, "/inventory/TEA-1/history").await.status, 403);
+    assert_eq!(customer(user_id, &format!("/ops/sagas/{carried}?asOf=1")).await.status, 403);
+
+    // A name and an address that were changed, and then erased.
+    let user = api.url(Service::Users, &format!("/users/{user_id}"));
+    let renamed = http().patch(&user).json(&json!({ "name": "Ada King" }));
+    let renamed = api.send_as(user_id, renamed).await.unwrap().expect(202, "a new name").unwrap();
+    let path = format!("/users/{user_id}?after={}", renamed.position().unwrap());
+    assert_eq!(customer(user_id, &path).await.body["name"], "Ada King");
+    assert_eq!(customer(user_id, &format!("{path}&asOf=1")).await.body["name"], "Ada Lovelace");
+    let history = customer(user_id, &format!("/users/{user_id}/history?diff=true")).await.body;
+    let change = json!({ "path": "/name", "from": "Ada Lovelace", "to": "Ada King" });
+    assert!(history["events"][1]["changes"].as_array().unwrap().contains(&change), "{history}");
+    let erased = api.send_as(user_id, http().delete(&user)).await.unwrap().expect(202, "an erasure").unwrap();
+    let after = erased.position().unwrap();
+    for query in ["asOf=1", "asOf=2", "asOf=3"] {
+        let was =
+            operator(&format!("/users/{user_id}?{query}&after={after}")).await.expect(200, query).unwrap();
+        assert_eq!((&was.body["name"], &was.body["erased"]), (&Value::Null, &json!(true)), "{query}");
+    }
+    for path in [format!("/users/{user_id}"), format!("/shipments/{order}"), format!("/orders/{order}")] {
+        let told = operator(&format!("{path}/history?diff=true&limit=100")).await.expect(200, &path).unwrap();
+        assert!(!told.body.to_string().contains("Lovelace"), "{path} shows who was erased");
+    }
+    assert!(front.stop().await);
+    assert!(world.stop().await);
+}

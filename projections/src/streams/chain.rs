@@ -19,19 +19,19 @@ const LOOKED_THROUGH: usize = 200;
 #[schema(as = CausationChain)]
 pub(super) struct Chain {
     /// What it follows from, step by step: its cause, the cause of that, and so on.
-    causes: Vec<Link>,
+    causes: Vec<Step>,
     /// The command, or an event that was not found, at the beginning of all that.
     root: Option<Uuid>,
     /// What it caused directly.
-    effects: Vec<Link>,
+    effects: Vec<Step>,
     /// What was recorded with it by the same command.
-    together: Vec<Link>,
+    together: Vec<Step>,
 }
 
 /// An event of the chain.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = CausationLink)]
-struct Link {
+struct Step {
     id: Uuid,
     #[serde(rename = "type")]
     #[schema(example = "order.created")]
@@ -50,7 +50,7 @@ struct Link {
     command: Uuid,
 }
 
-impl Link {
+impl Step {
     /// `None` of what cannot be read.
     fn of(message: &Message) -> Option<Self> {
         let envelope = message.envelope().ok()?;
@@ -70,31 +70,31 @@ impl Link {
 
 /// The chain that an event is a link of.
 pub(super) async fn of(connection: &Connection, message: &Message) -> Result<Chain, ReplayError> {
-    let Some(event) = Link::of(message) else { return Ok(Chain::default()) };
+    let Some(event) = Step::of(message) else { return Ok(Chain::default()) };
     let data: Value = serde_json::from_slice(message.body()).unwrap_or_default();
     let all = try_join_all(related(message, &data).iter().map(|subject| read(connection, subject))).await?;
-    let mut links: Vec<Link> = all.iter().flatten().filter_map(Link::of).collect();
+    let mut links: Vec<Step> = all.iter().flatten().filter_map(Step::of).collect();
     // A notification says where the event stands that it tells of.
     if let Ok(source) = serde_json::from_value::<Position>(data["source"].clone())
         && let Some(told) = message_at(connection, source).await?
     {
-        links.extend(Link::of(&told));
+        links.extend(Step::of(&told));
     }
     Ok(chain(&event, links))
 }
 
-fn chain(event: &Link, mut links: Vec<Link>) -> Chain {
+fn chain(event: &Step, mut links: Vec<Step>) -> Chain {
     links.retain(|link| link.id != event.id);
     links.sort_by_key(|link| (link.stream, link.sequence));
     links.dedup_by_key(|link| (link.stream, link.sequence));
-    let by_id: HashMap<Uuid, &Link> = links.iter().map(|link| (link.id, link)).collect();
+    let by_id: HashMap<Uuid, &Step> = links.iter().map(|link| (link.id, link)).collect();
     let (mut causes, mut at) = (Vec::new(), event.causation);
     // Ids form no ring; were they to, it would not be walked for ever.
     while let Some(cause) = by_id.get(&at).filter(|_| causes.len() < by_id.len()) {
         causes.push((*cause).clone());
         at = cause.causation;
     }
-    let those = |wanted: &dyn Fn(&Link) -> bool| links.iter().filter(|link| wanted(link)).cloned().collect();
+    let those = |wanted: &dyn Fn(&Step) -> bool| links.iter().filter(|link| wanted(link)).cloned().collect();
     Chain {
         causes,
         root: Some(at),
@@ -137,8 +137,8 @@ async fn read(connection: &Connection, subject: &Subject) -> Result<Vec<Message>
 mod tests {
     use super::*;
 
-    fn link(id: u128, causation: u128, command: u128) -> Link {
-        Link {
+    fn link(id: u128, causation: u128, command: u128) -> Step {
+        Step {
             id: Uuid::from_u128(id),
             kind: String::new(),
             aggregate: String::new(),
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn causes_go_back_to_the_command_and_effects_one_step_on() {
         let all = [link(1, 100, 100), link(2, 1, 50), link(3, 1, 50), link(4, 3, 60), link(5, 4, 70)];
-        let ids = |links: &[Link]| links.iter().map(|link| link.id.as_u128()).collect::<Vec<_>>();
+        let ids = |links: &[Step]| links.iter().map(|link| link.id.as_u128()).collect::<Vec<_>>();
         let found = chain(&all[2], all.to_vec());
         assert_eq!((ids(&found.causes), found.root), (vec![1], Some(Uuid::from_u128(100))));
         assert_eq!((ids(&found.effects), ids(&found.together)), (vec![4], vec![2]));

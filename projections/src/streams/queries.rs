@@ -355,7 +355,9 @@ fn known(stream: &str) -> Result<Context, Problem> {
     Context::of_stream(stream).ok_or_else(|| Problem::not_found("stream-not-found", detail()))
 }
 
-fn away(error: ReplayError) -> Problem {
+/// The log cannot be read.
+#[expect(clippy::needless_pass_by_value, reason = "map_err gives it away")]
+pub(crate) fn away(error: ReplayError) -> Problem {
     let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
     tracing::warn!(%error, cause, "a stream cannot be read");
     match error {

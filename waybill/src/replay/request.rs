@@ -135,11 +135,7 @@ impl Request {
         let faults = flags.faults();
         let subject = args.subject.clone().or_else(|| aggregate(args.aggregate.as_deref()?, faults));
         let contexts = contexts(&args.stream, subject.as_deref(), faults);
-        for kind in &args.kinds {
-            if !FactType::all().any(|fact| fact.name == kind) {
-                faults.add("--type", format!("there is no type {kind}"));
-            }
-        }
+        check_kinds(&args.kinds, faults);
         from.check("--from", &contexts, faults);
         to.check("--to", &contexts, faults);
         let since = args.since.as_deref().and_then(|text| time("--since", text, clock, faults));
@@ -179,6 +175,12 @@ impl Request {
             (None, Some(time)) => Until::Time(time),
             (None, None) => Until::End,
         }
+    }
+}
+
+fn check_kinds(kinds: &[String], faults: &mut Faults) {
+    for kind in kinds.iter().filter(|kind| !FactType::all().any(|fact| fact.name == **kind)) {
+        faults.add("--type", format!("there is no type {kind}"));
     }
 }
 
