@@ -42,6 +42,11 @@ pub mod header {
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
 
+    /// In a copy that a replay made: where the event stands, such as `ORDERS:42`. No event has it.
+    pub const REPLAYED_FROM: &str = "Waybill-Replayed-From";
+    /// In such a copy: when the event was stored, RFC 3339.
+    pub const REPLAYED_STORED: &str = "Waybill-Replayed-Stored";
+
     /// Those that every event has.
     pub const ALWAYS: [&str; 14] = [
         MSG_ID,

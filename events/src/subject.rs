@@ -255,6 +255,20 @@ impl Subject {
         self.aggregate.is_of_an_order().then(|| self.id())
     }
 
+    /// What the aggregate is called: its kind and its id, such as `order/0199d3a8-…`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.aggregate.token(), self.id())
+    }
+
+    /// Reads what an aggregate is called; `None` where there is no such kind, or the id is more than one token.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let (kind, id) = name.split_once('/')?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let one = !id.is_empty() && id.bytes().all(plain);
+        let aggregate = Aggregate::ALL.into_iter().find(|aggregate| aggregate.token() == kind)?;
+        one.then(|| aggregate.subject(id))
+    }
+
     /// Reads a subject; `None` for one that is no aggregate's.
     pub fn parse(text: &str) -> Option<Self> {
         let mut tokens = text.split('.');
@@ -376,6 +390,17 @@ mod tests {
         for bad in ["", "evt.orders.order", "evt.orders.order.", "evt.orders.item.x", "evt.orders.order.a.b"]
         {
             assert!(Subject::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn names_of_aggregates_read_back() {
+        for aggregate in Aggregate::ALL {
+            let subject = aggregate.subject("A-1_b");
+            assert_eq!(Subject::of_name(&subject.name()), Some(subject));
+        }
+        for bad in ["", "order", "order/", "cart/1", "order/a.b", "order/*", "order/a/b"] {
+            assert_eq!(Subject::of_name(bad), None, "{bad}");
         }
     }
 

@@ -55,6 +55,19 @@ impl Connection {
     /// addresses of one or more nodes of a cluster, with commas between them; `name` shows up in the server's connection
     /// list.
     pub async fn connect(urls: &str, name: &str) -> Result<Self, ConnectError> {
+        let connection = Self::connect_any(urls, name).await?;
+        let info = connection.client.server_info();
+        if parse_version(&info.version) < MIN_SERVER {
+            return Err(ConnectError::TooOld { url: shown(urls), found: info.version });
+        }
+        if !info.jetstream {
+            return Err(ConnectError::NoJetStream { url: shown(urls) });
+        }
+        Ok(connection)
+    }
+
+    /// The same, to a server that need not be one for Waybill: of any version, with or without `JetStream`.
+    pub async fn connect_any(urls: &str, name: &str) -> Result<Self, ConnectError> {
         let (connects, connected) = watch::channel(0);
         let options = ConnectOptions::new()
             .name(name)
@@ -75,17 +88,9 @@ impl Connection {
                 }
                 async move { tracing::info!(%event, "nats connection") }
             });
-        let urls: Vec<_> = urls.split(',').map(str::trim).collect();
-        let shown = urls.iter().map(|url| without_secret(url)).collect::<Vec<_>>().join(", ");
-        let unreachable = |source| ConnectError::Unreachable { url: shown.clone(), source };
-        let client = options.connect(urls).await.map_err(unreachable)?;
-        let info = client.server_info();
-        if parse_version(&info.version) < MIN_SERVER {
-            return Err(ConnectError::TooOld { url: shown, found: info.version });
-        }
-        if !info.jetstream {
-            return Err(ConnectError::NoJetStream { url: shown });
-        }
+        let addresses: Vec<_> = urls.split(',').map(str::trim).collect();
+        let unreachable = |source| ConnectError::Unreachable { url: shown(urls), source };
+        let client = options.connect(addresses).await.map_err(unreachable)?;
         let jetstream = jetstream::new(client.clone());
         Ok(Self { client, jetstream, connected })
     }
@@ -112,6 +117,11 @@ impl Connection {
     pub fn server_version(&self) -> String {
         self.client.server_info().version
     }
+}
+
+/// The addresses as they may be shown.
+fn shown(urls: &str) -> String {
+    urls.split(',').map(|url| without_secret(url.trim())).collect::<Vec<_>>().join(", ")
 }
 
 /// The address without the user, password or token that may stand before an `@`.

@@ -6,7 +6,8 @@
 //! - [`Connection`], [`topology`]: a connection; streams and buckets as data, ensured at start
 //! - [`EventStore`]: append and load, every outcome told apart; `committer` shares one fsync among many appends
 //! - `timers`: facts that the server records when their time has come, armed and cancelled with the facts they belong to
-//! - [`Reader`]: bounded or following reads of one stream; [`Consumer`]: durable, supervised reactions
+//! - [`Reader`]: bounded or following reads of one stream; [`Relay`]: copies elsewhere; [`shown`]: without personal data
+//! - [`Consumer`]: durable, supervised reactions
 //! - [`Parking`]: what consumers could not handle, and what waits behind it
 //! - [`ReadModels`]: how read models stand, and what operators ask of them
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
@@ -30,11 +31,14 @@ mod parking;
 mod publish;
 mod quota;
 mod read_models;
+mod redact;
 mod registry;
+mod relay;
 mod replay;
 pub mod server;
 mod snapshot;
 mod store;
+mod streams;
 mod timers;
 pub mod topology;
 
@@ -52,8 +56,11 @@ pub use parking::{Asked, DeadLetter, Parking, ParkingError};
 pub use publish::{AppendError, Appended, Write};
 pub use quota::{Ask, Known, Lease, Quota, QuotaKey, QuotaTerms, Recall, Recalls};
 pub use read_models::{Build, Generation, ReadModel, ReadModels, ReadModelsError, Refused, Requests, State};
+pub use redact::shown;
 pub use registry::{Instance, InstanceId, Registration, Registry, RegistryOptions};
+pub use relay::{Prefix, PrefixError, Relay, RelayError};
 pub use replay::{Filter, From, Reader, ReplayError, Until, last_sequence};
 pub use snapshot::Snapshot;
 pub use store::{Durability, EventStore, StoreOptions};
+pub use streams::{StreamState, message_at};
 pub use topology::TopologyError;

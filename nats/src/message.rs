@@ -100,6 +100,11 @@ impl Message {
         self.headers.get(name).map(async_nats::HeaderValue::as_str)
     }
 
+    /// Every header.
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
     /// The event's type, such as `order.created`; empty when the header is missing.
     pub fn kind(&self) -> &str {
         self.header(header::TYPE).unwrap_or_default()

@@ -17,6 +17,7 @@ use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use std::time::Duration;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 /// Where a reading starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub enum From {
 pub enum Until {
     /// With the message that is the last one when the reading starts.
     End,
+    /// With this sequence, or with the last message there is when the reading starts, whichever comes first.
+    Sequence(u64),
+    /// With the last message stored at or before this time, of those that are there when the reading starts.
+    Time(Timestamp),
     /// Never: it follows.
     Forever,
 }
@@ -49,13 +54,22 @@ pub struct Filter {
     pub kinds: Vec<String>,
     /// One correlation id. Filtered here.
     pub correlation: Option<CorrelationId>,
+    /// Only what this event or command caused. Filtered here.
+    pub causation: Option<Uuid>,
+    /// Only the event with this id. Filtered here.
+    pub event: Option<Uuid>,
 }
 
 impl Filter {
     fn wants(&self, message: &Message) -> bool {
         let kind = self.kinds.is_empty() || self.kinds.iter().any(|kind| kind == message.kind());
         let of = |id: &CorrelationId| message.header(header::CORRELATION) == Some(id.as_str());
+        let is = |name, id: Option<Uuid>| {
+            id.is_none_or(|id| message.header(name).and_then(|text| text.parse().ok()) == Some(id))
+        };
         kind && self.correlation.as_ref().is_none_or(of)
+            && is(header::CAUSATION, self.causation)
+            && is(header::ID, self.event)
     }
 }
 
@@ -94,6 +108,12 @@ pub struct Reader {
     filter: Filter,
     /// Last sequence to deliver; `None` follows.
     end: Option<u64>,
+    /// Last stored time to deliver.
+    latest: Option<Timestamp>,
+    /// Messages asked for at once.
+    pull: usize,
+    /// Messages that waited when the reading started.
+    waiting: u64,
     /// Last sequence seen, delivered or filtered away.
     seen: u64,
     /// Whether the end was reached.
@@ -102,6 +122,8 @@ pub struct Reader {
 }
 
 struct Source {
+    /// What the server calls the consumer.
+    consumer: String,
     messages: pull::Stream,
     /// Deliveries of this consumer so far: its own numbering has no gaps unless a message was lost on the way.
     delivered: u64,
@@ -118,21 +140,41 @@ impl Reader {
         until: Until,
         filter: Filter,
     ) -> Result<Self, ReplayError> {
+        Self::open_for(connection, context, from, until, filter, PULL).await
+    }
+
+    /// The same, for whoever wants few: no more than `pull` messages are on their way at once.
+    pub async fn open_for(
+        connection: &Connection,
+        context: events::Context,
+        from: From,
+        until: Until,
+        filter: Filter,
+        pull: usize,
+    ) -> Result<Self, ReplayError> {
         let last = last_sequence(connection, context).await?;
         let from = if from == From::Now { From::Sequence(last + 1) } else { from };
-        let end = (until == Until::End).then_some(last);
+        let end = match until {
+            Until::End | Until::Time(_) => Some(last),
+            Until::Sequence(sequence) => Some(last.min(sequence)),
+            Until::Forever => None,
+        };
+        let latest = if let Until::Time(time) = until { Some(time) } else { None };
         let mut reader = Self {
             connection: connection.clone(),
             context,
             from,
             filter,
             end,
+            latest,
+            pull: pull.clamp(1, PULL),
+            waiting: 0,
             seen: 0,
             done: end == Some(0),
             source: None,
         };
-        let pending = reader.connect().await?;
-        reader.done |= end.is_some() && pending == 0;
+        reader.waiting = reader.connect().await?;
+        reader.done |= end.is_some() && reader.waiting == 0;
         Ok(reader)
     }
 
@@ -141,9 +183,24 @@ impl Reader {
         Position { context: self.context, sequence: self.seen }
     }
 
+    /// How many messages waited when the reading started: those that the server filters away are not among them, those
+    /// behind the end of the reading are.
+    pub fn waiting(&self) -> u64 {
+        self.waiting
+    }
+
     /// Last sequence of a bounded reading.
     pub fn end(&self) -> Option<u64> {
         self.end
+    }
+
+    /// Ends the reading, and takes what it needs from the server's memory; else that goes by itself after a minute.
+    pub async fn close(mut self) {
+        let Some(Source { consumer, messages, .. }) = self.source.take() else { return };
+        drop(messages);
+        if let Ok(stream) = self.connection.jetstream.get_stream_no_info(self.context.stream()).await {
+            let _ = stream.delete_consumer(&consumer).await;
+        }
     }
 
     /// Waits for messages and returns those that are ready, at most `max`. Empty: the end is reached. Losses of the
@@ -218,6 +275,10 @@ impl Reader {
             position: format!("{}:{sequence}", self.context.stream()),
             source,
         })?;
+        if self.latest.is_some_and(|latest| message.stored > latest) {
+            self.done = true;
+            return Ok(());
+        }
         self.seen = sequence;
         self.done = self.end.is_some_and(|end| sequence >= end || pending == 0);
         if self.filter.wants(&message) {
@@ -250,9 +311,10 @@ impl Reader {
         let stream = stream.map_err(|error| failed(error.to_string()))?;
         let consumer = stream.create_consumer(config).await.map_err(|error| failed(error.to_string()))?;
         let pending = consumer.cached_info().num_pending;
-        let messages = consumer.stream().max_messages_per_batch(PULL).heartbeat(HEARTBEAT);
+        let name = consumer.cached_info().name.clone();
+        let messages = consumer.stream().max_messages_per_batch(self.pull).heartbeat(HEARTBEAT);
         let messages = messages.messages().await.map_err(|error| failed(error.to_string()))?;
-        self.source = Some(Source { messages, delivered: 0, connected });
+        self.source = Some(Source { consumer: name, messages, delivered: 0, connected });
         Ok(pending)
     }
 }

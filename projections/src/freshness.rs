@@ -67,7 +67,8 @@ pub(crate) async fn layer(
     };
     let mut response = next.run(request).await;
     if let Ok(value) = HeaderValue::try_from(contained) {
-        response.headers_mut().insert(POSITION, value);
+        // What is told of the past says itself up to where it was told.
+        response.headers_mut().entry(POSITION).or_insert(value);
     }
     Ok(response)
 }

@@ -4,6 +4,7 @@ mod queries;
 
 use crate::{
     Changes, View,
+    past::Thing,
     table::{Table, Type, Value, row},
 };
 use events::{
@@ -20,8 +21,12 @@ pub(crate) static VIEW: View = View {
     tables: &[&SAGAS, &SAGA_EVENTS],
     aggregates: &[Aggregate::Process],
     project,
+    things: THINGS,
     routes: queries::routes,
 };
+
+/// What is shown one by one.
+const THINGS: &[Thing] = &[Thing::new("/ops/sagas/{orderId}", Aggregate::Process)];
 
 /// Sagas as they are.
 const SAGAS: Table = Table {

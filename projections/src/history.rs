@@ -3,6 +3,8 @@
 use crate::{
     Changes,
     database::{DatabaseError, Row},
+    page::hex,
+    past::Change,
     table::{Table, Type, Value, row},
 };
 use jiff::Timestamp;
@@ -46,16 +48,20 @@ pub(crate) fn happened(
 
 /// What happened.
 #[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct History {
     /// Its events, oldest first, causes before what they caused.
     events: Vec<Entry>,
+    /// Asks for the next page; missing on the last one, and where there are no pages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
 }
 
 /// One event.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = HistoryEntry)]
-struct Entry {
+pub(crate) struct Entry {
     id: Uuid,
     #[serde(rename = "type")]
     #[schema(example = "order.created")]
@@ -69,6 +75,16 @@ struct Entry {
     causation: Uuid,
     /// Where it is recorded.
     position: Place,
+    /// What it happened to, and the version of that after it; missing where it is told from the read model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "order/018f3f5e-0000-7000-8000-000000000001")]
+    aggregate: Option<String>,
+    /// Counts the events of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+    /// What it changed of the answer, where that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changes: Option<Vec<Change>>,
 }
 
 /// Where an event is recorded.
@@ -89,7 +105,29 @@ impl Entry {
             actor: row.get("actor")?,
             causation: row.get("causation")?,
             position: Place { stream: row.get("stream")?, sequence: row.get("sequence")? },
+            aggregate: None,
+            version: None,
+            changes: None,
         })
+    }
+
+    /// Of an event as the log has it, and what it changed.
+    pub(crate) fn told(recorded: &Recorded, changes: Option<Vec<Change>>) -> Self {
+        let (envelope, position) = (&recorded.envelope, recorded.position);
+        Self {
+            id: envelope.id.uuid(),
+            kind: envelope.kind.clone().into_owned(),
+            time: envelope.time,
+            actor: envelope.actor.as_str().to_owned(),
+            causation: envelope.causation,
+            position: Place {
+                stream: position.context.stream().to_owned(),
+                sequence: position.sequence.cast_signed(),
+            },
+            aggregate: Some(recorded.subject.name()),
+            version: Some(envelope.version),
+            changes,
+        }
     }
 }
 
@@ -97,7 +135,12 @@ impl History {
     /// Of these rows; `None` where nothing happened.
     pub(crate) fn of(rows: &[Row]) -> Result<Option<Self>, DatabaseError> {
         let events = rows.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
-        Ok((!events.is_empty()).then(|| Self { events: in_order(&events) }))
+        Ok((!events.is_empty()).then(|| Self { events: in_order(&events), next_cursor: None }))
+    }
+
+    /// These events, and the place behind which the next page begins, where there is one.
+    pub(crate) fn page(events: Vec<Entry>, next: Option<String>) -> Self {
+        Self { events, next_cursor: next.map(|place| hex(place.as_bytes())) }
     }
 }
 
@@ -130,6 +173,9 @@ mod tests {
             actor: String::new(),
             causation: Uuid::from_u128(cause),
             position: Place { stream: stream.to_owned(), sequence: 1 },
+            aggregate: None,
+            version: None,
+            changes: None,
         }
     }
 

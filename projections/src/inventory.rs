@@ -4,6 +4,7 @@ mod queries;
 
 use crate::{
     Changes, View,
+    past::Thing,
     table::{Table, Type, row},
 };
 use events::{
@@ -19,8 +20,15 @@ pub(crate) static VIEW: View = View {
     tables: &[&PRODUCTS, &STOCK],
     aggregates: &[Aggregate::Product, Aggregate::Item],
     project,
+    things: THINGS,
     routes: queries::routes,
 };
+
+/// What is shown one by one. Who ordered of it is nobody's business.
+const THINGS: &[Thing] = &[
+    Thing { with: &[Aggregate::Product], guarded: true, ..Thing::new("/inventory/{sku}", Aggregate::Item) },
+    Thing { guarded: true, ..Thing::new("/products/{sku}", Aggregate::Product) },
+];
 
 /// What can be ordered.
 const PRODUCTS: Table = Table {

@@ -5,6 +5,7 @@ mod queries;
 
 use crate::{
     Changes, View,
+    past::Thing,
     table::{Table, Type, Value, row},
 };
 use events::{
@@ -20,8 +21,12 @@ pub(crate) static VIEW: View = View {
     tables: &[&NOTIFICATIONS],
     aggregates: &[Aggregate::Notification],
     project,
+    things: THINGS,
     routes: queries::routes,
 };
+
+/// What is shown one by one.
+const THINGS: &[Thing] = &[Thing::new("/notifications/{id}", Aggregate::Notification)];
 
 /// Notifications.
 const NOTIFICATIONS: Table = Table {

@@ -8,6 +8,7 @@ mod stage;
 
 use crate::{
     Changes, View, history,
+    past::Thing,
     table::{Table, Type, Value, row},
 };
 use events::{
@@ -26,8 +27,16 @@ pub(crate) static VIEW: View = View {
     tables: &[&ORDERS, &PROGRESS, &ORDER_EVENTS],
     aggregates: &[Aggregate::Order, Aggregate::Reservation, Aggregate::Payment, Aggregate::Shipment],
     project,
+    things: THINGS,
     routes: queries::routes,
 };
+
+/// What is shown one by one.
+const THINGS: &[Thing] = &[Thing {
+    with: &[Aggregate::Reservation, Aggregate::Payment, Aggregate::Shipment],
+    tells: true,
+    ..Thing::new("/orders/{id}", Aggregate::Order)
+}];
 
 /// Orders as their own stream tells them.
 const ORDERS: Table = Table {

@@ -82,7 +82,8 @@ impl Paging {
         Ok(Page { items, next_cursor })
     }
 
-    fn limit(&self) -> Result<u32, Problem> {
+    /// How many items it may hold.
+    pub(crate) fn limit(&self) -> Result<u32, Problem> {
         let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
         if LIMITS.contains(&limit) {
             return Ok(limit);
@@ -93,6 +94,11 @@ impl Paging {
 }
 
 impl<T> Page<T> {
+    /// These items, and the place behind which the next page begins, where there is one.
+    pub(crate) fn new(items: Vec<T>, next: Option<&[u8]>) -> Self {
+        Self { items, next_cursor: next.map(hex) }
+    }
+
     /// Its items.
     pub(crate) fn items_mut(&mut self) -> &mut [T] {
         &mut self.items
@@ -110,7 +116,8 @@ pub(crate) fn read_place(bytes: &[u8]) -> Option<(Timestamp, Uuid)> {
     Some((Timestamp::from_microsecond(i64::from_be_bytes(*time)).ok()?, Uuid::from_slice(id).ok()?))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// A place as a cursor.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

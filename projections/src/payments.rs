@@ -4,10 +4,11 @@ mod queries;
 
 use crate::{
     Changes, View,
+    past::Thing,
     table::{Table, Type, Value, row},
 };
 use events::{
-    AccountId, Aggregate, Fact, Money, OrderId,
+    AccountId, Aggregate, Fact, Money, OrderId, Subject,
     payments::{AccountEvent, PaymentEvent},
 };
 use nats::Recorded;
@@ -19,8 +20,26 @@ pub(crate) static VIEW: View = View {
     tables: &[&ACCOUNTS, &ENTRIES, &PAYMENTS],
     aggregates: &[Aggregate::Account, Aggregate::Payment],
     project,
+    things: THINGS,
     routes: queries::routes,
 };
+
+/// What is shown one by one. Whose a payment is is said by the account that it is made from.
+const THINGS: &[Thing] = &[
+    Thing::new("/accounts/{id}", Aggregate::Account),
+    Thing { owner: Some(account_of), ..Thing::new("/payments/{orderId}", Aggregate::Payment) },
+];
+
+/// The account that a payment is made from.
+fn account_of(fact: &Fact) -> Option<Subject> {
+    let Fact::Payment(event) = fact else { return None };
+    let account = match event {
+        PaymentEvent::Charged(it) => it.account_id,
+        PaymentEvent::Failed(it) => it.account_id,
+        PaymentEvent::Refunded(it) => it.account_id,
+    };
+    Some(Aggregate::Account.subject(account))
+}
 
 /// Accounts with their balance.
 const ACCOUNTS: Table = Table {

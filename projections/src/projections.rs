@@ -5,7 +5,9 @@ use crate::{
     database::{Database, DatabaseError, Storage},
     freshness,
     generations::{Gauges, Rebuilds, Serving, Shared},
+    history::History,
     metrics::{Lag, ProjectionMetrics},
+    past::{self, Past},
 };
 use axum::{Extension, middleware::from_fn_with_state};
 use jiff::Timestamp;
@@ -16,9 +18,9 @@ use tokio::sync::watch;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
-/// The schema of every refusal, which is not collected from the routes.
+/// The schemas that are not collected from the routes: every refusal, and every history.
 #[derive(OpenApi)]
-#[openapi(components(schemas(Problem)))]
+#[openapi(components(schemas(Problem, History)))]
 struct Schemas;
 
 /// Where facts come from.
@@ -41,6 +43,7 @@ pub struct Projections {
     progress: watch::Receiver<Progress>,
     known: watch::Receiver<Option<ReadModel>>,
     view: &'static View,
+    connection: nats::Connection,
     clock: Clock,
 }
 
@@ -64,14 +67,37 @@ impl Projections {
         let gauges = Gauges { projection: view.name, known: known.clone() };
         metrics.registry().register_collector(Box::new(gauges));
         shutdown.spawn(Arc::new(generations).run(shutdown.clone()));
-        Ok(Self { serving, progress, known, view, clock })
+        let connection = feed.connection.clone();
+        Ok(Self { serving, progress, known, view, connection, clock })
     }
 
     /// The queries, documented. What is personal in their answers is opened with `keys`, when it is asked for.
     pub fn router(&self, keys: &KeyRing) -> OpenApiRouter {
-        let fresh = from_fn_with_state(self.clone(), freshness::layer);
-        let routes = OpenApiRouter::with_openapi(Schemas::openapi()).merge((self.view.routes)());
-        routes.layer(fresh).layer(Extension(keys.clone())).with_state(self.clone())
+        let past = Past::new(self.clone(), keys.clone());
+        let mut routes = OpenApiRouter::with_openapi(Schemas::openapi()).merge((self.view.routes)());
+        past::document(routes.get_openapi_mut(), self.view.things);
+        let routes = routes.merge(past.routes().into());
+        routes
+            .layer(from_fn_with_state(past, past::layer))
+            .layer(from_fn_with_state(self.clone(), freshness::layer))
+            .layer(Extension(keys.clone()))
+            .with_state(self.clone())
+    }
+
+    /// The same queries over other tables, at another time.
+    pub(crate) fn over(&self, database: Database, clock: Clock) -> Self {
+        let serving = Serving { database, generation: self.generation(), ready: true };
+        Self { serving: watch::Sender::new(serving).subscribe(), clock, ..self.clone() }
+    }
+
+    /// The read model.
+    pub(crate) const fn view(&self) -> &'static View {
+        self.view
+    }
+
+    /// Where facts come from.
+    pub(crate) const fn connection(&self) -> &nats::Connection {
+        &self.connection
     }
 
     /// How far the read model is; changes with every commit.

@@ -4,6 +4,7 @@ mod queries;
 
 use crate::{
     Changes, View,
+    past::Thing,
     table::{Table, Type, Value, row},
 };
 use events::{Aggregate, Fact, shipping::ShipmentEvent};
@@ -16,8 +17,12 @@ pub(crate) static VIEW: View = View {
     tables: &[&SHIPMENTS],
     aggregates: &[Aggregate::Shipment],
     project,
+    things: THINGS,
     routes: queries::routes,
 };
+
+/// What is shown one by one.
+const THINGS: &[Thing] = &[Thing::new("/shipments/{orderId}", Aggregate::Shipment)];
 
 /// Shipments of orders.
 const SHIPMENTS: Table = Table {

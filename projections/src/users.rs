@@ -6,6 +6,7 @@ mod queries;
 
 use crate::{
     Changes, View, history,
+    past::Thing,
     table::{Table, Type, Value, row},
 };
 use events::{
@@ -21,8 +22,12 @@ pub(crate) static VIEW: View = View {
     tables: &[&USERS, &SUBSCRIPTIONS, &USER_EVENTS],
     aggregates: &[Aggregate::User],
     project,
+    things: THINGS,
     routes: queries::routes,
 };
+
+/// What is shown one by one.
+const THINGS: &[Thing] = &[Thing { tells: true, ..Thing::new("/users/{id}", Aggregate::User) }];
 
 /// Users. Name, e-mail address and postal addresses are sealed; all three are empty once a user is erased.
 const USERS: Table = Table {

@@ -1,8 +1,8 @@
 //! A read model: its tables, the facts it is made of, and the pure function that makes it.
 
 use crate::{
-    Changes, Projections, fulfilment, inventory, notifications, orders, payments, shipping, table::Table,
-    users,
+    Changes, Projections, fulfilment, inventory, notifications, orders, past::Thing, payments, shipping,
+    table::Table, users,
 };
 use events::{Aggregate, Context};
 use nats::Recorded;
@@ -23,6 +23,8 @@ pub struct View {
     pub aggregates: &'static [Aggregate],
     /// What a fact changes. Pure; facts of one stream come in its order, streams in any order among each other.
     pub project: fn(&Recorded, &mut Changes),
+    /// What it shows at paths of their own, and so also as it was.
+    pub(crate) things: &'static [Thing],
     /// Its queries.
     pub(crate) routes: fn() -> OpenApiRouter<Projections>,
 }

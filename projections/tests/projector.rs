@@ -7,6 +7,8 @@ mod flows;
 #[expect(unreachable_pub, reason = "shared with the end-to-end tests")]
 #[path = "../../tests/src/postgres.rs"]
 mod postgres;
+#[path = "projector/past.rs"]
+mod past;
 
 use axum::{
     Extension, Router,
@@ -160,11 +162,29 @@ async fn every_query_is_documented_with_its_wait(on: On) {
     let system = System::start(on).await;
     for (service, paths) in [
         ("orders", &["/orders", "/orders/{id}", "/orders/{id}/history"][..]),
-        ("inventory", &["/inventory/{sku}", "/products"]),
-        ("payments", &["/accounts/{id}", "/accounts/{id}/entries", "/payments/{orderId}"]),
-        ("shipping", &["/shipments/{orderId}"]),
-        ("notifications", &["/notifications", "/notifications/{id}"]),
-        ("fulfilment", &["/ops/sagas", "/ops/sagas/{orderId}"]),
+        (
+            "inventory",
+            &[
+                "/inventory/{sku}",
+                "/inventory/{sku}/history",
+                "/products",
+                "/products/{sku}",
+                "/products/{sku}/history",
+            ],
+        ),
+        (
+            "payments",
+            &[
+                "/accounts/{id}",
+                "/accounts/{id}/entries",
+                "/accounts/{id}/history",
+                "/payments/{orderId}",
+                "/payments/{orderId}/history",
+            ],
+        ),
+        ("shipping", &["/shipments/{orderId}", "/shipments/{orderId}/history"]),
+        ("notifications", &["/notifications", "/notifications/{id}", "/notifications/{id}/history"]),
+        ("fulfilment", &["/ops/sagas", "/ops/sagas/{orderId}", "/ops/sagas/{orderId}/history"]),
         ("users", &["/users/{id}", "/users/{id}/history"]),
     ] {
         let (_, api) = system.projections(service).await.router(&system.keys).split_for_parts();
@@ -176,6 +196,9 @@ async fn every_query_is_documented_with_its_wait(on: On) {
             for part in ["\"after\"", "\"wait\"", "\"200\"", "\"503\"", "Problem"] {
                 assert!(text.contains(part), "{path} lacks {part}");
             }
+            let (history, one) = (path.ends_with("/history"), path.ends_with('}'));
+            assert_eq!(text.contains("\"asOf\""), one, "{path}");
+            assert_eq!(text.contains("\"diff\"") && text.contains("schemas/History"), history, "{path}");
         }
     }
 }

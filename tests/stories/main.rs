@@ -20,6 +20,7 @@ mod outage;
 mod personal;
 mod postgres;
 mod refusals;
+mod replay;
 mod saga;
 mod schemathesis;
 mod trace;

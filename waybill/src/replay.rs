@@ -1,20 +1,25 @@
-//! `waybill replay`: prints recorded events, of one stream or of several in the order they were stored.
+//! `waybill replay`: prints recorded events, of one stream or of several in the order they were stored, or sends copies of
+//! them elsewhere.
 
+mod cloud_event;
 mod merge;
 mod output;
-mod redact;
+mod pace;
+mod progress;
 mod request;
+mod sink;
 
 use crate::{
     dev::find_nats,
     failure::{Failure, because},
     settings::MasterKeyArgs,
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use merge::Merge;
-use nats::{Connection, KeyRing, Message, Until};
-use output::Printer;
+use nats::{Connection, Message};
+use pace::Pace;
+use progress::Progress;
 use request::Request;
+use sink::Sink;
 use std::{io, path::PathBuf};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -24,20 +29,30 @@ Examples:
   waybill replay --aggregate order/0199d3a8-...         one order's own events
   waybill replay --correlation cart-7 --output json     everything that one request caused
   waybill replay --stream ORDERS --type order.failed --follow
-  waybill replay --stream ORDERS --from 1000 --limit 10 --output json | jq .data";
+  waybill replay --stream ORDERS --from 1000 --to 1009 --output json | jq .data
+  waybill replay --since 2026-01-31T12:00:00Z --until 2026-01-31T13:00:00Z \\
+      --output cloudevents --file noon.jsonl
+  waybill replay --to-subject audit --rate 500          copies, on audit.orders.order.<id> and so on
+  waybill replay --to-nats nats://staging:4222 --to-subject copy --speed 10x";
 
 /// Flags of `waybill replay`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Streams to read: ORDERS, INVENTORY, PAYMENTS, FRAUD, SHIPPING, USERS, or all
+    /// Streams to read: ORDERS, INVENTORY, PAYMENTS, FRAUD, SHIPPING, NOTIFICATIONS, USERS, FULFILMENT, OPS, or all
     #[arg(long, value_name = "STREAM,..", value_delimiter = ',', default_value = "all")]
     stream: Vec<String>,
-    /// Start at this sequence of the stream
+    /// Start at this sequence of the stream; of several at ORDERS:1000,PAYMENTS:17
     #[arg(long, value_name = "SEQUENCE", conflicts_with = "since")]
     from: Option<String>,
+    /// Stop behind this sequence of the stream; of several behind ORDERS:1009,PAYMENTS:20
+    #[arg(long, value_name = "SEQUENCE", conflicts_with_all = ["until", "follow"])]
+    to: Option<String>,
     /// Start at this time (2026-01-31T12:00:00Z), or so long ago (10m, 2h)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// Stop behind what was stored at this time, or so long ago
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    until: Option<String>,
     /// Only this subject; * and > are wildcards
     #[arg(long)]
     subject: Option<String>,
@@ -47,12 +62,22 @@ pub(crate) struct Args {
     /// Only what this request caused
     #[arg(long, value_name = "ID")]
     correlation: Option<String>,
+    /// Only what this event or command caused directly
+    #[arg(long, value_name = "ID")]
+    causation: Option<String>,
+    /// Only the event with this id
+    #[arg(long, value_name = "ID")]
+    event: Option<String>,
     /// Only this aggregate, such as order/ID or item/SKU
     #[arg(long, value_name = "KIND/ID", conflicts_with = "subject")]
     aggregate: Option<String>,
-    /// How events are printed: table, or json (CloudEvents, one per line)
+    /// How events are printed: table, json (one per line, with everything known of it), or cloudevents (the same in the
+    /// JSON format of CloudEvents 1.0)
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     output: String,
+    /// Print into this file instead
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
     /// Do not stop at the end: print what is recorded from now on too
     #[arg(long)]
     follow: bool,
@@ -63,6 +88,8 @@ pub(crate) struct Args {
     #[arg(long)]
     reveal: bool,
     #[command(flatten)]
+    copies: Copies,
+    #[command(flatten)]
     master_key: MasterKeyArgs,
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
@@ -72,60 +99,74 @@ pub(crate) struct Args {
     data: PathBuf,
 }
 
+/// Flags that send copies elsewhere instead of printing.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Copies instead of output")]
+struct Copies {
+    /// Send each event as it was recorded to PREFIX.CONTEXT.AGGREGATE.ID. Never to where Waybill itself listens
+    #[arg(long, value_name = "PREFIX", conflicts_with_all = ["file", "reveal"])]
+    to_subject: Option<String>,
+    /// Send to this NATS; without --to-subject on the subjects events have, which the NATS they come from refuses, and one
+    /// where services of Waybill work
+    #[arg(long, value_name = "URL", conflicts_with_all = ["file", "reveal"])]
+    to_nats: Option<String>,
+    /// So many events per second at most
+    #[arg(long, value_name = "EVENTS", conflicts_with = "speed")]
+    rate: Option<String>,
+    /// As they came, so much faster: 1x, 10x, 0.5x
+    #[arg(long, value_name = "FACTOR")]
+    speed: Option<String>,
+}
+
 /// Runs until the end of the streams, or until it is stopped where it follows.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let request = Request::read(&args, &service::Clock::system())?;
     let url = find_nats(args.nats_url, &args.data)?;
     let connection = Connection::connect(&url, "waybill replay").await?;
-    tokio::select! {
-        printed = print(&connection, &request) => printed.or_else(quiet_when_nobody_reads),
-        signal = service::signal() => signal.map(|_| ()).map_err(Into::into),
-    }
+    let mut sink = Sink::open(&connection, &request).await?;
+    let done = tokio::select! {
+        done = replay(&connection, &request, &mut sink) => done.map(|()| true),
+        signal = service::signal() => signal.map(|_| false).map_err(Into::into),
+    };
+    // What was taken arrives also where it was stopped.
+    let done = match (done, sink.flush().await) {
+        (Ok(complete), Ok(())) => Ok(complete),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    };
+    sink.sum_up(done.as_ref().is_ok_and(|complete| *complete));
+    done.map(|_| ()).or_else(quiet_when_nobody_reads)
 }
 
-async fn print(connection: &Connection, request: &Request) -> Result<(), Failure> {
+async fn replay(connection: &Connection, request: &Request, sink: &mut Sink) -> Result<(), Failure> {
     let mut merge = Merge::open(connection, request).await.map_err(because("cannot read the log"))?;
-    let keys = match &request.reveal {
-        Some(master_key) => Some(KeyRing::open(connection, master_key, 1).await?),
-        None => None,
-    };
-    let mut printer = Printer::new(request.output, keys, io::stdout());
-    let bar = progress_bar(merge.end());
+    let mut pace = Pace::new(request.rate, request.speed);
+    let mut progress = Progress::new(merge.length());
     let mut left = request.limit;
     while left > 0
         && let Some(message) = merge.next().await?
     {
-        let data = printer.data(&message).await;
-        bar.suspend(|| printer.print(&message, data))?;
-        bar.set_position(merge.position());
+        pace.wait(message.stored).await;
+        sink.take(&message, &progress).await?;
+        progress.at(merge.position());
         left -= 1;
     }
-    bar.finish_and_clear();
-    printer.flush()?;
+    progress.end();
     if !request.follow || left == 0 {
         return Ok(());
     }
+    sink.flush().await?;
     let mut live = merge.follow(connection, request);
     while left > 0
         && let Some(batch) = live.recv().await
     {
         for message in batch?.iter().take(left) {
-            let data = printer.data(message).await;
-            printer.print(message, data)?;
+            pace.wait(message.stored).await;
+            sink.take(message, &progress).await?;
             left -= 1;
         }
-        printer.flush()?;
+        sink.flush().await?;
     }
     Ok(())
-}
-
-/// On standard error, where it is a terminal: standard output holds the events.
-fn progress_bar(length: u64) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr_with_hz(5));
-    // The template is a constant that parses; were it not to, the default is as good.
-    let style =
-        ProgressStyle::with_template("{wide_bar} {human_pos}/{human_len} events, {per_sec}, {eta} left");
-    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// `waybill replay | head` is no failure.
@@ -135,9 +176,6 @@ fn quiet_when_nobody_reads(failure: Failure) -> Result<(), Failure> {
         _ => Err(failure),
     }
 }
-
-/// Where a reading ends that does not follow.
-const END: Until = Until::End;
 
 /// Messages as the readers give them.
 type Batch = Result<Vec<Message>, nats::ReplayError>;

@@ -28,6 +28,7 @@ const fn view(tables: &'static [&'static Table]) -> View {
         tables,
         aggregates: &[events::Aggregate::Order, events::Aggregate::Payment],
         project: |_, _| (),
+        things: &[],
         routes: OpenApiRouter::new,
     }
 }

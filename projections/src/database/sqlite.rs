@@ -119,6 +119,20 @@ impl Database {
         Ok(Self { readers, options, view })
     }
 
+    /// Empty tables in memory, which live as long as the connection that writes.
+    pub(in crate::database) async fn scratch(view: &'static View) -> Result<(Self, Writer), DatabaseError> {
+        let failed = |error| DatabaseError::new("open tables in memory", error);
+        // Each of these is a database of its own, shared by the connections that are made with it.
+        let options: SqliteConnectOptions = "sqlite::memory:".parse().map_err(failed)?;
+        let options = options.statement_cache_capacity(64).disable_statement_logging();
+        let mut connection = connect(&options).await.map_err(failed)?;
+        schema::bare(&mut connection, view).await?;
+        let readers = SqlitePoolOptions::new().max_connections(1).acquire_timeout(BUSY);
+        let readers = readers.connect_lazy_with(options.clone());
+        let writer = Writer { connection, statements: Statements::default(), view };
+        Ok((Self { readers, options, view }, writer))
+    }
+
     /// A connection that writes. An error when the tables are by now those of another version of the program.
     pub(in crate::database) async fn writer(&self) -> Result<Writer, DatabaseError> {
         let connection = connect(&self.options).await;

@@ -40,6 +40,7 @@ static CHANGED: View = View {
     tables: orders::VIEW.tables,
     aggregates: orders::VIEW.aggregates,
     project: orders::VIEW.project,
+    things: orders::VIEW.things,
     routes: orders::VIEW.routes,
 };
 

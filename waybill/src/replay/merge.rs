@@ -1,6 +1,6 @@
 //! Several streams as one, in the order their events were stored.
 
-use super::{Batch, END, Request};
+use super::{Batch, Request};
 use events::Context;
 use nats::{Connection, From, Message, Reader, ReplayError, Until};
 use std::collections::VecDeque;
@@ -17,6 +17,8 @@ pub(super) struct Merge {
 struct Stream {
     context: Context,
     reader: Reader,
+    /// Behind which sequence it starts, as far as that is known.
+    start: u64,
     ahead: VecDeque<Message>,
     ended: bool,
 }
@@ -25,8 +27,15 @@ impl Merge {
     pub(super) async fn open(connection: &Connection, request: &Request) -> Result<Self, ReplayError> {
         let mut streams = Vec::new();
         for &context in &request.contexts {
-            let reader = Reader::open(connection, context, request.from, END, request.filter.clone()).await?;
-            streams.push(Stream { context, reader, ahead: VecDeque::new(), ended: false });
+            let (from, until) = (request.from(context), request.until(context));
+            let reader = Reader::open(connection, context, from, until, request.filter.clone()).await?;
+            let end = reader.end().unwrap_or(0);
+            let start = match from {
+                From::Sequence(sequence) => sequence.saturating_sub(1).min(end),
+                From::Time(_) if request.filter.subject.is_none() => end.saturating_sub(reader.waiting()),
+                _ => 0,
+            };
+            streams.push(Stream { context, reader, start, ahead: VecDeque::new(), ended: false });
         }
         Ok(Self { streams })
     }
@@ -44,14 +53,18 @@ impl Merge {
         Ok(first.and_then(|stream| stream.ahead.pop_front()))
     }
 
-    /// How many events there are to look at, from the beginning of each stream.
-    pub(super) fn end(&self) -> u64 {
-        self.streams.iter().filter_map(|stream| stream.reader.end()).sum()
+    /// How many events there are to look at.
+    pub(super) fn length(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.reader.end().unwrap_or(0) - stream.start).sum()
     }
 
     /// How many of them have been looked at.
     pub(super) fn position(&self) -> u64 {
-        self.streams.iter().map(|stream| stream.reader.position().sequence).sum()
+        let looked = |stream: &Stream| match stream.reader.end() {
+            Some(end) if stream.ended => end - stream.start,
+            _ => stream.reader.position().sequence.saturating_sub(stream.start),
+        };
+        self.streams.iter().map(looked).sum()
     }
 
     /// What comes behind the end, as it comes.

@@ -1,9 +1,9 @@
-//! How events are printed: a table for people, CloudEvents as JSON lines for programs.
+//! How events are printed: a table for people, JSON lines and CloudEvents for programs.
 
-use super::redact::shown;
-use events::{DecodeError, Envelope};
-use nats::{KeyRing, Message};
-use serde_json::{Value, json};
+use super::cloud_event::cloud_event;
+use nats::{KeyRing, Message, shown};
+use projections::EventDocument;
+use serde_json::Value;
 use std::{
     io::{self, BufWriter, Write},
     str::FromStr,
@@ -12,8 +12,12 @@ use std::{
 /// The form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
+    /// A line of columns.
     Table,
+    /// A line of JSON: everything that is known of it.
     Json,
+    /// A line of JSON, in the format of CloudEvents.
+    CloudEvents,
 }
 
 impl FromStr for Output {
@@ -23,54 +27,54 @@ impl FromStr for Output {
         match text {
             "table" => Ok(Self::Table),
             "json" => Ok(Self::Json),
-            _ => Err("expected table or json"),
+            "cloudevents" => Ok(Self::CloudEvents),
+            _ => Err("expected table, json or cloudevents"),
         }
     }
 }
 
 /// Prints events.
-pub(super) struct Printer<W: Write> {
+pub(super) struct Printer {
     output: Output,
     /// Opens personal data, where that is asked for.
     keys: Option<KeyRing>,
     /// Whether the head of the table is still to be printed.
     head: bool,
-    to: BufWriter<W>,
+    to: BufWriter<Box<dyn Write + Send>>,
 }
 
-impl<W: Write> Printer<W> {
-    pub(super) fn new(output: Output, keys: Option<KeyRing>, to: W) -> Self {
+impl Printer {
+    pub(super) fn new(output: Output, keys: Option<KeyRing>, to: Box<dyn Write + Send>) -> Self {
         Self { output, keys, head: output == Output::Table, to: BufWriter::new(to) }
     }
 
-    /// The data of an event as they are to be shown; null for a table, which shows none.
-    pub(super) async fn data(&self, message: &Message) -> Value {
-        match (self.output, serde_json::from_slice(message.body())) {
-            (Output::Json, Ok(data)) => shown(message.kind(), data, self.keys.as_ref()).await,
-            _ => Value::Null,
+    /// An event as it is to be printed.
+    pub(super) async fn line(&self, message: &Message) -> String {
+        let keys = self.keys.as_ref();
+        match self.output {
+            Output::Table => table(message),
+            Output::Json => {
+                let document = EventDocument::of(message, keys).await;
+                // A document of texts, numbers and JSON is always JSON.
+                serde_json::to_string(&document).unwrap_or_default()
+            }
+            Output::CloudEvents => {
+                let data = match serde_json::from_slice(message.body()) {
+                    Ok(data) => shown(message.kind(), data, keys).await,
+                    Err(_) => Value::Null,
+                };
+                cloud_event(message, data).to_string()
+            }
         }
     }
 
-    /// Prints an event with what [`data`](Self::data) gave for it.
-    pub(super) fn print(&mut self, message: &Message, data: Value) -> io::Result<()> {
+    /// Prints what [`line`](Self::line) gave.
+    pub(super) fn print(&mut self, line: &str) -> io::Result<()> {
         if std::mem::take(&mut self.head) {
-            row(
-                &mut self.to,
-                ["STORED", "POSITION", "TYPE", "AGGREGATE", "VERSION", "ACTOR", "CORRELATION"],
-            )?;
+            let head = ["STORED", "POSITION", "TYPE", "AGGREGATE", "VERSION", "ACTOR", "CORRELATION"];
+            writeln!(self.to, "{}", row(head))?;
         }
-        match (self.output, message.envelope()) {
-            (Output::Json, envelope) => writeln!(self.to, "{}", cloud_event(message, envelope, data)),
-            (Output::Table, Ok(envelope)) => {
-                let aggregate = format!("{}/{}", message.subject.aggregate().token(), message.subject.id());
-                let (stored, position) = (format!("{:.3}", message.stored), message.position.to_string());
-                let version = envelope.version.to_string();
-                let (actor, correlation) = (envelope.actor.as_str(), envelope.correlation.as_str());
-                let kind = &envelope.kind;
-                row(&mut self.to, [&stored, &position, kind, &aggregate, &version, actor, correlation])
-            }
-            (Output::Table, Err(error)) => writeln!(self.to, "{} is no event: {error}", message.position),
-        }
+        writeln!(self.to, "{line}")
     }
 
     pub(super) fn flush(&mut self) -> io::Result<()> {
@@ -78,37 +82,18 @@ impl<W: Write> Printer<W> {
     }
 }
 
-fn row(to: &mut impl Write, cells: [&str; 7]) -> io::Result<()> {
-    let [stored, position, kind, aggregate, version, actor, correlation] = cells;
-    writeln!(
-        to,
-        "{stored:24}  {position:>14}  {kind:28}  {aggregate:48}  {version:>7}  {actor:20}  {correlation}"
-    )
+fn table(message: &Message) -> String {
+    let envelope = match message.envelope() {
+        Ok(envelope) => envelope,
+        Err(error) => return format!("{} is no event: {error}", message.position),
+    };
+    let (stored, position) = (format!("{:.3}", message.stored), message.position.to_string());
+    let (aggregate, version) = (message.subject.name(), envelope.version.to_string());
+    let (actor, correlation) = (envelope.actor.as_str(), envelope.correlation.as_str());
+    row([&stored, &position, &envelope.kind, &aggregate, &version, actor, correlation])
 }
 
-/// An event in the JSON format of CloudEvents, with where it stands.
-fn cloud_event(message: &Message, envelope: Result<Envelope, DecodeError>, data: Value) -> Value {
-    let mut event = json!({
-        "stream": message.position.context.stream(),
-        "streamsequence": message.position.sequence,
-        "storedtime": message.stored,
-        "natssubject": message.subject.as_str(),
-    });
-    event["data"] = data;
-    match envelope {
-        Ok(envelope) => envelope.write_headers(message.position.context, |name, value| {
-            let attribute = match name {
-                events::envelope::header::CONTENT_TYPE => "datacontenttype",
-                events::envelope::header::MSG_ID => return,
-                events::envelope::header::SEQUENCE => {
-                    event["sequence"] = value.parse::<u64>().map_or(Value::Null, Value::from);
-                    return;
-                }
-                name => name.strip_prefix("ce-").unwrap_or(name),
-            };
-            event[attribute] = value.into();
-        }),
-        Err(error) => event["error"] = error.to_string().into(),
-    }
-    event
+fn row(cells: [&str; 7]) -> String {
+    let [stored, position, kind, aggregate, version, actor, correlation] = cells;
+    format!("{stored:24}  {position:>14}  {kind:28}  {aggregate:48}  {version:>7}  {actor:20}  {correlation}")
 }

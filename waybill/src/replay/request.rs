@@ -1,76 +1,197 @@
 //! What is to be replayed, read from the flags with all their faults at once.
 
-use super::{Args, output::Output};
+use super::{
+    Args,
+    output::Output,
+    pace::{Rate, Speed},
+};
 use crate::{dev, failure::Failure, settings};
-use events::{Aggregate, Context, FactType};
+use events::{Aggregate, Context, FactType, Position, Subject};
 use jiff::Timestamp;
-use nats::{Filter, From, MasterKey};
+use nats::{Filter, From, MasterKey, Prefix, Until};
 use service::{
     Clock,
     config::{Faults, Span},
 };
+use std::{path::PathBuf, str::FromStr};
+use uuid::Uuid;
 
-/// Which events, from where, and how they are printed.
+/// Which events, from where to where, and what becomes of them.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) contexts: Vec<Context>,
-    pub(super) from: From,
+    between: Between,
     pub(super) filter: Filter,
     pub(super) output: Output,
+    pub(super) file: Option<PathBuf>,
+    pub(super) target: Option<Target>,
+    pub(super) rate: Option<Rate>,
+    pub(super) speed: Option<Speed>,
     pub(super) follow: bool,
     pub(super) limit: usize,
     /// The master key, where personal data are to be shown.
     pub(super) reveal: Option<MasterKey>,
 }
 
+/// Where copies go.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    /// To other subjects; else to those that events have.
+    pub(super) prefix: Option<Prefix>,
+    /// To another NATS.
+    pub(super) nats: Option<String>,
+}
+
+/// From where to where.
+#[derive(Clone, Debug, Default)]
+struct Between {
+    from: Places,
+    to: Places,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+/// A sequence of the one stream, or of some streams.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Places {
+    /// Nowhere in particular.
+    #[default]
+    Any,
+    /// Of the one stream that there is.
+    One(u64),
+    /// Of these; of the others nowhere in particular.
+    Each(Vec<Position>),
+}
+
+impl FromStr for Places {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Ok(sequence) = text.parse() {
+            return Ok(Self::One(sequence));
+        }
+        let each = text.split(',').map(|one| one.trim().parse()).collect::<Result<_, _>>();
+        each.map(Self::Each)
+            .map_err(|_| "expected a sequence, or one for each stream: ORDERS:1000,PAYMENTS:17")
+    }
+}
+
+impl Places {
+    fn of(&self, context: Context) -> Option<u64> {
+        match self {
+            Self::Any => None,
+            Self::One(sequence) => Some(*sequence),
+            Self::Each(positions) => positions.iter().find(|at| at.context == context).map(|at| at.sequence),
+        }
+    }
+
+    fn check(&self, flag: &'static str, contexts: &[Context], faults: &mut Faults) {
+        match self {
+            Self::Any => {}
+            Self::One(_) if contexts.len() > 1 => {
+                faults.add(
+                    flag,
+                    "a sequence is a place in one stream: name it with --stream, or say ORDERS:1000",
+                );
+            }
+            Self::One(_) => {}
+            Self::Each(positions) => {
+                for foreign in positions.iter().filter(|at| !contexts.contains(&at.context)) {
+                    faults.add(flag, format!("{} is not read", foreign.context.stream()));
+                }
+            }
+        }
+    }
+}
+
 impl Request {
     pub(super) fn read(args: &Args, clock: &Clock) -> Result<Self, Failure> {
+        let copies = &args.copies;
         let mut flags = settings::flags([
             ("--from", args.from.clone()),
+            ("--to", args.to.clone()),
             ("--correlation", args.correlation.clone()),
+            ("--causation", args.causation.clone()),
+            ("--event", args.event.clone()),
             ("--output", Some(args.output.clone())),
             ("--limit", args.limit.clone()),
+            ("--to-subject", copies.to_subject.clone()),
+            ("--rate", copies.rate.clone()),
+            ("--speed", copies.speed.clone()),
         ]);
-        let sequence = flags.optional::<u64>("--from");
-        let correlation = flags.optional("--correlation");
+        let from = flags.optional::<Places>("--from").unwrap_or_default();
+        let to = flags.optional::<Places>("--to").unwrap_or_default();
+        let filter = Filter {
+            subject: None,
+            kinds: args.kinds.clone(),
+            correlation: flags.optional("--correlation"),
+            causation: flags.optional::<Uuid>("--causation"),
+            event: flags.optional::<Uuid>("--event"),
+        };
         let output = flags.optional::<Output>("--output");
         let limit = flags.optional::<usize>("--limit").unwrap_or(usize::MAX);
+        let prefix = flags.optional::<Prefix>("--to-subject");
+        let (rate, speed) = (flags.optional("--rate"), flags.optional("--speed"));
         let faults = flags.faults();
         let subject = args.subject.clone().or_else(|| aggregate(args.aggregate.as_deref()?, faults));
         let contexts = contexts(&args.stream, subject.as_deref(), faults);
-        for kind in &args.kinds {
-            if !FactType::all().any(|fact| fact.name == kind) {
-                faults.add("--type", format!("there is no type {kind}"));
-            }
-        }
-        if sequence.is_some() && contexts.len() > 1 {
-            faults.add("--from", "a sequence is a place in one stream: name it with --stream");
-        }
-        let since = args.since.as_deref().and_then(|text| time(text, clock, faults));
-        let from = match (sequence, since) {
+        check_kinds(&args.kinds, faults);
+        from.check("--from", &contexts, faults);
+        to.check("--to", &contexts, faults);
+        let since = args.since.as_deref().and_then(|text| time("--since", text, clock, faults));
+        let until = args.until.as_deref().and_then(|text| time("--until", text, clock, faults));
+        let copied = copies.to_subject.is_some() || copies.to_nats.is_some();
+        let key = |faults| dev::master_key(&args.master_key, &args.data, "--reveal", faults);
+        let reveal = if args.reveal { key(faults) } else { None };
+        let request = output.map(|output| Self {
+            contexts,
+            between: Between { from, to, since, until },
+            filter: Filter { subject, ..filter },
+            output,
+            file: args.file.clone(),
+            target: copied.then(|| Target { prefix, nats: copies.to_nats.clone() }),
+            rate,
+            speed,
+            follow: args.follow,
+            limit,
+            reveal,
+        });
+        Ok(flags.finish(request)?)
+    }
+
+    /// Where the reading of a stream starts.
+    pub(super) fn from(&self, context: Context) -> From {
+        match (self.between.from.of(context), self.between.since) {
             (Some(sequence), _) => From::Sequence(sequence),
             (None, Some(time)) => From::Time(time),
             (None, None) => From::Start,
-        };
-        let filter = Filter { subject, kinds: args.kinds.clone(), correlation };
-        let key = |faults| dev::master_key(&args.master_key, &args.data, "--reveal", faults);
-        let (follow, reveal) = (args.follow, if args.reveal { key(faults) } else { None });
-        let request = output.map(|output| Self { contexts, from, filter, output, follow, limit, reveal });
-        Ok(flags.finish(request)?)
+        }
+    }
+
+    /// Where it ends, as long as nothing is followed.
+    pub(super) fn until(&self, context: Context) -> Until {
+        match (self.between.to.of(context), self.between.until) {
+            (Some(sequence), _) => Until::Sequence(sequence),
+            (None, Some(time)) => Until::Time(time),
+            (None, None) => Until::End,
+        }
+    }
+}
+
+fn check_kinds(kinds: &[String], faults: &mut Faults) {
+    for kind in kinds.iter().filter(|kind| !FactType::all().any(|fact| fact.name == **kind)) {
+        faults.add("--type", format!("there is no type {kind}"));
     }
 }
 
 /// The subject of `order/<id>`.
 fn aggregate(text: &str, faults: &mut Faults) -> Option<String> {
-    let found = text.split_once('/').and_then(|(kind, id)| {
-        let one = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') && !id.is_empty();
-        Some((Aggregate::ALL.into_iter().find(|aggregate| aggregate.token() == kind)?, one.then_some(id)?))
-    });
+    let found = Subject::of_name(text);
     if found.is_none() {
         let kinds = Aggregate::ALL.map(Aggregate::token).join(", ");
         faults.add("--aggregate", format!("expected KIND/ID, where KIND is one of {kinds}"));
     }
-    found.map(|(kind, id)| kind.subject(id).as_str().to_owned())
+    found.map(|subject| subject.to_string())
 }
 
 /// The streams that are named and can hold the subject.
@@ -97,11 +218,11 @@ fn contexts(streams: &[String], subject: Option<&str>, faults: &mut Faults) -> V
 }
 
 /// A time, or how long ago.
-fn time(text: &str, clock: &Clock, faults: &mut Faults) -> Option<Timestamp> {
+fn time(flag: &'static str, text: &str, clock: &Clock, faults: &mut Faults) -> Option<Timestamp> {
     let ago = || text.parse().ok().and_then(|Span(ago)| clock.now().checked_sub(ago).ok());
     let time = text.parse().ok().or_else(ago);
     if time.is_none() {
-        faults.add("--since", "expected a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m");
+        faults.add(flag, "expected a time such as 2026-01-31T12:00:00Z, or how long ago, such as 10m");
     }
     time
 }
@@ -123,33 +244,72 @@ mod tests {
         Request::read(&line.args, &clock).map_err(|error| error.to_string())
     }
 
+    const ORDERS: Context = Context::Orders;
+
     #[test]
     fn the_defaults_are_everything_from_the_start() {
         let request = read(&[]).unwrap();
-        assert_eq!((request.contexts, request.from), (Context::ALL.to_vec(), From::Start));
+        assert_eq!((request.from(ORDERS), request.until(ORDERS)), (From::Start, Until::End));
+        assert_eq!(request.contexts, Context::ALL);
     }
 
     #[test]
     fn an_aggregate_names_its_stream() {
-        let request = read(&["--aggregate", "item/TEA-1", "--since", "10m"]).unwrap();
+        let request = read(&["--aggregate", "item/TEA-1", "--since", "10m", "--until", "5m"]).unwrap();
         assert_eq!(request.contexts, [Context::Inventory]);
         assert_eq!(request.filter.subject.as_deref(), Some("evt.inventory.item.TEA-1"));
-        assert_eq!(request.from, From::Time("2026-01-31T11:50:00Z".parse().unwrap()));
+        assert_eq!(request.from(ORDERS), From::Time("2026-01-31T11:50:00Z".parse().unwrap()));
+        assert_eq!(request.until(ORDERS), Until::Time("2026-01-31T11:55:00Z".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_sequence_is_of_one_stream_and_positions_are_of_several() {
+        assert!(read(&["--from", "3"]).unwrap_err().contains("--from"), "of which stream?");
+        let one = read(&["--stream", "ORDERS", "--from", "3", "--to", "9"]).unwrap();
+        assert_eq!((one.from(ORDERS), one.until(ORDERS)), (From::Sequence(3), Until::Sequence(9)));
+        let some = read(&["--from", "ORDERS:3,PAYMENTS:5", "--to", "PAYMENTS:9"]).unwrap();
+        assert_eq!((some.from(ORDERS), some.until(ORDERS)), (From::Sequence(3), Until::End));
+        assert_eq!(some.until(Context::Payments), Until::Sequence(9));
+        assert_eq!(some.from(Context::Fraud), From::Start);
+        assert!(read(&["--stream", "ORDERS", "--from", "PAYMENTS:5"]).unwrap_err().contains("not read"));
+    }
+
+    #[test]
+    fn copies_go_elsewhere_or_are_refused() {
+        let request = read(&["--to-subject", "audit", "--rate", "500"]).unwrap();
+        let target = request.target.unwrap();
+        assert_eq!((target.prefix, target.nats), ("audit".parse().ok(), None));
+        assert_eq!(request.rate, Some(Rate(500.0)));
+        for own in ["evt", "evt.orders", "$KV.x", "a.>"] {
+            assert!(read(&["--to-subject", own]).unwrap_err().contains("--to-subject"), "{own}");
+        }
+        for both in [["--to-subject", "a", "--reveal"], ["--to-nats", "n:1", "--file=x"]] {
+            assert!(read(&both).unwrap_err().contains("cannot be used with"), "{both:?}");
+        }
     }
 
     #[test]
     fn every_fault_is_named_at_once() {
-        let flags =
-            "--stream ORDERS,NOPE --from x --since y --type order.gone --aggregate cart/1 --output xml";
-        let flags: Vec<_> = flags.split(' ').collect();
+        let flags = "--stream ORDERS,NOPE --from x --to y --type order.gone --aggregate cart/1 --output xml --since then \
+                     --causation me --event you --rate none";
+        let flags: Vec<_> = flags.split_whitespace().collect();
         assert!(read(&flags).unwrap_err().contains("--since"), "clap: either from or since");
-        let flags: Vec<_> = flags.into_iter().filter(|flag| !["--since", "y"].contains(flag)).collect();
+        let flags: Vec<_> = flags.into_iter().filter(|flag| !["--since", "then"].contains(flag)).collect();
         let faults = read(&flags).unwrap_err();
-        for flag in ["--stream", "--from", "--type", "--aggregate", "--output"] {
-            assert!(faults.contains(flag), "{flag} is missing in {faults}");
+        for flag in [
+            "--stream",
+            "--from",
+            "--to",
+            "--type",
+            "--aggregate",
+            "--output",
+            "--causation",
+            "--event",
+            "--rate",
+        ] {
+            assert!(faults.contains(&format!("{flag}:")), "{flag} is missing in {faults}");
         }
-        assert!(read(&["--from", "3"]).unwrap_err().contains("--from"), "of which stream?");
+        assert!(read(&["--follow", "--until", "1m"]).unwrap_err().contains("cannot be used with"));
         assert!(read(&["--stream", "ORDERS", "--subject", "evt.payments.>"]).is_err());
-        assert!(read(&["--stream", "ORDERS", "--from", "3"]).is_ok());
     }
 }

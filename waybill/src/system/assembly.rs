@@ -8,7 +8,7 @@ use nats::{
     Connection, EventStore, KeyRing, Parking, ReadModels, Registry, RegistryOptions, StoreMetrics,
     StoreOptions,
 };
-use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, View};
+use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, Streams, View};
 use serde_json::{Map, Value};
 use service::{
     Check, Metrics, Probes, Shutdown,
@@ -52,8 +52,9 @@ pub(super) async fn assemble(
     let build = WriteSide::build(service.context(), &environment, &metrics);
     let mut write_side = Box::pin(build).await?;
     write_side.react(shutdown);
-    // Operations answer from what consumers keep of their failures, not from a read model.
+    // Operations answer from what consumers keep of their failures and from the streams, not from a read model.
     let mut read_side = None;
+    let log = (service == Service::Operations).then(|| Streams::new(reading.clone()).router());
     if let Some(view) = View::of(service.name()) {
         let storage = config.databases.storage(service, &config.data);
         let (counters, clock) = (ProjectionMetrics::new(&metrics), config.clock.clone());
@@ -63,6 +64,7 @@ pub(super) async fn assemble(
     }
 
     let queries = read_side.as_ref().map(|read_side| read_side.router(keys)).unwrap_or_default();
+    let queries = queries.merge(log.unwrap_or_default());
     let (paths, mut api) = write_side.http.merge(queries).split_for_parts();
     auth::document(&mut api);
     api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));

@@ -42,6 +42,13 @@ const fn native(kind: Type) -> &'static str {
     }
 }
 
+/// Makes the tables, and nothing else.
+pub(super) async fn bare(connection: &mut SqliteConnection, view: &View) -> Result<(), DatabaseError> {
+    let sql: String = view.tables.iter().map(|table| ddl(table)).collect();
+    let made = raw_sql(AssertSqlSafe(sql)).execute(connection).await;
+    made.map(|_| ()).map_err(|error| DatabaseError::new("create tables", error))
+}
+
 /// The statement that makes a table.
 fn ddl(table: &Table) -> String {
     let mut sql = format!("CREATE TABLE {} (\n", table.name);

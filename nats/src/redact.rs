@@ -1,8 +1,8 @@
 //! Hides personal data, or opens them where that is asked for and possible. What is personal is said by the schema of
 //! the type, which is made from the Rust type [`Personal`]: a new personal field is hidden without a change here.
 
+use crate::KeyRing;
 use events::{FactType, Personal};
-use nats::KeyRing;
 use serde_json::{Value, json};
 use std::{
     collections::{HashMap, HashSet},
@@ -20,7 +20,7 @@ fn hidden() -> Value {
 
 /// The data of an event of this type, to be shown: what is personal is opened with `keys`, and hidden without them or
 /// where its owner was erased. Without keys everything is hidden where the type is not known.
-pub(super) async fn shown(kind: &str, mut data: Value, keys: Option<&KeyRing>) -> Value {
+pub async fn shown(kind: &str, mut data: Value, keys: Option<&KeyRing>) -> Value {
     let Some(fields) = PERSONAL.get(kind) else {
         return if keys.is_some() { data } else { hidden() };
     };

@@ -1,0 +1,500 @@
+//! The log, read again: in parts, in every form, and copied elsewhere without anything happening twice.
+
+use events::Context;
+use nats::{
+    Connection, Filter, From, Reader, Until,
+    server::{self, Binary, Server},
+    topology,
+};
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, fs, process::Output, time::Instant};
+use tempfile::TempDir;
+use tokio::process::Command;
+use uuid::Uuid;
+use waybill::{api::Cart, system::Service};
+use waybill_tests::{Front, Process, World, request};
+
+async fn replay(nats: &str, flags: &[&str]) -> Output {
+    Command::new(Process::executable())
+        .args(["replay", "--nats-url", nats])
+        .args(flags)
+        .output()
+        .await
+        .unwrap()
+}
+
+async fn lines(nats: &str, flags: &[&str]) -> Vec<Value> {
+    let output = replay(nats, flags).await;
+    assert!(output.status.success(), "{flags:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Some orders that have come to their end; answers the first.
+async fn orders(world: &World, count: u32) -> Uuid {
+    let api = &world.api;
+    let stocked = api.stock_product("tea", ("TEA-1", "Tea", 500), 100).await.unwrap();
+    let user_id = api.register("ada").await.unwrap();
+    let (account_id, credited) = api.open_account("ada", user_id, 100_000).await.unwrap();
+    let items = vec![("TEA-1".to_owned(), 1)];
+    let cart = Cart { user_id, account_id, items, country: "DE".to_owned() };
+    let mut first = None;
+    for number in 0..count {
+        let after = [stocked.position().unwrap(), credited.position().unwrap()];
+        let placed = api.place(&format!("cart-{number}"), &cart, &after).await.unwrap();
+        first.get_or_insert(placed.expect(202, "an order").unwrap().id().unwrap());
+    }
+    world.settled().await.unwrap();
+    world.told(&["email"]).await;
+    first.unwrap()
+}
+
+/// Another NATS, of nobody.
+async fn another() -> (Server, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = server::Config::new(Binary::locate(None).await.unwrap(), folder.path().join("nats"));
+    (Server::start(config).await.unwrap(), folder)
+}
+
+/// Has a stream keep what comes on these subjects.
+async fn keep(nats: &str, stream: &str, subjects: &str) {
+    let config = json!({ "name": stream, "subjects": [subjects], "storage": "memory", "allow_direct": true });
+    let made = request(nats, &format!("$JS.API.STREAM.CREATE.{stream}"), &config.to_string()).await.unwrap();
+    assert!(made["error"].is_null(), "{made}");
+}
+
+async fn kept(nats: &str, stream: &str) -> u64 {
+    let info = request(nats, &format!("$JS.API.STREAM.INFO.{stream}"), "").await.unwrap();
+    info["state"]["messages"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_printed_in_parts_and_in_every_form() {
+    let mut world = World::start().await.unwrap();
+    let order = orders(&world, 2).await;
+    let nats = world.nats.url();
+    let json = |flags: &'static [&'static str]| lines(&nats, flags);
+
+    let all = lines(&nats, &["--output", "json"]).await;
+    let stored: Vec<_> = all.iter().map(|event| event["storedAt"].as_str().unwrap().to_owned()).collect();
+    assert!(stored.is_sorted(), "in the order they were stored");
+    assert_eq!(all.len() as u64, world.lengths().await.unwrap().values().sum::<u64>());
+    let places = |events: &[Value]| {
+        events.iter().map(|e| (e["stream"].clone(), e["sequence"].clone())).collect::<Vec<_>>()
+    };
+
+    let two = json(&["--output", "json", "--stream", "ORDERS", "--from", "2", "--to", "3"]).await;
+    assert_eq!(places(&two), [(json!("ORDERS"), json!(2)), (json!("ORDERS"), json!(3))]);
+    let each = json(&[
+        "--output",
+        "json",
+        "--stream",
+        "ORDERS,PAYMENTS",
+        "--from",
+        "ORDERS:4,PAYMENTS:2",
+        "--to",
+        "PAYMENTS:2",
+    ])
+    .await;
+    assert_eq!(each.len(), 2, "{each:?}");
+    let middle = all.len() / 2;
+    let until = lines(&nats, &["--output", "json", "--until", &stored[middle]]).await;
+    let since = lines(&nats, &["--output", "json", "--since", &stored[middle]]).await;
+    assert!(
+        until.len() > middle && until.iter().all(|event| event["storedAt"].as_str() <= Some(&stored[middle]))
+    );
+    assert!(since.len() <= all.len() - middle && until.len() + since.len() > all.len());
+
+    let created =
+        all.iter().find(|e| e["type"] == "order.created" && e["data"]["orderId"] == json!(order)).unwrap();
+    let id = created["id"].as_str().unwrap();
+    assert_eq!(places(&lines(&nats, &["--output", "json", "--event", id]).await), places(&[created.clone()]));
+    let caused = lines(&nats, &["--output", "json", "--causation", id]).await;
+    let kinds: BTreeSet<_> = caused.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["inventory.reserved", "notification.sent", "stock.reserved"].into());
+
+    // CloudEvents 1.0, structured mode, by the letter of the specification.
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("orders.jsonl");
+    let flags = ["--stream", "ORDERS", "--output", "cloudevents", "--file", file.to_str().unwrap()];
+    let output = replay(&nats, &flags).await;
+    assert!(output.status.success() && output.stdout.is_empty(), "{}", said(&output));
+    let text = fs::read_to_string(&file).unwrap();
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events.len(), 4);
+    for event in &events {
+        let attributes = event.as_object().unwrap();
+        for (name, value) in attributes.iter().filter(|(name, _)| *name != "data") {
+            let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+            assert!(plain && name.len() <= 20, "the name of an attribute: {name}");
+            assert!(value.as_str().is_some_and(|text| !text.is_empty()), "{name} is {value}");
+        }
+        assert_eq!(
+            (&event["specversion"], &event["datacontenttype"]),
+            (&json!("1.0"), &json!("application/json"))
+        );
+        assert_eq!((&event["source"], &event["stream"]), (&json!("/waybill/orders"), &json!("ORDERS")));
+        assert!(event["id"].as_str().unwrap().parse::<Uuid>().is_ok());
+        assert!(event["time"].as_str().unwrap().ends_with('Z') && event["data"].is_object());
+        assert!(event["dataschema"].as_str().unwrap().starts_with("waybill:/schemas/order."));
+        assert_eq!(event["subject"], event["data"]["orderId"], "what it is about");
+    }
+    assert!(!text.contains("Lovelace") && text.contains("redacted"));
+    assert!(world.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_on_other_subjects_repeat_nothing() {
+    let mut world = World::start().await.unwrap();
+    orders(&world, 3).await;
+    let (nats, before) = (world.nats.url(), world.lengths().await.unwrap());
+    let total: u64 = before.values().sum();
+    keep(&nats, "AUDIT", "audit.>").await;
+    let copy = |flags: &'static [&'static str]| async {
+        let output = replay(&world.nats.url(), flags).await;
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    let summary = copy(&["--to-subject", "audit"]).await;
+    assert!(summary.contains(&format!("{total} events copied, up to ")), "{summary}");
+    assert_eq!(kept(&nats, "AUDIT").await, total);
+    let again = copy(&["--to-subject", "audit"]).await;
+    assert!(again.contains(&format!("{total} were there already")), "{again}");
+    assert_eq!(kept(&nats, "AUDIT").await, total, "a copy has the id of its event");
+
+    // Each copy is the event as it was recorded, and says where it comes from.
+    let get = async |stream: &str, what: Value| {
+        let found =
+            request(&nats, &format!("$JS.API.STREAM.MSG.GET.{stream}"), &what.to_string()).await.unwrap();
+        let text = |part: &str| {
+            use base64::{Engine, prelude::BASE64_STANDARD};
+            let bytes = BASE64_STANDARD.decode(found["message"][part].as_str().unwrap()).unwrap();
+            String::from_utf8(bytes).unwrap()
+        };
+        (found["message"]["subject"].as_str().unwrap().to_owned(), text("hdrs"), text("data"))
+    };
+    let (subject, headers, data) = get("ORDERS", json!({ "seq": 2 })).await;
+    let copied = subject.replacen("evt.", "audit.", 1);
+    assert_eq!(copied.split('.').count(), 4);
+    let all: BTreeSet<_> = headers.lines().map(str::to_owned).collect();
+    let mut found = None;
+    for sequence in 1..=total {
+        let one = get("AUDIT", json!({ "seq": sequence })).await;
+        if one.1.contains("Waybill-Replayed-From: ORDERS:2\r\n") {
+            found = Some(one);
+        }
+    }
+    let (at, copies, body) = found.unwrap();
+    assert_eq!((at, body), (copied, data));
+    let copies: BTreeSet<_> = copies.lines().map(str::to_owned).collect();
+    for header in
+        all.iter().filter(|line| !line.starts_with("Nats-Expected") && !line.starts_with("Waybill-Tail"))
+    {
+        assert!(copies.contains(header), "{header} is missing in {copies:?}");
+    }
+    assert!(copies.iter().any(|line| line.starts_with("Waybill-Replayed-Stored: 2")));
+    assert!(!copies.iter().any(|line| line.starts_with("Nats-Expected") || line.starts_with("Waybill-Tail")));
+
+    // Where Waybill listens nothing is copied to.
+    for own in ["evt", "evt.orders", "timer.x", "$KV.KEYS"] {
+        let output = replay(&nats, &["--to-subject", own]).await;
+        assert_eq!(output.status.code(), Some(64), "{own}");
+        assert!(said(&output).contains("--to-subject: "), "{}", said(&output));
+    }
+    for flags in [&["--to-nats", &nats][..], &["--to-nats", &nats, "--stream", "FRAUD"]] {
+        let output = replay(&nats, flags).await;
+        assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+        assert!(said(&output).contains("they would happen again"), "{}", said(&output));
+    }
+    world.settled().await.unwrap();
+    assert_eq!(world.lengths().await.unwrap(), before, "nothing happened");
+    assert!(world.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_nats_gets_what_it_is_sent_at_the_pace_it_is_asked_for() {
+    let mut world = World::start().await.unwrap();
+    orders(&world, 2).await;
+    let nats = world.nats.url();
+    let (other, _folder) = another().await;
+    let to = other.url();
+    let to_other = |flags: &[&str]| {
+        let flags = [
+            &["--to-nats".to_owned(), to.clone()][..],
+            &flags.iter().map(|&f| f.to_owned()).collect::<Vec<_>>(),
+        ]
+        .concat();
+        let nats = nats.clone();
+        async move { replay(&nats, &flags.iter().map(String::as_str).collect::<Vec<_>>()).await }
+    };
+    // In two goes: the second where the first one ended.
+    keep(&to, "COPIES", "copy.>").await;
+    let began = Instant::now();
+    let output =
+        to_other(&["--to-subject", "copy", "--stream", "ORDERS", "--limit", "3", "--rate", "10"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(began.elapsed().as_millis() >= 200, "two gaps of a tenth of a second");
+    assert!(said(&output).contains("3 events copied, up to ORDERS:3"), "{}", said(&output));
+    let output =
+        to_other(&["--to-subject", "copy", "--stream", "ORDERS", "--from", "ORDERS:4", "--speed", "1000x"])
+            .await;
+    assert!(said(&output).contains("1 events copied, up to ORDERS:4"), "{}", said(&output));
+    assert_eq!(kept(&to, "COPIES").await, 4);
+
+    // On the subjects they have: as long as nobody there would take them for new.
+    let connection = Connection::connect(&to, "test").await.unwrap();
+    topology::ensure(&connection, &[Context::Orders], 1).await.unwrap();
+    let output = to_other(&["--stream", "ORDERS"]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let read =
+        async |connection: &Connection| {
+            let (from, until, filter) = (From::Start, Until::End, Filter::default());
+            let mut reader = Reader::open(connection, Context::Orders, from, until, filter).await.unwrap();
+            let mut all = Vec::new();
+            loop {
+                let batch = reader.next_batch(100).await.unwrap();
+                if batch.is_empty() {
+                    return all;
+                }
+                all.extend(batch.iter().map(|m| {
+                    (m.subject.to_string(), m.header("ce-id").unwrap().to_owned(), m.body().clone())
+                }));
+            }
+        };
+    assert_eq!(read(&connection).await, read(&world.connect().await.unwrap()).await);
+    let consumer = json!({
+        "stream_name": "ORDERS",
+        "config": { "durable_name": "inventory-orders", "ack_policy": "explicit" },
+    });
+    request(&to, "$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.inventory-orders", &consumer.to_string())
+        .await
+        .unwrap();
+    let output = to_other(&["--stream", "ORDERS"]).await;
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+    assert!(said(&output).contains("inventory-orders"), "{}", said(&output));
+    assert!(world.stop().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_page_through_a_stream_and_follow_causes() {
+    let mut world = World::start().await.unwrap();
+    let order = orders(&world, 3).await;
+    let front = Front::patient(&world, "").await.unwrap();
+    front.knows(&[Service::Operations]).await.unwrap();
+    let url = |path: &str| front.api.url(Service::Operations, path);
+    let get = async |path: &str| front.as_operator(front.api.http().get(url(path))).await.unwrap();
+    let ok = async |path: &str| get(path).await.expect(200, path).unwrap().body;
+
+    let streams = ok("/ops/streams").await;
+    let orders = streams["streams"].as_array().unwrap().iter().find(|one| one["stream"] == "ORDERS").unwrap();
+    assert_eq!((&orders["events"], &orders["aggregates"]), (&json!(6), &json!(3)), "{orders}");
+    assert_eq!((&orders["first"]["sequence"], &orders["last"]["sequence"]), (&json!(1), &json!(6)));
+    let counted = world.lengths().await.unwrap();
+    for stream in streams["streams"].as_array().unwrap() {
+        let context = Context::of_stream(stream["stream"].as_str().unwrap()).unwrap();
+        assert_eq!(stream["events"].as_u64().unwrap(), counted[&context], "{stream}");
+    }
+
+    // Page by page it is what a replay prints.
+    let mut paged = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let page = ok(&format!("/ops/streams/INVENTORY/events?limit=4{cursor}")).await;
+        assert!(page["items"].as_array().unwrap().len() <= 4);
+        paged.extend(page["items"].as_array().unwrap().clone());
+        let Some(next) = page["nextCursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(paged, lines(&world.nats.url(), &["--stream", "INVENTORY", "--output", "json"]).await);
+
+    let found = async |query: &str| {
+        ok(&format!("/ops/streams/ORDERS/events?{query}")).await["items"].as_array().unwrap().clone()
+    };
+    assert_eq!(found("from=2&to=4").await.len(), 3);
+    assert_eq!(found(&format!("aggregate=order/{order}")).await.len(), 2);
+    assert_eq!(found("subject=evt.orders.order.*&limit=100").await.len(), 6);
+    assert_eq!(found("type=order.completed").await.len(), 3);
+    assert_eq!(found("type=order.failed,order.cancelled").await.len(), 0);
+    let all = found("").await;
+    let (middle, correlation) =
+        (all[2]["storedAt"].as_str().unwrap(), all[0]["correlation"].as_str().unwrap());
+    assert_eq!(
+        found(&format!("since={middle}")).await.len() + found(&format!("until={middle}")).await.len(),
+        7
+    );
+    assert_eq!(found(&format!("correlation={correlation}")).await.len(), 2);
+    let personal = all.iter().find(|event| event["type"] == "order.created").unwrap();
+    assert_eq!(personal["data"]["shippingAddress"], json!({ "redacted": true }));
+
+    // From the payment back to the order.
+    let paid =
+        ok(&format!("/ops/streams/PAYMENTS/events?type=payment.charged&aggregate=payment/{order}")).await;
+    let paid = ok(&format!("/ops/streams/PAYMENTS/events/{}", paid["items"][0]["sequence"])).await;
+    let kinds = |part: &str| -> Vec<String> {
+        let links = paid["chain"][part].as_array().unwrap();
+        links.iter().map(|link| link["type"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(kinds("causes"), ["inventory.reserved", "order.created"], "{paid}");
+    assert_eq!(kinds("effects"), ["shipping.scheduled"]);
+    let cause = ok(paid["chain"]["causes"][1]["link"].as_str().unwrap()).await;
+    assert_eq!(cause["data"]["orderId"], json!(order));
+    for link in paid["links"]["correlation"].as_array().unwrap() {
+        ok(link.as_str().unwrap()).await;
+    }
+    assert_eq!(ok(paid["links"]["aggregate"].as_str().unwrap()).await["items"].as_array().unwrap().len(), 1);
+
+    for (path, status, kind) in [
+        ("/ops/streams/CARTS/events", 404, "stream-not-found"),
+        ("/ops/streams/ORDERS/events/999", 404, "event-not-found"),
+        ("/ops/streams/ORDERS/events/0", 404, "event-not-found"),
+        ("/ops/streams/ORDERS/events/x", 400, "invalid-path"),
+        ("/ops/streams/ORDERS/events?type=order.gone", 422, "invalid-filter"),
+        ("/ops/streams/ORDERS/events?subject=evt.payments.*", 422, "invalid-filter"),
+        ("/ops/streams/ORDERS/events?limit=0", 422, "invalid-limit"),
+        ("/ops/streams/ORDERS/events?cursor=zz", 422, "invalid-cursor"),
+        ("/ops/streams/ORDERS/events?reveal=true", 400, "invalid-query"),
+    ] {
+        let answer = get(path).await;
+        assert_eq!(
+            (answer.status, &answer.body["type"]),
+            (status, &json!(format!("/problems/{kind}"))),
+            "{path}"
+        );
+    }
+    let customer =
+        front.api.send_as(Uuid::from_u128(7), front.api.http().get(url("/ops/streams"))).await.unwrap();
+    assert_eq!(customer.status, 403);
+    assert!(front.stop().await);
+    assert!(world.stop().await);
+}
+
+/// Carries out what a history says was changed, as a client would.
+fn apply(document: &mut Value, changes: &Value) {
+    for change in changes.as_array().unwrap() {
+        let path = change["path"].as_str().unwrap();
+        assert_eq!(document.pointer(path), change.get("from"), "{change}");
+        let (parent, name) = path.rsplit_once('/').unwrap();
+        match (document.pointer_mut(parent).unwrap(), change.get("to").cloned()) {
+            (Value::Object(object), Some(to)) => drop(object.insert(name.to_owned(), to)),
+            (Value::Object(object), None) => drop(object.remove(name)),
+            (Value::Array(items), Some(to)) => match items.get_mut(name.parse::<usize>().unwrap()) {
+                Some(item) => *item = to,
+                None => items.push(to),
+            },
+            (Value::Array(items), None) => drop(items.pop()),
+            (other, _) => panic!("nothing is beneath {other}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_shown_as_it_was_to_whoever_may_see_it() {
+    let mut world = World::start().await.unwrap();
+    let front = Front::patient(&world, "").await.unwrap();
+    front.knows(&Service::ALL).await.unwrap();
+    let api = &world.api;
+    let stocked = api.stock_product("tea", ("TEA-1", "Tea", 500), 100).await.unwrap();
+    let user_id = api.register("ada").await.unwrap();
+    let (account_id, credited) = api.open_account("ada", user_id, 100_000).await.unwrap();
+    let items = vec![("TEA-1".to_owned(), 1)];
+    let cart = Cart { user_id, account_id, items, country: "DE".to_owned() };
+    let after = [stocked.position().unwrap(), credited.position().unwrap()];
+    let order = api.place("1", &cart, &after).await.unwrap().expect(202, "an order").unwrap().id().unwrap();
+    let mut body = cart.body();
+    body["workflow"] = json!("orchestration");
+    let orders = api.http().post(api.url(Service::Orders, "/orders")).header("Idempotency-Key", "2");
+    let carried = api.send_as(user_id, orders.json(&body)).await.unwrap().expect(202, "an order").unwrap();
+    let carried = carried.id().unwrap();
+    world.settled().await.unwrap();
+    world.told(&["email"]).await;
+
+    let http = || front.api.http();
+    let operator =
+        async |path: &str| front.as_operator(http().get(format!("{}/api{path}", front.url))).await.unwrap();
+    let customer = async |user: Uuid, path: &str| {
+        front.api.send_as(user, http().get(format!("{}/api{path}", front.url))).await.unwrap()
+    };
+    let notifications = operator("/notifications").await.body;
+    let notification = notifications["items"][0]["id"].as_str().unwrap().to_owned();
+    // What depends on the time of the question cannot be in the log.
+    let timeless = |mut document: Value| {
+        document.as_object_mut().map(|fields| fields.remove("stuck"));
+        document
+    };
+    for path in [
+        format!("/orders/{order}"),
+        format!("/accounts/{account_id}"),
+        format!("/payments/{order}"),
+        "/inventory/TEA-1".to_owned(),
+        "/products/TEA-1".to_owned(),
+        format!("/shipments/{order}"),
+        format!("/users/{user_id}"),
+        format!("/notifications/{notification}"),
+        format!("/ops/sagas/{carried}"),
+    ] {
+        let present = timeless(operator(&path).await.expect(200, &path).unwrap().body);
+        let history = operator(&format!("{path}/history?diff=true&limit=100")).await;
+        let history = history.expect(200, &path).unwrap().body;
+        let mut document = json!({});
+        for event in history["events"].as_array().unwrap() {
+            apply(&mut document, &event["changes"]);
+        }
+        assert_eq!(timeless(document), present, "all changes of {path} make the present one");
+        let last = operator(&format!("{path}?asOf=999")).await;
+        assert_eq!((last.status, &last.body["type"]), (404, &json!("/problems/state-not-found")), "{path}");
+        let detail = last.body["detail"].as_str().unwrap();
+        let version = detail.trim_end_matches('.').rsplit(' ').next().unwrap();
+        let as_of = operator(&format!("{path}?asOf={version}")).await.expect(200, &path).unwrap();
+        assert_eq!(as_of.headers["waybill-version"], version, "{path}");
+        assert_eq!(timeless(as_of.body), present, "the last version of {path} is the present one");
+        assert_eq!(
+            operator(&format!("{path}/history?limit=1")).await.body["events"].as_array().unwrap().len(),
+            1
+        );
+        let nobody = front.api.send(http().get(format!("{}/api{path}?asOf=1", front.url))).await.unwrap();
+        assert_eq!(nobody.status, 401, "{path}");
+    }
+
+    let first = customer(user_id, &format!("/orders/{order}?asOf=1")).await.expect(200, "the past").unwrap();
+    assert_eq!((&first.body["status"], &first.body["version"]), (&json!("pending"), &json!(1)));
+    let (bob, own) = (api.register("bob").await.unwrap(), format!("/orders/{order}"));
+    for path in [format!("{own}?asOf=1"), format!("{own}?asOf=99"), format!("{own}/history?diff=true")] {
+        let refused = customer(bob, &path).await;
+        assert_eq!(
+            (refused.status, &refused.body["type"]),
+            (404, &json!("/problems/order-not-found")),
+            "{path}"
+        );
+    }
+    assert_eq!(customer(user_id, "/inventory/TEA-1?asOf=1").await.status, 200);
+    assert_eq!(customer(user_id, "/inventory/TEA-1/history").await.status, 403);
+    assert_eq!(customer(user_id, &format!("/ops/sagas/{carried}?asOf=1")).await.status, 403);
+
+    // A name and an address that were changed, and then erased.
+    let user = api.url(Service::Users, &format!("/users/{user_id}"));
+    let renamed = http().patch(&user).json(&json!({ "name": "Ada King" }));
+    let renamed = api.send_as(user_id, renamed).await.unwrap().expect(202, "a new name").unwrap();
+    let path = format!("/users/{user_id}?after={}", renamed.position().unwrap());
+    assert_eq!(customer(user_id, &path).await.body["name"], "Ada King");
+    assert_eq!(customer(user_id, &format!("{path}&asOf=1")).await.body["name"], "Ada Lovelace");
+    let history = customer(user_id, &format!("/users/{user_id}/history?diff=true")).await.body;
+    let change = json!({ "path": "/name", "from": "Ada Lovelace", "to": "Ada King" });
+    assert!(history["events"][1]["changes"].as_array().unwrap().contains(&change), "{history}");
+    let erased = api.send_as(user_id, http().delete(&user)).await.unwrap().expect(202, "an erasure").unwrap();
+    let after = erased.position().unwrap();
+    for query in ["asOf=1", "asOf=2", "asOf=3"] {
+        let was =
+            operator(&format!("/users/{user_id}?{query}&after={after}")).await.expect(200, query).unwrap();
+        assert_eq!((&was.body["name"], &was.body["erased"]), (&Value::Null, &json!(true)), "{query}");
+    }
+    for path in [format!("/users/{user_id}"), format!("/shipments/{order}"), format!("/orders/{order}")] {
+        let told = operator(&format!("{path}/history?diff=true&limit=100")).await.expect(200, &path).unwrap();
+        assert!(!told.body.to_string().contains("Lovelace"), "{path} shows who was erased");
+    }
+    assert!(front.stop().await);
+    assert!(world.stop().await);
+}
