@@ -5,7 +5,7 @@
 //! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes
 //! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
-//! - [`installed`], [`python`]: packages of Python
+//! - [`installed`], [`python`], [`node`]: packages of Python and of Node
 //! - [`eventually`]: waiting for a condition, with a deadline; [`settled`]: waiting until all that must hold does
 //!
 //! Everything runs in temporary folders on ports that the system gives, and ends with the test.
@@ -17,6 +17,7 @@
 mod collector;
 mod front;
 mod mail;
+mod node;
 mod process;
 mod python;
 mod receiver;
@@ -28,6 +29,7 @@ mod world;
 pub use collector::{CollectedLog, CollectedSpan, Collector};
 pub use front::Front;
 pub use mail::{MailServer, Received as ReceivedMail};
+pub use node::node;
 pub use process::Process;
 pub use python::{installed, python};
 pub use receiver::{Behaviour as ReceiverBehaviour, Receiver, Request as ReceivedRequest};

@@ -7,6 +7,7 @@
 //! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
 //!   are sent; [`flow`]: how orders are carried through; all by flags
 //! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `health`, `bench`: one file per subcommand
+//! - `contracts`: what others rely on: the schemas of facts and the AsyncAPI document, served to everybody
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
@@ -23,6 +24,7 @@ pub mod system;
 mod bench;
 mod channels;
 mod config;
+mod contracts;
 mod dead_letters;
 mod demo;
 mod dev;

@@ -1,7 +1,7 @@
 //! One service: its write side, its read side, its probes and its documentation, as one router and some tasks.
 
 use super::{Config, Service};
-use crate::{calls::UsersCalls, failure::Failure};
+use crate::{calls::UsersCalls, contracts, failure::Failure};
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
 use nats::{
@@ -64,6 +64,11 @@ pub(super) async fn assemble(
 
     let queries = read_side.as_ref().map(|read_side| read_side.router(keys)).unwrap_or_default();
     let (paths, mut api) = write_side.http.merge(queries).split_for_parts();
+    let (contracts, documented) = contracts::routes().split_for_parts();
+    // Every service answers there; in the document of all services it stands once.
+    if service == Service::Operations {
+        api.merge(documented);
+    }
     auth::document(&mut api);
     api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
     let leaving = shutdown.leaving();
@@ -74,8 +79,8 @@ pub(super) async fn assemble(
     }
     let ready = probes.ready();
     let operators = auth::restrict(breakers.routes(), Role::Operator);
-    let router =
-        paths.merge(probes.routes()).merge(operators).route("/openapi.json", get(async move || Json(api)));
+    let described = Router::new().route("/openapi.json", get(async move || Json(api))).merge(contracts);
+    let router = paths.merge(probes.routes()).merge(operators).merge(described);
     let router = auth::layer(router, verifier(config, &writing).await?);
     Ok((service::http::layers(service.name(), router, config.clock.clone()), ready))
 }
