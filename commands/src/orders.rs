@@ -13,7 +13,7 @@ pub use order::{
 };
 use order::{check_reason, total};
 pub use react::{Effect, INTERESTS, react};
-pub use users::UsersService;
+pub use users::{Said, UsersService};
 
 use crate::{
     environment::{Build, BuildError, WriteSide},
@@ -21,6 +21,9 @@ use crate::{
 };
 use events::orders::Workflow;
 use users::Users;
+
+/// Whose facts orders read beside those that they answer, to keep their own copies up to date.
+pub const FOLLOWS: [events::Aggregate; 2] = [copies::FOLLOWED, users::FOLLOWED];
 
 /// The write side of orders.
 pub(crate) async fn write_side(build: Build, workflow: Workflow) -> Result<WriteSide, BuildError> {

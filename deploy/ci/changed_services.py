@@ -43,7 +43,8 @@ APART = ("tests", "rivals", "contracts")
 EVERYTHING = ("Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "Dockerfile", ".dockerignore", ".cargo/")
 # Neither code nor part of an image.
 NOTHING = re.compile(
-    r"(docs|deploy|nats/conf|\.github|\.ci)/|LICENSE-|[^/]*\.(md|conf)$|\.gitignore$|clippy\.toml$|rustfmt\.toml$"
+    # Every service serves the document that is excepted.
+    r"(docs/(?!asyncapi\.json$)|deploy/|nats/conf/|\.github/|\.ci/)|LICENSE-|[^/]*\.(md|conf)$|\.gitignore$|clippy\.toml$|rustfmt\.toml$"
     r"|deny\.toml$|docker-compose\.yml$|(\w+/)(tests|examples|benches)/|commands/golden/|[^/]+/README\.md$"
 )
 

@@ -259,7 +259,7 @@ impl Envelope {
         put(header::SOURCE, ["/waybill/", context.token()].concat());
         put(header::SUBJECT, self.subject.as_ref().to_owned());
         put(header::TIME, microseconds(self.time));
-        put(header::DATA_SCHEMA, ["/schemas/", &self.kind, "/", &self.schema.to_string()].concat());
+        put(header::DATA_SCHEMA, crate::schema::path(&self.kind, self.schema));
         put(header::CONTENT_TYPE, "application/json".to_owned());
         put(header::CORRELATION, self.correlation.as_str().to_owned());
         put(header::CAUSATION, hyphenated(self.causation));

@@ -5,7 +5,7 @@
 //! - [`ids`], [`sku`], [`money`], [`personal`]: values that cannot be built wrong
 //! - [`subject`]: contexts, streams and subjects, spelled once
 //! - [`envelope`]: CloudEvents 1.0 attributes carried in message headers
-//! - [`fact`]: the catalogue of every fact, encoding, decoding; [`upcast`]: old versions made new
+//! - [`fact`]: the catalogue of every fact, encoding, decoding; [`upcast`]: old versions made new; [`schema`]: their shapes
 //! - one file of facts per context: [`orders`], [`inventory`], [`payments`], [`fraud`], [`shipping`],
 //!   [`notifications`], [`users`], [`fulfilment`], [`ops`]
 
@@ -21,6 +21,7 @@ pub mod ops;
 pub mod orders;
 pub mod payments;
 pub mod personal;
+pub mod schema;
 pub mod shipping;
 pub mod sku;
 pub mod subject;

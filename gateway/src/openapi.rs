@@ -25,7 +25,8 @@ fn merge<'a, D: AsRef<Value>>(documents: impl IntoIterator<Item = (&'a str, D)>,
         }
         let Some(Value::Object(own)) = document.get_mut("paths").map(Value::take) else { continue };
         for (path, mut item) in own {
-            let public = if path.starts_with("/.well-known/") { path } else { format!("{PREFIX}{path}") };
+            // Some paths are reached here as they are; the others have the prefix in front.
+            let public = if routes.lead_to(&path) { path } else { format!("{PREFIX}{path}") };
             complete(&public, &mut item, routes);
             let item = item.as_object().cloned().unwrap_or_default();
             if !item.is_empty() {

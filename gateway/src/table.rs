@@ -72,6 +72,11 @@ impl Routes {
         self.0.iter().map(|route| &**route)
     }
 
+    /// Whether any route has this path, whatever the method.
+    pub(crate) fn lead_to(&self, path: &str) -> bool {
+        self.0.iter().any(|route| route.pattern.matches(path))
+    }
+
     /// The most specific route that takes this method at this path.
     pub fn find(&self, method: &Method, path: &str) -> Match {
         let mut others = Vec::new();

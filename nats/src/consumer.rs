@@ -25,6 +25,7 @@ use events::{Aggregate, Context};
 use futures::future::BoxFuture;
 pub use metrics::ConsumerMetrics;
 pub use policy::{Policies, Policy, PolicyError};
+pub use replay::ASKED_BY_OPERATORS;
 use std::{sync::Arc, time::Duration, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use worker::Worker;

@@ -45,7 +45,8 @@ pub mod topology;
 pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};
 pub use connection::{ConnectError, Connection};
 pub use consumer::{
-    Consumer, ConsumerError, ConsumerMetrics, Handler, Manner, Policies, Policy, PolicyError, Retry,
+    ASKED_BY_OPERATORS, Consumer, ConsumerError, ConsumerMetrics, Handler, Manner, Policies, Policy,
+    PolicyError, Retry,
 };
 pub use keyring::{KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, UnwrapError, nonce};
 pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};

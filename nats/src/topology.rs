@@ -59,6 +59,15 @@ fn stream(context: Context, replicas: usize) -> Config {
     }
 }
 
+/// How the stream of a context is declared, in the words of the server; without the number of copies, which each
+/// installation chooses.
+pub fn declared(context: Context) -> serde_json::Value {
+    // A configuration is always JSON.
+    let mut declared = serde_json::to_value(stream(context, 1)).unwrap_or_default();
+    declared.as_object_mut().and_then(|settings| settings.remove("num_replicas"));
+    declared
+}
+
 /// What the stream listens on: facts, and timers where it keeps them.
 fn subjects(context: Context) -> Vec<String> {
     let timers = context.has_timers().then(|| context.timer("*", "*"));

@@ -66,6 +66,8 @@ fn what_is_in_every_image_touches_all_and_prose_and_tests_touch_none() {
     for path in ["Cargo.lock", "Cargo.toml", "rust-toolchain.toml", "Dockerfile", "a/file/nobody/knows.x"] {
         assert_eq!(touched(&[path]), everything(), "{path}");
     }
+    // Which is served.
+    assert_eq!(touched(&["docs/asyncapi.json"]), everything());
     let nothing = ["README.md", "docs/api.md", "tests/stories/order.rs", "commands/tests/http/main.rs"];
     for path in nothing.into_iter().chain(["rivals/src/main.rs", "nats/conf/cluster.conf", ".ci/run"]) {
         assert!(touched(&[path]).is_empty(), "{path}");

@@ -6,7 +6,7 @@
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes
 //! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
 //! - [`Cluster`]: a PostgreSQL server
-//! - [`installed`], [`python`]: packages of Python
+//! - [`installed`], [`python`], [`node`]: packages of Python and of Node
 //! - [`eventually`]: waiting for a condition, with a deadline; [`settled`]: waiting until all that must hold does
 //!
 //! Everything runs in temporary folders on ports that the system gives, and ends with the test.
@@ -18,6 +18,7 @@
 mod collector;
 mod front;
 mod mail;
+mod node;
 mod postgres;
 mod process;
 mod python;
@@ -30,6 +31,7 @@ mod world;
 pub use collector::{CollectedLog, CollectedSpan, Collector};
 pub use front::Front;
 pub use mail::{MailServer, Received as ReceivedMail};
+pub use node::node;
 pub use postgres::Cluster;
 pub use process::Process;
 pub use python::{installed, python};

@@ -45,6 +45,14 @@ impl Process {
         path
     }
 
+    /// The folder `target`, where tests keep what they install.
+    ///
+    /// # Panics
+    /// When the executable was not built.
+    pub fn target() -> PathBuf {
+        Self::executable().ancestors().nth(2).unwrap_or_else(|| Path::new(".")).to_owned()
+    }
+
     /// Runs `waybill dev` on a data folder, on free ports, and waits until it is ready.
     ///
     /// # Panics

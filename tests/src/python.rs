@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Output,
 };
+use tempfile::TempDir;
 use tokio::process::Command;
 
 /// Where a package, `name==version`, lies with all that it needs.
@@ -13,7 +14,7 @@ use tokio::process::Command;
 /// # Panics
 /// Where it cannot be installed; the message says what is missing.
 pub async fn installed(package: &str) -> PathBuf {
-    let target = Process::executable().ancestors().nth(2).unwrap_or_else(|| Path::new(".")).to_owned();
+    let target = Process::target();
     let place = target.join(package.replace("==", "-"));
     if !place.exists() {
         // At once or not at all: an installation that was broken off is not taken for one.
@@ -26,12 +27,20 @@ pub async fn installed(package: &str) -> PathBuf {
         });
         let said = String::from_utf8_lossy(&stderr);
         assert!(status.success(), "pip cannot install {package} (Debian: python3-pip):\n{said}");
-        // Another test may have been faster.
-        if let Err(error) = fs::rename(draft.keep(), &place) {
-            assert!(place.exists(), "{}: {error}", place.display());
-        }
+        keep(draft, &place);
     }
     place
+}
+
+/// Puts what was installed in its place.
+///
+/// # Panics
+/// Where that is not possible.
+pub(crate) fn keep(draft: TempDir, place: &Path) {
+    // Another test may have been faster.
+    if let Err(error) = fs::rename(draft.keep(), place) {
+        assert!(place.exists(), "{}: {error}", place.display());
+    }
 }
 
 /// Python with a package, and with modules in these folders.

@@ -14,7 +14,10 @@ use waybill_tests::World;
 const PUBLIC: &[&str] = &[
     "DELETE /sessions",
     "GET /.well-known/jwks.json",
+    "GET /asyncapi.json",
     "GET /products",
+    "GET /schemas",
+    "GET /schemas/{type}/{version}",
     "POST /sessions",
     "POST /sessions/refresh",
     "POST /users",
@@ -112,7 +115,7 @@ async fn every_endpoint_wants_a_token_unless_it_is_public_and_says_so() {
     }
     assert_eq!(public.iter().map(String::as_str).collect::<Vec<_>>(), PUBLIC);
     for service in Service::ALL {
-        for path in ["/health", "/ready", "/metrics", "/openapi.json"] {
+        for path in ["/health", "/ready", "/metrics", "/openapi.json", "/asyncapi.json", "/schemas"] {
             let answer = api.send(api.http().get(api.url(service, path))).await.unwrap();
             assert_eq!(answer.status, 200, "{service} {path}");
         }

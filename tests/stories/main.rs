@@ -5,6 +5,7 @@
 
 mod access;
 mod again;
+mod asyncapi;
 mod cluster;
 mod contention;
 mod crash;

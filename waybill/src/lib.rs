@@ -8,6 +8,7 @@
 //!   are sent; [`flow`]: how orders are carried through; all by flags
 //! - [`databases`]: where read models are kept
 //! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `health`, `bench`: one file per subcommand
+//! - `contracts`: what others rely on: the schemas of facts and the AsyncAPI document, served to everybody
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
@@ -25,6 +26,7 @@ pub mod system;
 mod bench;
 mod channels;
 mod config;
+mod contracts;
 mod dead_letters;
 mod demo;
 mod dev;

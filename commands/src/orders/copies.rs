@@ -15,6 +15,8 @@ use std::{
     time::Duration,
 };
 
+/// Whose facts keep the copies up to date.
+pub(super) const FOLLOWED: events::Aggregate = events::Aggregate::Product;
 /// Products and accounts kept in memory. (The compiler evaluates the `expect`.)
 const KEPT: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 
@@ -59,7 +61,7 @@ impl Copies {
         executor: Executor,
         connection: &Connection,
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), ReplayError> {
-        let filter = Filter { subject: Some(events::Aggregate::Product.filter()), ..Filter::default() };
+        let filter = Filter { subject: Some(FOLLOWED.filter()), ..Filter::default() };
         let reader = Reader::open(connection, Context::Inventory, From::Now, Until::Forever, filter).await?;
         let kept = Kept { products: LruCache::new(KEPT), accounts: LruCache::new(KEPT) };
         let copies = Self { executor, kept: Arc::new(Mutex::new(kept)) };

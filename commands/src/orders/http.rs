@@ -194,7 +194,7 @@ async fn place(orders: &Orders, call: Call, body: PlaceOrder) -> Result<Response
     let Orders { api, copies, users, keys, .. } = orders;
     call.principal.require_for(body.user_id.uuid())?;
     let (user_snapshot, items, account) = try_join3(
-        users.check(body.user_id, || call.query(format!("/users/{}", body.user_id))),
+        users.check(body.user_id, |path| call.query(path)),
         priced(copies, &body.items, call.fresh),
         copies.account(body.account_id, call.fresh).map_err(Problem::from),
     )

@@ -7,7 +7,7 @@ use crate::{
     Executor, Key,
     users::{User, UserState},
 };
-use events::{Context, Fact, UserId, orders::UserSnapshot, users::UserEvent};
+use events::{Aggregate, Context, Fact, UserId, orders::UserSnapshot, users::UserEvent};
 use lru::LruCache;
 use nats::{Connection, Filter, From, Reader, ReplayError, Until};
 use serde::Deserialize;
@@ -22,6 +22,8 @@ use std::{
 };
 use tokio::time::Instant;
 
+/// Whose facts keep the copy up to date.
+pub(super) const FOLLOWED: Aggregate = Aggregate::User;
 /// Users kept in memory. (The compiler evaluates the `expect`.)
 const KEPT: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
 /// How long to wait before trying again to read what is no event.
@@ -55,10 +57,13 @@ struct Known {
 }
 
 /// What the users service says of a user.
-#[derive(Clone, Copy)]
-enum Said {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// There is such a user.
     Known,
+    /// There was.
     Erased,
+    /// There is none, as far as its read model goes.
     Unknown,
     /// It could not be asked.
     Nothing,
@@ -71,6 +76,26 @@ struct Answer {
     erased: bool,
 }
 
+impl UsersService {
+    /// Where a user is asked for.
+    pub fn path(user: UserId) -> String {
+        format!("/users/{user}")
+    }
+
+    /// Makes a call of [`Self::path`], and reads of its answer what matters here.
+    pub async fn ask(&self, call: Call) -> Said {
+        match self.client.send(call).await.and_then(|answer| answer.json::<Answer>()) {
+            Ok(Answer { erased: false }) => Said::Known,
+            Ok(Answer { erased: true }) => Said::Erased,
+            Err(CallError::Status { status, .. }) if status.as_u16() == 404 => Said::Unknown,
+            Err(error) => {
+                tracing::debug!(%error, "an own copy of the user is relied on");
+                Said::Nothing
+            }
+        }
+    }
+}
+
 impl Users {
     /// What asks `service` and reads its own copy through `executor`, and what keeps the copy up to date: it runs for
     /// ever. The following begins before anything can be read, so that no change falls between the two.
@@ -79,19 +104,19 @@ impl Users {
         executor: Executor,
         connection: &Connection,
     ) -> Result<(Self, impl Future<Output = ()> + Send + 'static), ReplayError> {
-        let filter = Filter { subject: Some(events::Aggregate::User.filter()), ..Filter::default() };
+        let filter = Filter { subject: Some(FOLLOWED.filter()), ..Filter::default() };
         let reader = Reader::open(connection, Context::Users, From::Now, Until::Forever, filter).await?;
         let kept = Arc::new(Mutex::new(LruCache::new(KEPT)));
         let users = Self { service, executor, kept, asking: Asking::new() };
         Ok((users.clone(), users.follow(reader)))
     }
 
-    /// How a customer is known; `None` of one who is erased. Refuses (422) one who does not exist. `ask` makes the call
-    /// of the users service, where one is needed and none is under way.
+    /// How a customer is known; `None` of one who is erased. Refuses (422) one who does not exist. `call` makes the call
+    /// of a path of the users service, where one is needed and none is under way.
     pub(super) async fn check(
         &self,
         user: UserId,
-        ask: impl FnOnce() -> Call,
+        call: impl FnOnce(String) -> Call,
     ) -> Result<Option<UserSnapshot>, Problem> {
         let known = self.lock().get(&user).copied();
         match known {
@@ -101,7 +126,11 @@ impl Users {
             }
             _ => {}
         }
-        match self.asking.join(user, || said(self.service.client.clone(), ask())).await {
+        let ask = || {
+            let (service, call) = (self.service.clone(), call(UsersService::path(user)));
+            async move { service.ask(call).await }
+        };
+        match self.asking.join(user, ask).await {
             Said::Erased => Ok(None),
             Said::Known => Ok(self.confirm(user)),
             // Its read model may be behind the log.
@@ -168,17 +197,5 @@ impl Users {
     fn lock(&self) -> MutexGuard<'_, LruCache<UserId, Known>> {
         // Every statement leaves the copy valid.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn said(client: Client, call: Call) -> Said {
-    match client.send(call).await.and_then(|answer| answer.json::<Answer>()) {
-        Ok(Answer { erased: false }) => Said::Known,
-        Ok(Answer { erased: true }) => Said::Erased,
-        Err(CallError::Status { status, .. }) if status.as_u16() == 404 => Said::Unknown,
-        Err(error) => {
-            tracing::debug!(%error, "an own copy of the user is relied on");
-            Said::Nothing
-        }
     }
 }

@@ -6,17 +6,15 @@ use serde_json::{Value, json};
 
 /// The schema of a type's newest version, as it is to be committed.
 pub(crate) fn generated(fact: &FactType) -> Value {
-    let mut schema = Value::from((fact.schema)());
-    schema["$id"] = json!(format!("/schemas/{}/{}", fact.name, fact.version));
-    schema
+    schema(fact, fact.version)
 }
 
 /// The schema of any version: from the type where it is the newest, as committed where it is superseded.
 pub(crate) fn schema(fact: &FactType, version: u32) -> Value {
-    let (file, newest) = (format!("schemas/{}/{version}.json", fact.name), version == fact.version);
-    let committed =
-        || json(&file).unwrap_or_else(|| panic!("keep the schema of the old version in events/{file}"));
-    if newest { generated(fact) } else { committed() }
+    events::schema::of(fact, version).unwrap_or_else(|| {
+        let file = format!("events/schemas/{}/{version}.json", fact.name);
+        panic!("keep the schema of the old version in {file}, and name it in events/src/schema.rs")
+    })
 }
 
 /// What of `value` disagrees with `schema`; the part of JSON Schema that the types of facts use.

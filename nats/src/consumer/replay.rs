@@ -12,8 +12,8 @@ use events::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// What operators ask for.
-const INTERESTS: &[&str] = &["deadletter.retried", "deadletter.discarded"];
+/// What operators ask of every consumer that parks.
+pub const ASKED_BY_OPERATORS: &[&str] = &["deadletter.retried", "deadletter.discarded"];
 
 /// Times a message is tried when it is brought back. Whoever asked for it is waiting.
 const TRIES: u32 = 2;
@@ -23,7 +23,7 @@ pub(super) fn worker(main: &Arc<Worker>) -> Arc<Worker> {
     let consumer = Consumer {
         context: Context::Ops,
         durable: format!("{}-ops", main.consumer.durable),
-        interests: INTERESTS,
+        interests: ASKED_BY_OPERATORS,
         only: None,
         lag: Duration::ZERO,
         manner: Manner::React,

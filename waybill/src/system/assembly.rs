@@ -1,7 +1,7 @@
 //! One service: its write side, its read side, its probes and its documentation, as one router and some tasks.
 
 use super::{Config, Service};
-use crate::{calls::UsersCalls, failure::Failure};
+use crate::{calls::UsersCalls, contracts, failure::Failure};
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
 use nats::{
@@ -17,7 +17,7 @@ use service::{
     client::Client,
 };
 use std::sync::Arc;
-use utoipa::openapi::Info;
+use utoipa::openapi::{Info, OpenApi};
 
 /// Starts the tasks of a service, which end with the shutdown, and gives its routes and whether it is ready.
 pub(super) async fn assemble(
@@ -65,9 +65,8 @@ pub(super) async fn assemble(
 
     let queries = read_side.as_ref().map(|read_side| read_side.router(keys)).unwrap_or_default();
     let queries = queries.merge(log.unwrap_or_default());
-    let (paths, mut api) = write_side.http.merge(queries).split_for_parts();
-    auth::document(&mut api);
-    api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
+    let (paths, api) = write_side.http.merge(queries).split_for_parts();
+    let described = described(service, api);
     let leaving = shutdown.leaving();
     let stays = move || if leaving.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) };
     let mut probes = probes(service, config, &writing, metrics).check("process", Arc::new(stays));
@@ -76,10 +75,21 @@ pub(super) async fn assemble(
     }
     let ready = probes.ready();
     let operators = auth::restrict(breakers.routes(), Role::Operator);
-    let router =
-        paths.merge(probes.routes()).merge(operators).route("/openapi.json", get(async move || Json(api)));
+    let router = paths.merge(probes.routes()).merge(operators).merge(described);
     let router = auth::layer(router, verifier(config, &writing).await?);
     Ok((service::http::layers(service.name(), router, config.clock.clone()), ready))
+}
+
+/// What the service says of itself, and what others may rely on.
+fn described(service: Service, mut api: OpenApi) -> Router {
+    let (contracts, documented) = contracts::routes().split_for_parts();
+    // Every service answers there; in the document of all services it stands once.
+    if service == Service::Operations {
+        api.merge(documented);
+    }
+    auth::document(&mut api);
+    api.info = Info::new(format!("Waybill {service}").as_str(), env!("CARGO_PKG_VERSION"));
+    contracts.route("/openapi.json", get(async move || Json(api)))
 }
 
 /// What read models are made of.

@@ -1,0 +1,137 @@
+//! Operations: what each service records, and whose facts it reads: to answer them, to keep read models and copies of its
+//! own, and to do what operators ask of its consumers.
+
+use super::{
+    document::{key, owner},
+    messages,
+};
+use events::{Aggregate, Context, FactType};
+use projections::View;
+use serde_json::{Map, Value, json};
+use waybill::system::Service;
+
+/// The types of facts that a service answers, by the context that records them.
+pub(super) fn interests(service: Service) -> &'static [(Context, &'static [&'static str])] {
+    match service {
+        Service::Users => commands::users::INTERESTS,
+        Service::Orders => commands::orders::INTERESTS,
+        Service::Payments => commands::payments::INTERESTS,
+        Service::Inventory => commands::inventory::INTERESTS,
+        Service::Shipping => commands::shipping::INTERESTS,
+        Service::Notifications => commands::notifications::INTERESTS,
+        Service::Fulfilment => commands::fulfilment::INTERESTS,
+        Service::Operations => &[],
+    }
+}
+
+/// The durable consumer with which a service reads a stream. Notifications have one for each channel.
+pub(super) fn durable(service: Service, context: Context) -> String {
+    let channel = if service == Service::Notifications { "-{channel}" } else { "" };
+    format!("{service}{channel}-{context}")
+}
+
+/// Every operation of every service.
+pub(super) fn of_services() -> Value {
+    let mut operations = Map::new();
+    for service in Service::ALL {
+        records(service, &mut operations);
+        answers(service, &mut operations);
+        projects(service, &mut operations);
+    }
+    for aggregate in commands::orders::FOLLOWS {
+        let summary =
+            format!("Orders keep a copy of their own of what they need of each {}.", aggregate.token());
+        let operation =
+            receive(Service::Orders, aggregate, versions(FactType::of(aggregate)), &summary, FOLLOWED);
+        operations.insert(format!("orders.follows.{}", key(aggregate)), operation);
+    }
+    Value::Object(operations)
+}
+
+const FOLLOWED: &str = "Every process reads it from where it started, in order, without a durable consumer.";
+const PROJECTED: &str =
+    "Read in order from the checkpoint that is kept with the tables, without a durable consumer.";
+const ANSWERED: &str = "A durable pull consumer, which all processes of the service share. A fact is acknowledged when what \
+                        follows from it is recorded, and comes again until then. Other types of the stream are acknowledged \
+                        unread.";
+
+/// What the service records, in the newest version.
+fn records(service: Service, operations: &mut Map<String, Value>) {
+    for aggregate in Aggregate::ALL.into_iter().filter(|aggregate| owner(aggregate.context()) == service) {
+        let newest = FactType::of(aggregate).iter().map(|fact| messages::key(fact, fact.version));
+        let operation = json!({
+            "action": "send",
+            "title": format!("{service} records what happens to its {}s", aggregate.token()),
+            "summary": "Appended with the version of the aggregate as its guard: of two writers one wins, and the other decides again.",
+            "channel": { "$ref": format!("#/channels/{}", key(aggregate)) },
+            "messages": references(aggregate, newest),
+            "tags": [{ "name": service.name() }],
+            "bindings": { "nats": { "bindingVersion": "0.1.0" } },
+        });
+        operations.insert(format!("{service}.records.{}", key(aggregate)), operation);
+    }
+}
+
+/// Which facts it answers, and what operators ask of its consumers.
+fn answers(service: Service, operations: &mut Map<String, Value>) {
+    for (context, kinds) in interests(service) {
+        let durable = durable(service, *context);
+        for aggregate in Aggregate::ALL.into_iter().filter(|aggregate| aggregate.context() == *context) {
+            let kinds = FactType::of(aggregate).iter().filter(|fact| kinds.contains(&fact.name));
+            let mut operation = receive(service, aggregate, versions(kinds), "", ANSWERED);
+            if operation["messages"].as_array().is_some_and(Vec::is_empty) {
+                continue;
+            }
+            operation["summary"] = json!(format!("{service} answers facts of {context}."));
+            operation["bindings"]["nats"]["x-jetstream"] =
+                json!({ "consumer": consumer(&durable, *context) });
+            operations.insert(format!("{service}.answers.{}", key(aggregate)), operation);
+        }
+        let asked = FactType::of(Aggregate::DeadLetter)
+            .iter()
+            .filter(|fact| nats::ASKED_BY_OPERATORS.contains(&fact.name));
+        let summary =
+            format!("What operators ask of {durable}: to try again what it has parked, or to give it up.");
+        let mut operation = receive(service, Aggregate::DeadLetter, versions(asked), &summary, ANSWERED);
+        operation["bindings"]["nats"]["x-jetstream"] =
+            json!({ "consumer": consumer(&format!("{durable}-ops"), Context::Ops) });
+        operations.insert(format!("{service}.obeys.{context}"), operation);
+    }
+}
+
+/// Whose facts its read model is made of.
+fn projects(service: Service, operations: &mut Map<String, Value>) {
+    let Some(view) = View::of(service.name()) else { return };
+    let tables: Vec<_> = view.tables.iter().map(|table| table.name).collect();
+    let summary = format!("The read model of {service}: {}.", tables.join(", "));
+    for aggregate in view.aggregates {
+        let operation = receive(service, *aggregate, versions(FactType::of(*aggregate)), &summary, PROJECTED);
+        operations.insert(format!("{service}.projects.{}", key(*aggregate)), operation);
+    }
+}
+
+fn consumer(durable: &str, context: Context) -> Value {
+    json!({ "stream": context.stream(), "durable": durable, "filter": context.filter(), "ack": "explicit" })
+}
+
+fn versions(facts: impl IntoIterator<Item = &'static FactType>) -> Vec<String> {
+    facts.into_iter().flat_map(messages::keys).collect()
+}
+
+fn receive(service: Service, aggregate: Aggregate, messages: Vec<String>, summary: &str, how: &str) -> Value {
+    json!({
+        "action": "receive",
+        "summary": summary,
+        "description": how,
+        "channel": { "$ref": format!("#/channels/{}", key(aggregate)) },
+        "messages": references(aggregate, messages),
+        "tags": [{ "name": service.name() }],
+        "bindings": { "nats": { "bindingVersion": "0.1.0" } },
+    })
+}
+
+fn references(aggregate: Aggregate, messages: impl IntoIterator<Item = String>) -> Vec<Value> {
+    let channel = key(aggregate);
+    let reference = |message| json!({ "$ref": format!("#/channels/{channel}/messages/{message}") });
+    messages.into_iter().map(reference).collect()
+}
