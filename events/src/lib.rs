@@ -21,6 +21,7 @@ pub mod ops;
 pub mod orders;
 pub mod payments;
 pub mod personal;
+pub mod schema;
 pub mod shipping;
 pub mod sku;
 pub mod subject;
