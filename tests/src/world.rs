@@ -8,6 +8,7 @@ use nats::{
     server::{self, Binary, Node, Server},
     topology,
 };
+use projections::database::Storage;
 use std::{collections::BTreeMap, time::Duration};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -124,6 +125,11 @@ impl World {
         let (system, api) = start(&self.config, &Service::ALL).await?;
         (self.system, self.api) = (Some(system), api);
         Ok(())
+    }
+
+    /// Where the read models are.
+    pub fn storage(&self) -> Storage {
+        Storage::Sqlite(self.config.data.clone())
     }
 
     /// A connection of the test's own.

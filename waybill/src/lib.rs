@@ -6,7 +6,8 @@
 //!   the tests all start services with it
 //! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
 //!   are sent; [`flow`]: how orders are carried through; all by flags
-//! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `health`, `bench`: one file per subcommand
+//! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `verify`,
+//!   `export`, `import`, `health`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
@@ -20,15 +21,21 @@ pub mod flow;
 pub mod outside;
 pub mod system;
 
+mod archive;
 mod bench;
 mod channels;
 mod config;
+mod cut;
 mod dead_letters;
 mod demo;
 mod dev;
+mod export;
 mod health;
+mod import;
+mod progress;
 mod replay;
 mod saga;
 mod serve;
 mod settings;
 mod token;
+mod verify;
