@@ -86,6 +86,16 @@ impl Context {
         format!("timer.{}.{id}.{name}", self.token())
     }
 
+    /// The subject of what stands in for a message that is gone, while a copy of the stream is put back.
+    pub fn gap(self) -> String {
+        format!("evt.{}.import.gap", self.token())
+    }
+
+    /// The subjects of all its timers.
+    pub fn timers(self) -> String {
+        self.timer("*", "*")
+    }
+
     /// The context that owns a stream.
     pub fn of_stream(stream: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|context| context.stream() == stream)

@@ -9,6 +9,7 @@ mod master;
 
 use crate::{Bucket, BucketConfig, BucketError, Change, Connection, Kept, TopologyError};
 use async_nats::jetstream::stream;
+use bytes::Bytes;
 use events::{DataKey, OpenError, Personal, UserId};
 use futures::{Stream, StreamExt};
 use lru::LruCache;
@@ -24,8 +25,9 @@ use std::{
 };
 use tokio::task::AbortHandle;
 
-/// The bucket.
-const BUCKET: &str = "PERSONAL_KEYS";
+/// The bucket of the keys of personal data.
+pub const PERSONAL_KEYS: &str = "PERSONAL_KEYS";
+const BUCKET: &str = PERSONAL_KEYS;
 /// The key beside those of users that tells whether a master key is the right one.
 const CHECK: &str = "master-key-check";
 /// Keys held in memory, of about 100 bytes each. (The compiler evaluates the `expect`.)
@@ -70,6 +72,12 @@ pub enum KeyError {
 enum Stored {
     Wrapped(String),
     Erased,
+}
+
+/// What the bucket holds for a user who was erased: for copies that are put back.
+pub fn erased_mark() -> Bytes {
+    // The variant without data is its name.
+    Bytes::from_static(b"\"erased\"")
 }
 
 /// What is known of a user.

@@ -12,6 +12,7 @@
 //! - [`ReadModels`]: how read models stand, and what operators ask of them
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
 //! - [`KeyRing`], [`MasterKey`]: the keys of personal data, and what destroys them
+//! - [`raw`], [`restore`]: streams as they stand, read for checks and copies, and put back
 //! - [`Quota`]: how many of something are left in a window, shared among processes
 //! - [`Ledger`]: what became of a client's idempotency key
 //! - [`Registration`], [`Registry`]: instances of services, kept known by heartbeats
@@ -30,11 +31,13 @@ mod metrics;
 mod parking;
 mod publish;
 mod quota;
+pub mod raw;
 mod read_models;
 mod redact;
 mod registry;
 mod relay;
 mod replay;
+pub mod restore;
 pub mod server;
 mod snapshot;
 mod store;
@@ -48,7 +51,10 @@ pub use consumer::{
     ASKED_BY_OPERATORS, Consumer, ConsumerError, ConsumerMetrics, Handler, Manner, Policies, Policy,
     PolicyError, Retry,
 };
-pub use keyring::{KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, UnwrapError, nonce};
+pub use keyring::{
+    KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, PERSONAL_KEYS, UnwrapError, erased_mark,
+    nonce,
+};
 pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
 pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};
@@ -56,6 +62,7 @@ pub use metrics::StoreMetrics;
 pub use parking::{Asked, DeadLetter, Parking, ParkingError};
 pub use publish::{AppendError, Appended, Write};
 pub use quota::{Ask, Known, Lease, Quota, QuotaKey, QuotaTerms, Recall, Recalls};
+pub use raw::{Raw, RawError, RawReader};
 pub use read_models::{Build, Generation, ReadModel, ReadModels, ReadModelsError, Refused, Requests, State};
 pub use redact::shown;
 pub use registry::{Instance, InstanceId, Registration, Registry, RegistryOptions};

@@ -81,7 +81,7 @@ impl Tail {
     }
 
     /// Reads the header of the message at `sequence`; broken where it cannot be read.
-    fn parse(header: Option<&str>, version: Option<&str>, sequence: u64) -> Self {
+    pub fn parse(header: Option<&str>, version: Option<&str>, sequence: u64) -> Self {
         let broken = Self { broken: true, ..Self::default() };
         let Some(header) = header else {
             return if version == Some("1") { Self::default() } else { broken };

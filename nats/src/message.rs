@@ -41,12 +41,30 @@ pub struct Recorded {
 #[error("{0}")]
 pub struct MessageError(&'static str);
 
+impl MessageError {
+    /// It stands where no event does.
+    pub(crate) const fn subject() -> Self {
+        Self("not an event subject")
+    }
+}
+
 impl Message {
+    /// From what is known of it already.
+    pub(crate) fn from_parts(
+        position: Position,
+        subject: Subject,
+        stored: Timestamp,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Self {
+        Self { position, subject, stored, pending: 0, headers, body }
+    }
+
     /// From a consumer's delivery, out of which headers and body are taken.
     pub(crate) fn delivered(message: &mut async_nats::jetstream::Message) -> Result<Self, MessageError> {
         let info =
             message.info().map_err(|_| MessageError("no delivery information in the reply subject"))?;
-        let subject = Subject::parse(&message.subject).ok_or(MessageError("not an event subject"))?;
+        let subject = Subject::parse(&message.subject).ok_or(MessageError::subject())?;
         let stored = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
         Ok(Self {
             position: Position { context: subject.context(), sequence: info.stream_sequence },
@@ -62,8 +80,7 @@ impl Message {
     pub(crate) fn direct(message: async_nats::Message) -> Result<Self, MessageError> {
         let headers = message.headers.ok_or(MessageError("no headers in the answer"))?;
         let get = |name: &str| headers.get(name).map(async_nats::HeaderValue::as_str);
-        let subject =
-            get("Nats-Subject").and_then(Subject::parse).ok_or(MessageError("not an event subject"))?;
+        let subject = get("Nats-Subject").and_then(Subject::parse).ok_or(MessageError::subject())?;
         let sequence = get("Nats-Sequence").and_then(|text| text.parse().ok());
         let stored = get("Nats-Time-Stamp").and_then(|text| text.parse().ok());
         Ok(Self {
@@ -81,7 +98,7 @@ impl Message {
 
     /// From a get by sequence or subject.
     pub(crate) fn stored(message: StreamMessage) -> Result<Self, MessageError> {
-        let subject = Subject::parse(&message.subject).ok_or(MessageError("not an event subject"))?;
+        let subject = Subject::parse(&message.subject).ok_or(MessageError::subject())?;
         let stored = Timestamp::from_nanosecond(message.time.unix_timestamp_nanos());
         Ok(Self {
             position: Position { context: subject.context(), sequence: message.sequence },

@@ -40,7 +40,7 @@ pub enum TopologyError {
 }
 
 /// The stream of a context, as it has to be.
-fn stream(context: Context, replicas: usize) -> Config {
+pub(crate) fn stream(context: Context, replicas: usize) -> Config {
     Config {
         name: context.stream().to_owned(),
         description: Some(format!("Facts of {context}, for ever")),
@@ -135,7 +135,7 @@ async fn ensure_stream(connection: &Connection, want: Config) -> Result<(), Topo
     Err(TopologyError::Weaker { name: format!("stream {}", want.name), differences })
 }
 
-fn is_missing(error: &async_nats::jetstream::context::GetStreamError) -> bool {
+pub(crate) fn is_missing(error: &async_nats::jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), GetStreamErrorKind::JetStream(error)
         if error.error_code() == async_nats::jetstream::ErrorCode::STREAM_NOT_FOUND)
 }
@@ -180,6 +180,7 @@ fn weaknesses(have: &Config, want: &Config) -> Vec<String> {
         ("mirror", have.mirror.is_some()),
         ("sources", have.sources.as_ref().is_some_and(|sources| !sources.is_empty())),
         ("subject_transform", have.subject_transform.is_some()),
+        ("an import under way", have.metadata.contains_key(crate::restore::MARK)),
     ] {
         check(!is, name, "set".to_owned(), "none".to_owned());
     }

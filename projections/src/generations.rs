@@ -312,6 +312,7 @@ impl Shared {
             view: self.view,
             connection: self.feed.connection.clone(),
             parking: self.feed.parking.clone(),
+            quietly: false,
             database,
             progress,
             bound: None,

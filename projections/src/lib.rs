@@ -45,5 +45,5 @@ pub use metrics::ProjectionMetrics;
 pub use progress::{Progress, StreamProgress};
 pub use projections::{Feed, Projections};
 pub use streams::{EventDocument, Streams};
-pub use verify::{RebuildError, Rebuilt, rebuild, verify};
+pub use verify::{Compared, RebuildError, Rebuilt, compare, live, rebuild, verify};
 pub use view::View;

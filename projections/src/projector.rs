@@ -47,6 +47,8 @@ pub(crate) struct Projector {
     pub(crate) connection: nats::Connection,
     /// Where operators see what cannot be read. Without it such an event stops its stream.
     pub(crate) parking: Option<Parking>,
+    /// What cannot be read waits without operators being told.
+    pub(crate) quietly: bool,
     pub(crate) database: Database,
     pub(crate) progress: watch::Sender<Progress>,
     /// How far to go in each stream; without a bound it follows for ever.

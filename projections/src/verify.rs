@@ -3,9 +3,10 @@
 use crate::{
     Progress, ProjectionMetrics, View,
     database::{Database, DatabaseError, Difference, Storage},
+    generations::{Catalogue, Own},
     projector::{Projector, Standing},
 };
-use events::Position;
+use events::{Position, Subject};
 use service::{Clock, Metrics};
 use std::{path::Path, sync::Arc, time::Duration, time::Instant};
 use tokio::sync::watch;
@@ -38,7 +39,8 @@ pub struct Rebuilt {
     pub elapsed: Duration,
 }
 
-/// Builds the read model in a place of its own, from `since` on, where that is said, up to these positions. A place that holds a part already is continued.
+/// Builds the read model in a place of its own, from `since` on, where that is said, up to these positions. A place that
+/// holds a part already is continued.
 pub async fn rebuild(
     view: &'static View,
     connection: &nats::Connection,
@@ -46,13 +48,35 @@ pub async fn rebuild(
     since: &[Position],
     until: &[Position],
 ) -> Result<Rebuilt, RebuildError> {
+    fold(view, connection, storage, (since, until), Unreadable::Stops, |_, _| ()).await
+}
+
+/// What happens to an event that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unreadable {
+    /// It stops the reading.
+    Stops,
+    /// It is passed over, and what comes later of its aggregate, as a live read model does.
+    Waits,
+}
+
+async fn fold(
+    view: &'static View,
+    connection: &nats::Connection,
+    storage: &Storage,
+    (since, until): (&[Position], &[Position]),
+    unreadable: Unreadable,
+    watched: impl FnOnce(u64, watch::Receiver<Progress>),
+) -> Result<Rebuilt, RebuildError> {
     let database = Database::build(storage, view, 1, since).await?;
     let checkpoints = database.writer().await?.checkpoints().await?;
     let (sender, progress) = watch::channel(Progress::new(&checkpoints));
+    watched(until.iter().map(|end| end.sequence).sum(), progress.clone());
     let projector = Projector {
         view,
         connection: connection.clone(),
         parking: None,
+        quietly: unreadable == Unreadable::Waits,
         database: database.clone(),
         progress: sender,
         bound: Some(Arc::from(until)),
@@ -79,6 +103,40 @@ pub async fn rebuild(
     Ok(Rebuilt { database, events: after - before, elapsed })
 }
 
+/// The tables that serve, for reading; `None` where there are none. Nothing is made or changed. An error where they are those
+/// of another version of the program, which this one cannot judge.
+pub async fn live(storage: &Storage, view: &'static View) -> Result<Option<Database>, DatabaseError> {
+    let Storage::Sqlite(folder) = storage;
+    if !folder.join(format!("{}.sqlite", view.name)).exists() {
+        return Ok(None);
+    }
+    let Some((_, text)) = storage.shelf(view.name).await?.load().await? else { return Ok(None) };
+    let catalogue = Catalogue::read(&text)?;
+    let Some(live) = catalogue.live().map(|live| &live.shown) else { return Ok(None) };
+    if live.model != Own::of(view).model {
+        let (other, own) = (live.version, view.version);
+        let why =
+            format!("another program built them: version {other} of the tables, and this one has {own}");
+        return Err(DatabaseError::new("judge the tables that serve", why));
+    }
+    Database::open(storage, view, live.number).await.map(Some)
+}
+
+/// What the comparison of a read model with the log has found.
+#[derive(Debug)]
+pub struct Compared {
+    /// Up to where both were folded.
+    pub checkpoints: Vec<Position>,
+    /// Where the tables begin, in the streams in which they do not begin at the first event.
+    pub since: Vec<Position>,
+    /// Messages that were read again.
+    pub events: u64,
+    /// Rows that differ, the way they should be.
+    pub differences: Vec<Difference>,
+    /// Aggregates whose later events are not in the tables, because one of them could not be read.
+    pub waiting: Vec<Subject>,
+}
+
 /// Folds the streams again into a scratch folder, up to where `live` is, and says where the two differ: nowhere, unless
 /// something is wrong. `live` may go on meanwhile; what is compared is its state at one moment.
 pub async fn verify(
@@ -87,11 +145,27 @@ pub async fn verify(
     live: &Database,
     scratch: &Path,
 ) -> Result<Vec<Difference>, RebuildError> {
+    Ok(compare(view, connection, live, scratch, |_, _| ()).await?.differences)
+}
+
+/// The same, and more about it. `watched` is given how far the reading is.
+pub async fn compare(
+    view: &'static View,
+    connection: &nats::Connection,
+    live: &Database,
+    scratch: &Path,
+    watched: impl FnOnce(u64, watch::Receiver<Progress>),
+) -> Result<Compared, RebuildError> {
     let mut moment = live.moment().await?;
-    let since = moment.since().await?;
+    let (checkpoints, since) = (moment.checkpoints().to_vec(), moment.since().await?);
     let scratch = Storage::Sqlite(scratch.to_owned());
-    let fresh = rebuild(view, connection, &scratch, &since, moment.checkpoints()).await?;
+    let fresh = fold(view, connection, &scratch, (&since, &checkpoints), Unreadable::Waits, watched).await?;
     let differences = moment.differences(&mut fresh.database.moment().await?).await?;
+    let mut waiting = Vec::new();
+    for database in [live, &fresh.database] {
+        let parked = database.writer().await?.parked().await?;
+        waiting.extend(parked.into_iter().map(|parked| parked.subject));
+    }
     fresh.database.close().await;
-    Ok(differences)
+    Ok(Compared { checkpoints, since, events: fresh.events, differences, waiting })
 }

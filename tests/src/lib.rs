@@ -2,7 +2,7 @@
 //!
 //! - [`World`]: a nats-server and services in this process, started with the function that `waybill` uses
 //! - [`Front`]: the gateway in front of a world
-//! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services
+//! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services; [`run`]: any other command
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes
 //! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
 //! - [`Cluster`]: a PostgreSQL server
@@ -33,7 +33,7 @@ pub use front::Front;
 pub use mail::{MailServer, Received as ReceivedMail};
 pub use node::node;
 pub use postgres::Cluster;
-pub use process::Process;
+pub use process::{Process, run};
 pub use python::{installed, python};
 pub use receiver::{Behaviour as ReceiverBehaviour, Receiver, Request as ReceivedRequest};
 pub use serve::Serve;

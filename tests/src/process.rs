@@ -233,3 +233,13 @@ fn log(dir: &Path) -> String {
     let lines: Vec<_> = text.lines().rev().take(40).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
+
+/// Runs a command of the executable to its end: its exit code, and everything it said.
+pub async fn run(arguments: &[&str]) -> io::Result<(Option<i32>, String)> {
+    let mut command = Command::new(Process::executable());
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(ENDED_WITHIN, command.output()).await;
+    let output = output.map_err(|_| io::Error::other(format!("{arguments:?} does not end")))??;
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    Ok((output.status.code(), said.concat()))
+}

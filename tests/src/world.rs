@@ -8,7 +8,7 @@ use nats::{
     server::{self, Binary, Node, Server},
     topology,
 };
-use projections::database::PostgresUrl;
+use projections::database::{PostgresUrl, Storage};
 use std::{collections::BTreeMap, time::Duration};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -133,6 +133,11 @@ impl World {
         let (system, api) = start(&self.config, &Service::ALL).await?;
         (self.system, self.api) = (Some(system), api);
         Ok(())
+    }
+
+    /// Where the read models are.
+    pub fn storage(&self) -> Storage {
+        Storage::Sqlite(self.config.data.clone())
     }
 
     /// A connection of the test's own.

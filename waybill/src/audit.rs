@@ -81,6 +81,23 @@ impl Audit {
         self.faults.iter().cloned().chain(of_orders).collect()
     }
 
+    /// Takes what was wrong at the moment it happened since it was asked the last time.
+    pub fn take_faults(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.faults)
+    }
+
+    /// What does not hold of each order that has ended. Some of it may only be on its way still.
+    pub fn of_ended_orders(&self) -> BTreeMap<OrderId, Vec<String>> {
+        let ended = self.orders.iter().filter(|(_, order)| !order.ends.is_empty());
+        let faults = ended.map(|(id, order)| (*id, order.faults(*id)));
+        faults.filter(|(_, faults)| !faults.is_empty()).collect()
+    }
+
+    /// How many orders have not ended.
+    pub fn under_way(&self) -> usize {
+        self.orders.values().filter(|order| order.is_under_way()).count()
+    }
+
     /// How many orders there are.
     pub fn orders(&self) -> usize {
         self.orders.len()

@@ -3,9 +3,9 @@
 use crate::{
     bench,
     config::{self, File, Origins, VARIABLE},
-    databases, dead_letters, demo, dev,
+    databases, dead_letters, demo, dev, export,
     failure::{self, Failure},
-    health, replay, saga, serve, token,
+    health, import, replay, saga, serve, token, verify,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::{
@@ -69,6 +69,15 @@ pub(crate) enum Command {
     /// Print recorded events
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::Args),
+    /// Whether the log is whole and readable, and the read models say what it says
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::Args),
+    /// Copy the log into files, or bring such a copy up to date
+    #[command(after_help = export::EXAMPLES)]
+    Export(export::Args),
+    /// Put a copy of the log back, every event where it was
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::Args),
     /// See sagas, and retry, skip, compensate, cancel or resume them
     #[command(after_help = saga::EXAMPLES)]
     Saga(saga::Args),
@@ -139,6 +148,9 @@ impl Cli {
                 Command::Serve(args) => Box::pin(serve::run(args)).await,
                 Command::Health(args) => Box::pin(health::run(args)).await,
                 Command::Replay(args) => Box::pin(replay::run(args)).await,
+                Command::Verify(args) => Box::pin(verify::run(args)).await,
+                Command::Export(args) => Box::pin(export::run(args)).await,
+                Command::Import(args) => Box::pin(import::run(args)).await,
                 Command::Saga(args) => Box::pin(saga::run(args)).await,
                 Command::Token(args) => Box::pin(token::run(args)).await,
                 Command::DeadLetters(args) => Box::pin(dead_letters::run(args)).await,
@@ -162,6 +174,9 @@ impl Command {
             | Self::Demo(_)
             | Self::Health(_)
             | Self::Replay(_)
+            | Self::Verify(_)
+            | Self::Export(_)
+            | Self::Import(_)
             | Self::Saga(_)
             | Self::Token(_)
             | Self::DeadLetters(_)

@@ -2,6 +2,7 @@
 
 mod banner;
 mod catalogue;
+mod folder;
 mod lock;
 mod master_key;
 mod state;
@@ -19,6 +20,7 @@ use crate::{
     system::{Config, Service, System, reachable},
 };
 use commands::notifications::Channels;
+pub(crate) use folder::Folder;
 use lock::Lock;
 pub(crate) use master_key::{find_master_key, master_key};
 use nats::{

@@ -19,6 +19,23 @@ pub(crate) fn because<E: Into<Failure>>(what: impl Into<String>) -> impl FnOnce(
     move |source| Box::new(Because { what: what.into(), source: source.into() })
 }
 
+/// A check that could not be carried through: neither that something is wrong is known, nor that all is well.
+#[derive(Debug, thiserror::Error)]
+#[error("it cannot be told")]
+pub(crate) struct Unable {
+    source: Failure,
+}
+
+impl Unable {
+    /// Says so of a failure, for `map_err`. Wrong settings stay what they are.
+    pub(crate) fn tell(source: Failure) -> Failure {
+        if source.is::<Faults>() { source } else { Box::new(Self { source }) }
+    }
+}
+
+/// Of a check that could not be carried through.
+const EXIT_UNABLE: u8 = 2;
+
 /// The error and what caused it, a line each.
 pub fn report(error: &(dyn Error + 'static)) -> String {
     let mut text = format!("error: {error}");
@@ -31,9 +48,13 @@ pub fn report(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// 64 for wrong settings, else 1.
+/// 64 for wrong settings, 2 where a check could not be carried through, else 1.
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
-    if error.is::<Faults>() { EXIT_USAGE.into() } else { ExitCode::FAILURE }
+    match error {
+        _ if error.is::<Faults>() => EXIT_USAGE.into(),
+        _ if error.is::<Unable>() => EXIT_UNABLE.into(),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 #[cfg(test)]
@@ -57,5 +78,7 @@ mod tests {
         faults.add("--carrier", "expected accept");
         let failure: Failure = faults.into();
         assert_eq!(exit_code(&*failure), EXIT_USAGE.into());
+        assert_eq!(exit_code(&*Unable::tell(failure)), EXIT_USAGE.into());
+        assert_eq!(exit_code(&*Unable::tell("no server".into())), EXIT_UNABLE.into());
     }
 }

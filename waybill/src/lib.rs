@@ -9,6 +9,8 @@
 //! - [`databases`]: where read models are kept
 //! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `health`, `bench`: one file per subcommand
 //! - `contracts`: what others rely on: the schemas of facts and the AsyncAPI document, served to everybody
+//! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `verify`,
+//!   `export`, `import`, `health`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
@@ -23,16 +25,22 @@ pub mod flow;
 pub mod outside;
 pub mod system;
 
+mod archive;
 mod bench;
 mod channels;
 mod config;
 mod contracts;
+mod cut;
 mod dead_letters;
 mod demo;
 mod dev;
+mod export;
 mod health;
+mod import;
+mod progress;
 mod replay;
 mod saga;
 mod serve;
 mod settings;
 mod token;
+mod verify;

@@ -13,6 +13,7 @@ mod parking_model;
 mod quota;
 mod reader;
 mod registry;
+mod restore;
 mod rig;
 mod timers;
 mod topology;

@@ -58,6 +58,14 @@ async fn due(rig: &Rig) -> Vec<Message> {
     facts(rig).await.into_iter().filter(|message| message.kind() == "timer.due").collect()
 }
 
+/// Two timers that stand, of orders with these ids: one for long, one that will be due when the copy of the stream is whole.
+pub(crate) async fn armed(rig: &Rig) -> (String, String) {
+    let (late, next) = (order(), order());
+    rig.store.append(vec![fact(late, 0, command()), timer(late, soonish(600_000))]).await.unwrap();
+    rig.store.append(vec![fact(next, 0, command()), timer(next, soonish(2_000))]).await.unwrap();
+    (late.to_string(), next.to_string())
+}
+
 /// How many messages stand on the subjects of timers.
 async fn standing(rig: &Rig) -> u64 {
     let stream = async_nats::jetstream::new(rig.client().await).get_stream("FULFILMENT").await.unwrap();

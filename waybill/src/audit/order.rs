@@ -99,6 +99,11 @@ impl Order {
         if let [end] = self.ends[..] { Some(end) } else { None }
     }
 
+    /// Whether it was placed and has not ended.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.total.is_some() && self.ends.is_empty()
+    }
+
     /// What does not hold. Nothing is said of orders that were placed before the log was read.
     pub(super) fn faults(&self, id: OrderId) -> Vec<String> {
         let Some(total) = self.total else { return Vec::new() };

@@ -1,0 +1,271 @@
+//! `waybill import`: puts a copy of the log back, every event at the sequence it had.
+
+use crate::{
+    archive::{Archive, Chain, Entry, FileCopy, Manifest, StreamCopy, events, lines},
+    dev::{Folder, find_master_key},
+    export::{KEYS, streams},
+    failure::{Failure, because},
+    progress::Progress,
+    settings,
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use events::{Aggregate, Context, Subject, envelope::header};
+use nats::{
+    Connection, Raw, RawReader, raw,
+    restore::{self, BucketCopy, Restore},
+};
+use std::{collections::HashSet, path::PathBuf};
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  waybill import backup --check                check the files, and touch nothing else
+  waybill import backup --data .waybill        into the data folder of a dev that does not run yet
+  waybill import backup --nats-url nats://nats:4222 --replicas 3
+  waybill import backup --keys                 with the keys of personal data, where the copy has them
+
+Streams that hold anything are refused. Start nothing before it is done; then: waybill verify";
+
+/// Flags of `waybill import`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Folder of the copy
+    #[arg(value_name = "FOLDER")]
+    from: PathBuf,
+    /// Streams to put back, or all
+    #[arg(long, value_name = "STREAM,..", value_delimiter = ',', default_value = "all")]
+    stream: Vec<String>,
+    /// Put back the keys of personal data and the passwords' hashes too; those of users who are erased stay away
+    #[arg(long)]
+    keys: bool,
+    /// Only check that every file is what was written
+    #[arg(long)]
+    check: bool,
+    /// Copies of each stream: 1, or 3 on a cluster
+    #[arg(long, value_name = "COUNT", env = "WAYBILL_REPLICAS", default_value = "1")]
+    replicas: String,
+    /// Where NATS is [default: a server of its own, in the data folder, for the time of the import]
+    #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
+    nats_url: Option<String>,
+    /// Data folder of a dev that does not run
+    #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
+    data: PathBuf,
+}
+
+/// What is put back, and where.
+struct Import<'a> {
+    archive: &'a Archive,
+    manifest: &'a Manifest,
+    contexts: Vec<Context>,
+    keys: bool,
+    replicas: usize,
+}
+
+/// Checks every file, then puts all of it back and reads it again.
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let contexts = streams(&args.stream)?;
+    let mut flags = settings::flags([("--replicas", Some(args.replicas.clone()))]);
+    let replicas = flags.optional::<usize>("--replicas");
+    let replicas = flags.finish(replicas)?;
+    if !args.from.is_dir() {
+        return Err(settings::fault("FOLDER")(format!("{} is no folder", args.from.display())));
+    }
+    let archive = Archive::open(&args.from)?;
+    let manifest = Manifest::load(&archive.dir)?.ok_or_else(|| {
+        settings::fault("FOLDER")(format!("{} holds no copy of a log", args.from.display()))
+    })?;
+    if !manifest.complete {
+        return Err(
+            "the copy is not whole: its export was interrupted. The same export goes on where it was".into(),
+        );
+    }
+    if args.keys && KEYS.iter().all(|name| !manifest.buckets.contains_key(*name)) {
+        return Err(settings::fault("--keys")("the copy has no keys: it was exported without --keys"));
+    }
+    for file in manifest.files() {
+        file.check(&archive.dir)?;
+    }
+    let import = Import { archive: &archive, manifest: &manifest, contexts, keys: args.keys, replicas };
+    println!("{} files are what was written", manifest.files().len());
+    if args.check {
+        return import.read_all();
+    }
+    tokio::select! {
+        done = import.run_at(&args) => done,
+        signal = service::signal() => {
+            Err(format!("stopped by {}: the same command goes on where it was", signal?).into())
+        }
+    }
+}
+
+impl Import<'_> {
+    async fn run_at(&self, args: &Args) -> Result<(), Failure> {
+        if let Some(url) = &args.nats_url {
+            return self.run(&Connection::connect(url, "waybill import").await?).await;
+        }
+        let folder = Folder::open(&args.data).await?;
+        let connection = Connection::connect(&folder.nats_url(), "waybill import").await?;
+        let done = self.run(&connection).await;
+        // Closed well, it is on disk.
+        folder.close().await;
+        if done.is_ok() && find_master_key(&args.data)?.is_none() {
+            println!(
+                "put the master key of the old system into {}/master.key before the start",
+                args.data.display()
+            );
+        }
+        done
+    }
+
+    async fn run(&self, connection: &Connection) -> Result<(), Failure> {
+        let id = self.manifest.id();
+        let total = self.copies().map(|(_, copy)| copy.events).sum();
+        let progress = Progress::new("import", total);
+        // Nothing is touched where one of them is refused.
+        let mut begun = Vec::new();
+        for (context, copy) in self.copies() {
+            begun.push((copy, Restore::begin(connection, context, self.replicas, &id).await?));
+        }
+        let mut erased = HashSet::new();
+        for (copy, restore) in begun {
+            self.stream(copy, restore, &mut erased, &progress).await?;
+        }
+        progress.finish();
+        self.compare(connection).await?;
+        let wanted = |name: &String| self.keys || !KEYS.contains(&name.as_str());
+        let buckets: Vec<_> = self.manifest.buckets.iter().filter(|(name, _)| wanted(name)).collect();
+        for (name, file) in &buckets {
+            self.bucket(connection, name, file, &erased, &id).await?;
+        }
+        for (context, copy) in self.copies() {
+            for durable in &copy.consumers {
+                restore::resume(connection, context, durable).await?;
+            }
+        }
+        for (name, file) in buckets {
+            restore::complete_bucket(connection, name, &file.config, self.replicas).await?;
+        }
+        for (context, copy) in self.copies() {
+            let timers = copy.timers.as_ref().map(|file| events(&self.archive.dir, file)).transpose()?;
+            let timers = timers.into_iter().flatten().collect::<Result<_, _>>()?;
+            let armed = restore::arm(connection, timers).await?;
+            restore::complete(connection, context, self.replicas, armed).await?;
+        }
+        println!("{total} events are back, up to {:.3}", self.manifest.moment);
+        Ok(())
+    }
+
+    /// The streams that are put back.
+    fn copies(&self) -> impl Iterator<Item = (Context, &StreamCopy)> {
+        self.contexts
+            .iter()
+            .filter_map(|context| Some((*context, self.manifest.streams.get(context.stream())?)))
+    }
+
+    async fn stream(
+        &self,
+        copy: &StreamCopy,
+        mut restore: Restore,
+        erased: &mut HashSet<String>,
+        progress: &Progress,
+    ) -> Result<(), Failure> {
+        let mut chain = Chain::default();
+        for segment in &copy.segments {
+            for raw in events(&self.archive.dir, &segment.file)? {
+                let raw = raw?;
+                chain.push(&raw);
+                if raw.header(header::TYPE) == Some("user.erased") {
+                    erased.extend(user(&raw));
+                }
+                restore.append(raw).await?;
+                progress.advance(1);
+            }
+            if chain != segment.hash {
+                return Err(
+                    format!("the events of {} are not those that were copied", segment.file.file).into()
+                );
+            }
+        }
+        Ok(restore.finish(copy.last, copy.events).await?)
+    }
+
+    /// Reads every event of the files.
+    fn read_all(&self) -> Result<(), Failure> {
+        for (context, copy) in self.copies() {
+            let mut chain = Chain::default();
+            for segment in &copy.segments {
+                events(&self.archive.dir, &segment.file)?
+                    .try_for_each(|raw| raw.map(|raw| chain.push(&raw)))?;
+                if chain != segment.hash {
+                    return Err(format!(
+                        "the events of {} are not those that were copied",
+                        segment.file.file
+                    )
+                    .into());
+                }
+            }
+            println!("{:14} up to {:>9}  {:>9} events", context.stream(), copy.last, copy.events);
+        }
+        Ok(())
+    }
+
+    /// Reads everything back and compares the running hashes.
+    async fn compare(&self, connection: &Connection) -> Result<(), Failure> {
+        let progress = Progress::new("read back", self.copies().map(|(_, copy)| copy.events).sum());
+        for (context, copy) in self.copies() {
+            let mut reader = RawReader::open(connection, context, 1, copy.last, None);
+            let mut chain = Chain::default();
+            loop {
+                let page = reader.next_page().await?;
+                if page.is_empty() {
+                    break;
+                }
+                page.iter().for_each(|raw| chain.push(raw));
+                progress.advance(page.len() as u64);
+            }
+            if chain != copy.hash {
+                return Err(format!("{} does not hold what was copied", context.stream()).into());
+            }
+            // So that whoever looks sees that it is whole.
+            let state = raw::state(connection, context).await?;
+            if state.is_none_or(|state| state.last < copy.last) {
+                return Err(format!("{} ends before {}", context.stream(), copy.last).into());
+            }
+        }
+        progress.finish();
+        Ok(())
+    }
+
+    /// Puts a bucket back. The copy may be older than an erasure that the log knows of: such a key does not come back.
+    async fn bucket(
+        &self,
+        connection: &Connection,
+        name: &str,
+        file: &FileCopy,
+        erased: &HashSet<String>,
+        id: &str,
+    ) -> Result<(), Failure> {
+        let mut entries = Vec::new();
+        let mut left_out = 0;
+        for line in lines(&self.archive.dir, file)? {
+            let Entry { key, value } = serde_json::from_str(&line?).map_err(because("a line is no entry"))?;
+            let value = BASE64_STANDARD.decode(value).map_err(because("a value is no base64"))?;
+            match () {
+                () if !erased.contains(&key) => entries.push((key, value.into())),
+                () if name == nats::PERSONAL_KEYS => entries.push((key, nats::erased_mark())),
+                () => left_out += 1,
+            }
+        }
+        let marked = entries.iter().filter(|(key, _)| erased.contains(key)).count();
+        if marked + left_out > 0 {
+            println!("{name}: {} of erased users are not put back", marked + left_out);
+        }
+        let copy = BucketCopy { config: file.config.clone(), entries };
+        Ok(restore::put_bucket(connection, name, copy, self.replicas, id).await?)
+    }
+}
+
+/// The user that an event is of.
+fn user(raw: &Raw) -> Option<String> {
+    let subject = Subject::parse(&raw.subject).filter(|subject| subject.aggregate() == Aggregate::User)?;
+    Some(subject.id().to_owned())
+}
