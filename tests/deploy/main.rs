@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
 
 mod changes;
+mod compose;
 mod kubernetes;
 mod observability;
 mod rollout;

@@ -26,3 +26,31 @@ pub(crate) async fn faults(path: &Path, version: &str) -> String {
     }
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
+
+/// Parses the files of Compose, strictly.
+const COMPOSE: &str = "compose-spec==0.2.1";
+
+/// Puts its default in the place of each variable, as Compose does where there is no such variable.
+const INTERPOLATE: &str = r#"
+import json, re, sys
+text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", open(sys.argv[1]).read())
+"#;
+
+/// A file of Compose with the defaults of its variables.
+pub(crate) async fn interpolated(path: &Path) -> Value {
+    let package = installed(VALIDATE).await;
+    let script = format!("{INTERPOLATE}import yaml\nprint(json.dumps(yaml.safe_load(text)))");
+    let output = python(&package, &[]).args(["-c", &script]).arg(path).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Why a file is none of Compose; `None` where it is one.
+pub(crate) async fn refused(path: &Path) -> Option<String> {
+    let package = installed(COMPOSE).await;
+    let script = format!(
+        "{INTERPOLATE}from compose_spec import PyOptions\nPyOptions(apply_merge=True).from_yaml(text).validate()"
+    );
+    let output = python(&package, &[]).args(["-c", &script]).arg(path).output().await.unwrap();
+    (!output.status.success()).then(|| String::from_utf8_lossy(&output.stderr).into_owned())
+}

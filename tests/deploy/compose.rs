@@ -1,0 +1,128 @@
+//! `docker-compose.yml`: valid by the specification, and what it promises, by value.
+
+use crate::{
+    file,
+    yaml::{interpolated, refused},
+};
+use serde_json::{Value, json};
+use std::{collections::BTreeSet, fs};
+use waybill::system::Service;
+
+async fn compose() -> Value {
+    interpolated(&file("docker-compose.yml")).await
+}
+
+/// Services that keep a read model.
+fn with_database() -> impl Iterator<Item = Service> {
+    Service::ALL.into_iter().filter(|service| *service != Service::Operations)
+}
+
+#[tokio::test]
+async fn it_is_what_the_specification_of_compose_knows() {
+    assert_eq!(refused(&file("docker-compose.yml")).await, None);
+}
+
+#[tokio::test]
+async fn every_service_is_there_on_its_port_with_a_database_of_its_own() {
+    let compose = compose().await;
+    let mut databases = BTreeSet::new();
+    for service in Service::ALL {
+        let one = &compose["services"][format!("{service}-service")];
+        assert_eq!(one["command"], json!(["serve", service.name()]));
+        assert_eq!(one["ports"], json!([format!("127.0.0.1:{}:3000", service.port())]), "{service}");
+        let url = &one["environment"]["DATABASE_URL_FILE"];
+        assert_eq!(url.is_null(), service == Service::Operations, "{service}");
+        databases.extend(url.as_str().map(str::to_owned));
+    }
+    assert_eq!(databases.len(), with_database().count(), "no database is shared");
+    for service in with_database() {
+        let database = &compose["services"][format!("{service}-db")];
+        assert_eq!(database["environment"]["SERVICE"], service.name());
+        let name = format!("{service}-database-url");
+        assert!(databases.contains(&format!("/run/secrets/{name}")), "{service}");
+        let secrets = compose["services"][format!("{service}-service")]["secrets"].as_array().unwrap();
+        assert!(secrets.contains(&json!(name)), "{service} is given its URL");
+        // Only the service and its database know its password.
+        for (other, definition) in compose["services"].as_object().unwrap() {
+            let known = definition["secrets"].to_string().contains(&format!("\"{service}-database"));
+            let own = other == &format!("{service}-service") || other == &format!("{service}-db");
+            assert_eq!(known, own, "{other} and the password of {service}");
+        }
+        let volume = format!("{service}-db-data:/var/lib/postgresql/data");
+        assert!(database["volumes"].as_array().unwrap().contains(&json!(volume)), "{service}");
+    }
+    assert_eq!(compose["services"]["gateway"]["ports"], json!(["127.0.0.1:8080:8080"]));
+}
+
+#[tokio::test]
+async fn what_starts_waits_for_what_it_needs_and_starts_again() {
+    let compose = compose().await;
+    let services = compose["services"].as_object().unwrap();
+    for (name, one) in services {
+        assert_eq!(one["restart"], "unless-stopped", "{name}");
+        assert!(one["deploy"]["resources"]["limits"]["memory"].is_string(), "{name} has a limit");
+        for (needed, how) in one["depends_on"].as_object().into_iter().flatten() {
+            assert_eq!(how["condition"], "service_healthy", "{name} waits for {needed}");
+            assert!(services[needed]["healthcheck"]["test"].is_array(), "{needed} says when it is ready");
+        }
+        let waybill = name.ends_with("-service") || name == "gateway";
+        if waybill {
+            assert_eq!(one["read_only"], true, "{name}");
+            assert_eq!(one["cap_drop"], json!(["ALL"]), "{name}");
+            assert_eq!(one["healthcheck"]["test"], json!(["CMD", "waybill", "health", "--ready"]));
+        }
+        let open = one["environment"].to_string().to_lowercase();
+        assert!(!open.contains("password\":") || open.contains("_file\":"), "{name}: secrets are files");
+    }
+    for service in with_database() {
+        let needs = &services[&format!("{service}-service")]["depends_on"];
+        assert!(needs[format!("{service}-db")].is_object() && needs["nats-1"].is_object(), "{service}");
+    }
+}
+
+#[tokio::test]
+async fn nats_is_three_durable_nodes_or_one() {
+    let compose = compose().await;
+    for name in ["nats-1", "nats-2", "nats-3"] {
+        let node = &compose["services"][name];
+        assert_eq!(node["profiles"], json!(["cluster"]));
+        assert_eq!(node["environment"]["WAYBILL_NATS_NAME"], name);
+        assert_eq!(node["volumes"][0], "./nats/conf/cluster.conf:/etc/nats/cluster.conf:ro");
+        assert_eq!(node["volumes"][1], format!("{name}-data:/data"));
+    }
+    assert_eq!(compose["services"]["nats"]["profiles"], json!(["single"]));
+    for conf in ["nats/conf/cluster.conf", "deploy/compose/node.conf"] {
+        let conf = fs::read_to_string(file(conf)).unwrap();
+        let settings = conf.lines().filter(|line| !line.trim_start().starts_with('#'));
+        assert_eq!(settings.filter(|line| line.trim() == "sync_interval: always").count(), 1);
+    }
+    assert!(fs::read_to_string(file(".env")).unwrap().contains("COMPOSE_PROFILES=cluster"));
+    let single = fs::read_to_string(file("deploy/compose/single.env")).unwrap();
+    for line in ["COMPOSE_PROFILES=single", "WAYBILL_REPLICAS=1", "WAYBILL_NATS_URL=nats://nats:4222"] {
+        assert!(single.lines().any(|one| one == line), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn what_it_mounts_and_reads_is_there() {
+    let compose = compose().await;
+    for one in compose["services"].as_object().unwrap().values() {
+        for volume in one["volumes"].as_array().into_iter().flatten() {
+            let (from, _) = volume.as_str().unwrap().split_once(':').unwrap();
+            let there = if from.starts_with("./") {
+                file(from).exists()
+            } else {
+                compose["volumes"].get(from).is_some()
+            };
+            assert!(there, "{from}");
+        }
+    }
+    // Every secret is made by the script, and only those.
+    let script = fs::read_to_string(file("deploy/compose/secrets")).unwrap();
+    for (name, secret) in compose["secrets"].as_object().unwrap() {
+        assert_eq!(secret["file"], format!("./secrets/{name}"));
+        let made = name.rsplit_once("-database-").map_or(name.as_str(), |(_, end)| end);
+        assert!(script.contains(made), "{name}");
+    }
+    assert!(fs::read_to_string(file(".gitignore")).unwrap().lines().any(|line| line == "/secrets"));
+}
