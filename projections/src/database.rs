@@ -126,6 +126,12 @@ impl Database {
         }))
     }
 
+    /// Empty tables of `view` in memory, for whoever is let go of with them: without checkpoints and without indexes.
+    pub(crate) async fn scratch(view: &'static View) -> Result<(Self, Writer), DatabaseError> {
+        let (database, writer) = sqlite::Database::scratch(view).await?;
+        Ok((Self(Reading::Sqlite(database)), Writer(Writing::Sqlite(writer))))
+    }
+
     /// A connection that writes. An error when the tables are by now those of another version of the program.
     pub async fn writer(&self) -> Result<Writer, DatabaseError> {
         Ok(Writer(match &self.0 {

@@ -106,8 +106,10 @@ async fn fold(
 /// The tables that serve, for reading; `None` where there are none. Nothing is made or changed. An error where they are those
 /// of another version of the program, which this one cannot judge.
 pub async fn live(storage: &Storage, view: &'static View) -> Result<Option<Database>, DatabaseError> {
-    let Storage::Sqlite(folder) = storage;
-    if !folder.join(format!("{}.sqlite", view.name)).exists() {
+    // To look into a file that is not there would make it.
+    if let Storage::Sqlite(folder) = storage
+        && !folder.join(format!("{}.sqlite", view.name)).exists()
+    {
         return Ok(None);
     }
     let Some((_, text)) = storage.shelf(view.name).await?.load().await? else { return Ok(None) };

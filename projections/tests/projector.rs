@@ -4,11 +4,11 @@
 
 #[path = "../examples/apply/flows.rs"]
 mod flows;
+#[path = "projector/past.rs"]
+mod past;
 #[expect(unreachable_pub, reason = "shared with the end-to-end tests")]
 #[path = "../../tests/src/postgres.rs"]
 mod postgres;
-#[path = "projector/past.rs"]
-mod past;
 
 use axum::{
     Extension, Router,

@@ -57,7 +57,7 @@ async fn record(system: &System, orders: u64, random: &mut fastrand::Rng) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_version_is_the_present_and_all_changes_lead_to_it() {
-    let system = System::start().await;
+    let system = System::start(super::On::Sqlite).await;
     let mut random = fastrand::Rng::with_seed(7);
     record(&system, 16, &mut random).await;
     let mut seen = 0;
@@ -118,7 +118,7 @@ async fn the_last_version_is_the_present_and_all_changes_lead_to_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_never_was_is_not_made_up() {
-    let system = System::start().await;
+    let system = System::start(super::On::Sqlite).await;
     system.order(1).await;
     let orders = system.projections("orders").await;
     system.caught_up(&orders).await;
@@ -159,7 +159,7 @@ async fn a_state_that_never_was_is_not_made_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_see_the_present_does_not_see_the_past() {
-    let system = System::start().await;
+    let system = System::start(super::On::Sqlite).await;
     system.order(1).await;
     let orders = system.projections("orders").await;
     let payments = system.projections("payments").await;
@@ -191,7 +191,7 @@ async fn who_does_not_see_the_present_does_not_see_the_past() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_history_is_told_in_time_and_one_that_is_too_long_is_refused() {
     const MOST: u64 = 20_000;
-    let system = System::start().await;
+    let system = System::start(super::On::Sqlite).await;
     let (account_id, user_id) = (AccountId::new(Uuid::from_u128(5)), user_id(1));
     let subject = Aggregate::Account.subject(account_id);
     let currency = "EUR".parse().unwrap();

@@ -131,5 +131,6 @@ fn described(aggregate: Aggregate) -> (&'static str, &'static str) {
             "What consumers could not handle, and what operators did about it",
             "The dead letter's id, a UUID.",
         ),
+        Aggregate::Projection => ("What operators asked of a read model, and its switches", "The service."),
     }
 }
