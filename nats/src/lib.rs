@@ -13,6 +13,7 @@
 //! - [`KeyRing`], [`MasterKey`]: the keys of personal data, and what destroys them
 //! - [`Quota`]: how many of something are left in a window, shared among processes
 //! - [`Ledger`]: what became of a client's idempotency key
+//! - [`ChangeFeed`]: changed rows of read models, for whoever follows them
 //! - [`Registration`], [`Registry`]: instances of services, kept known by heartbeats
 //! - [`baseline`]: what the wire alone costs, for measurements
 
@@ -21,6 +22,7 @@ mod bucket;
 mod committer;
 mod connection;
 mod consumer;
+mod feed;
 mod keyring;
 mod ledger;
 mod load;
@@ -43,6 +45,7 @@ pub use connection::{ConnectError, Connection};
 pub use consumer::{
     Consumer, ConsumerError, ConsumerMetrics, Handler, Manner, Policies, Policy, PolicyError, Retry,
 };
+pub use feed::{ChangeFeed, FeedError, FeedHead, FeedNews, FeedOptions, FeedRow, FeedTail, Told};
 pub use keyring::{KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, UnwrapError, nonce};
 pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
 pub use load::{History, LoadError, Tail};

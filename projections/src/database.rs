@@ -224,6 +224,7 @@ mod tests {
             aggregates: &[events::Aggregate::Order, events::Aggregate::Payment],
             project: |_, _| (),
             routes: OpenApiRouter::new,
+            live: crate::Live::NOTHING,
         }
     }
 

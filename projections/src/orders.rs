@@ -7,7 +7,8 @@ mod queries;
 mod stage;
 
 use crate::{
-    Changes, View, history,
+    Changes, Live, View, history,
+    live::{LiveModel, SeenBy},
     table::{Table, Type, Value, row},
 };
 use events::{
@@ -27,6 +28,20 @@ pub(crate) static VIEW: View = View {
     aggregates: &[Aggregate::Order, Aggregate::Reservation, Aggregate::Payment, Aggregate::Shipment],
     project,
     routes: queries::routes,
+    live: Live {
+        socket: "/orders/socket",
+        models: &[LiveModel {
+            name: "orders",
+            one: "/orders/{id}",
+            single: true,
+            many: Some("/orders"),
+            tables: &[&ORDERS, &PROGRESS],
+            seen_by: SeenBy::Owner("userId"),
+            filters: &["userId", "status"],
+            only_in_one: &[],
+            personal: true,
+        }],
+    },
 };
 
 /// Orders as their own stream tells them.

@@ -3,7 +3,8 @@
 mod queries;
 
 use crate::{
-    Changes, View,
+    Changes, Live, View,
+    live::{LiveModel, SeenBy},
     table::{Table, Type, Value, row},
 };
 use events::{
@@ -20,6 +21,33 @@ pub(crate) static VIEW: View = View {
     aggregates: &[Aggregate::Account, Aggregate::Payment],
     project,
     routes: queries::routes,
+    live: Live {
+        socket: "/payments/socket",
+        models: &[
+            LiveModel {
+                name: "accounts",
+                one: "/accounts/{id}",
+                single: true,
+                many: None,
+                tables: &[&ACCOUNTS],
+                seen_by: SeenBy::Owner("userId"),
+                filters: &[],
+                only_in_one: &[],
+                personal: false,
+            },
+            LiveModel {
+                name: "payments",
+                one: "/payments/{orderId}",
+                single: true,
+                many: None,
+                tables: &[&PAYMENTS],
+                seen_by: SeenBy::Owner("userId"),
+                filters: &[],
+                only_in_one: &[],
+                personal: false,
+            },
+        ],
+    },
 };
 
 /// Accounts with their balance.

@@ -3,7 +3,8 @@
 mod queries;
 
 use crate::{
-    Changes, View,
+    Changes, Live, View,
+    live::{LiveModel, SeenBy},
     table::{Table, Type, Value, row},
 };
 use events::{Aggregate, Fact, shipping::ShipmentEvent};
@@ -17,6 +18,20 @@ pub(crate) static VIEW: View = View {
     aggregates: &[Aggregate::Shipment],
     project,
     routes: queries::routes,
+    live: Live {
+        socket: "/shipments/socket",
+        models: &[LiveModel {
+            name: "shipments",
+            one: "/shipments/{orderId}",
+            single: true,
+            many: None,
+            tables: &[&SHIPMENTS],
+            seen_by: SeenBy::Owner("userId"),
+            filters: &[],
+            only_in_one: &[],
+            personal: true,
+        }],
+    },
 };
 
 /// Shipments of orders.

@@ -5,7 +5,8 @@
 mod queries;
 
 use crate::{
-    Changes, View, history,
+    Changes, Live, View, history,
+    live::{LiveModel, SeenBy},
     table::{Table, Type, Value, row},
 };
 use events::{
@@ -22,6 +23,20 @@ pub(crate) static VIEW: View = View {
     aggregates: &[Aggregate::User],
     project,
     routes: queries::routes,
+    live: Live {
+        socket: "/users/socket",
+        models: &[LiveModel {
+            name: "users",
+            one: "/users/{id}",
+            single: true,
+            many: None,
+            tables: &[&USERS, &SUBSCRIPTIONS],
+            seen_by: SeenBy::Owner("id"),
+            filters: &[],
+            only_in_one: &[],
+            personal: true,
+        }],
+    },
 };
 
 /// Users. Name, e-mail address and postal addresses are sealed; all three are empty once a user is erased.

@@ -58,6 +58,7 @@ pub async fn rebuild(
         bound: Some(Arc::from(until)),
         only: None,
         standing: Standing::default(),
+        told: None,
         metrics: ProjectionMetrics::new(&Metrics::new()),
     };
     let started = Instant::now();

@@ -79,6 +79,7 @@ impl System {
             parking,
             read_models: None,
             rebuilds: Rebuilds::default(),
+            outlet: None,
         };
         let view = View::of(service).unwrap();
         let storage = Storage::Sqlite(self.folder.path().join("views"));

@@ -21,6 +21,7 @@ mod personal;
 mod refusals;
 mod saga;
 mod schemathesis;
+mod subscriptions;
 mod trace;
 mod undo;
 mod users;

@@ -8,6 +8,7 @@ use crate::{
     flow::{Flow, FlowArgs},
     outside::{Outside, OutsideArgs},
     settings::{self, MasterKeyArgs},
+    subscriptions::{SubscriptionArgs, Subscriptions},
     system::{Advertise, Config, Service, System},
 };
 use futures::future::OptionFuture;
@@ -73,6 +74,8 @@ pub(crate) struct Args {
     master_key: MasterKeyArgs,
     #[command(flatten)]
     calls: CallArgs,
+    #[command(flatten)]
+    subscriptions: SubscriptionArgs,
     #[command(flatten)]
     outside: OutsideArgs,
     #[command(flatten)]
@@ -154,6 +157,7 @@ pub(crate) fn check(args: &Args) -> Result<(), Failure> {
 fn read(args: &Args) -> Result<Plan, Failure> {
     let given = args.outside.flags().into_iter().chain(args.calls.flags());
     let given = given.chain(args.channels.flags()).chain(args.flow.flags());
+    let given = given.chain(args.subscriptions.flags());
     let mut flags = settings::flags(given.chain([
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
@@ -196,7 +200,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
     let policies = flags.optional("--on-failure").unwrap_or_default();
     let trusted_proxies = flags.optional("--trusted-proxies");
-    let users_calls = UsersCalls::read(flags);
+    let (users_calls, subscriptions) = (UsersCalls::read(flags), Subscriptions::read(flags));
     // A gateway alone opens nothing that is locked with the master key.
     let alone = named.services.is_empty();
     let master_key = if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
@@ -214,6 +218,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         jwks_url,
         trusted_proxies,
         users_calls,
+        subscriptions,
         advertise,
         ..usual
     })

@@ -19,7 +19,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub(super) fn routes() -> OpenApiRouter<Projections> {
-    OpenApiRouter::new().routes(routes!(products)).routes(routes!(item))
+    OpenApiRouter::new().routes(routes!(products)).routes(routes!(product)).routes(routes!(item))
 }
 
 /// A product of the catalogue.
@@ -61,6 +61,33 @@ async fn products(
     Ok(Json(paging.page(&projections.database(), sql, [sku.into()], Product::of, place).await?))
 }
 
+/// A product of the catalogue
+///
+/// Open to everybody.
+#[utoipa::path(
+    get, path = "/products/{sku}", tag = "inventory",
+    params(("sku" = String, Path, description = "The product"), Freshness),
+    responses(
+        (status = 200, body = Product),
+        (status = 401, description = "The position named is not there yet, and nobody waits without a token",
+            body = Problem, content_type = "application/problem+json"),
+        Unknown,
+        Refused
+    )
+)]
+async fn product(
+    State(projections): State<Projections>,
+    Path(sku): Path<Sku>,
+) -> Result<Json<Product>, Problem> {
+    let row =
+        projections.database().row("SELECT * FROM products WHERE sku = $1", vec![(&sku).into()]).await?;
+    Ok(Json(Product::of(&row.ok_or_else(|| unknown(&sku))?)?))
+}
+
+fn unknown(sku: &Sku) -> Problem {
+    Problem::not_found("product-not-found", format!("There is no product {sku}."))
+}
+
 /// A product and its stock.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -100,6 +127,5 @@ async fn item(
     let sql =
         "SELECT p.*, on_hand, reserved FROM products p LEFT JOIN stock s ON s.sku = p.sku WHERE p.sku = $1";
     let row = projections.database().row(sql, vec![(&sku).into()]).await?;
-    let unknown = || Problem::not_found("product-not-found", format!("There is no product {sku}."));
-    Ok(Json(Item::of(&row.ok_or_else(unknown)?)?))
+    Ok(Json(Item::of(&row.ok_or_else(|| unknown(&sku))?)?))
 }
