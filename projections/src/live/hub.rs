@@ -61,6 +61,14 @@ struct State {
     erased: i64,
 }
 
+impl State {
+    /// What was told before is worth nothing.
+    fn forget(&mut self, floor: u64) {
+        self.history.clear(floor);
+        self.answers.clear();
+    }
+}
+
 /// Somebody who wants to follow something.
 pub(crate) struct Newcomer<'a> {
     pub(crate) model: usize,
@@ -197,7 +205,7 @@ impl Hub {
             // Whoever followed another one begins anew with the first mark of this one.
             state.begins = (state.epoch != 0).then_some(0);
             (state.epoch, state.sequence) = (epoch, 0);
-            state.history.clear(0);
+            state.forget(0);
         }
     }
 
@@ -223,7 +231,7 @@ impl Hub {
     pub(super) fn lost(&self) {
         let mut state = self.lock();
         let sequence = state.sequence;
-        state.history.clear(sequence + 1);
+        state.forget(sequence + 1);
         let count = state.registry.reset(Why::Lost, self.options.queue, |_, _| true);
         tracing::warn!(projection = self.view.name, count, "changes were missed: who follows begins anew");
     }
@@ -235,7 +243,7 @@ impl Hub {
         state.history.raise(begins);
         if anew {
             state.sequence = sequence;
-            state.history.clear(sequence);
+            state.forget(sequence);
             let count = state.registry.reset(Why::Lost, self.options.queue, |_, _| true);
             tracing::info!(projection = self.view.name, count, "the change feed begins anew");
         }
@@ -302,12 +310,13 @@ impl Hub {
         let usual = target::one(declared, key);
         let now = |path: &str| found.get(path).cloned().unwrap_or(Now::Unknown);
         let cursor = Cursor { sequence, ..self.cursor(state) };
-        if let Now::Known(document) = now(&usual)
-            && state.answers.put(usual.as_str().into(), document.digest) == Some(document.digest)
-            && wanted.paths.len() == 1
-        {
-            // It was told twice: whoever follows has it.
-            return;
+        let before = state.answers.pop(usual.as_str());
+        if let Now::Known(document) = now(&usual) {
+            state.answers.put(usual.as_str().into(), document.digest);
+            if before == Some(document.digest) && wanted.paths.len() == 1 {
+                // It was told twice: whoever follows has it.
+                return;
+            }
         }
         let change = |now| Arc::new(Change { cursor, key: Arc::clone(key), now });
         let known = now(&usual);

@@ -43,8 +43,8 @@ pub(in crate::bench) async fn run() -> Result<(), Failure> {
         open.push(one??.0);
     }
     println!("all follow");
-    let mut nothing = [0];
-    let _ = tokio::io::stdin().read(&mut nothing).await;
+    let wait = || std::io::Read::read(&mut std::io::stdin(), &mut [0]);
+    let _ = tokio::task::spawn_blocking(wait).await;
     drop(open);
     Ok(())
 }
