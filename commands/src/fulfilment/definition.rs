@@ -76,16 +76,17 @@ static SECOND: Definition = Definition { version: 2, steps: &STEPS, together: tr
 #[cfg(test)]
 pub(super) static IMPATIENT: Definition = {
     const ONCE: Retry = Retry { attempts: 1, ..RETRY };
-    const fn impatient(step: Step, pivot: bool) -> Policy {
-        Policy { retry: ONCE, undo: ONCE, ..policy(step, 15, pivot) }
+    const fn impatient(step: Step, deadline: u64, pivot: bool) -> Policy {
+        Policy { retry: ONCE, undo: ONCE, ..policy(step, deadline, pivot) }
     }
     Definition {
         version: 1_000_000,
         steps: &[
-            impatient(Step::Payment, false),
-            impatient(Step::Inventory, false),
-            impatient(Step::Shipping, true),
+            impatient(Step::Payment, 15, false),
+            impatient(Step::Inventory, 16, false),
+            impatient(Step::Shipping, 17, true),
         ],
+        together: true,
     }
 };
 

@@ -124,7 +124,7 @@ fn is_shared(subject: &str) -> bool {
 
 /// Whether a step is asked for with this, which is left by whoever gets it too late.
 fn is_request((_, kind): Address) -> bool {
-    matches!(kind, "step.requested" | "compensation.requested")
+    matches!(kind, "process.started" | "step.requested" | "compensation.requested")
 }
 
 /// Whether nothing has to happen: what only may happen is not waited for.
@@ -213,7 +213,7 @@ impl Course {
             Flight::Answered { .. } => moves.extend([Move::Record, Move::Die]),
         }
         let process = self.process();
-        let wakes = process.as_ref().is_some_and(|process| process.wake().is_some());
+        let wakes = process.as_ref().is_some_and(|process| process.timer().is_some());
         if wakes && bounds.fault != Some(Fault::NoTimer) {
             moves.push(Move::Fire);
         }
@@ -234,8 +234,9 @@ impl Course {
     pub(super) fn is_mishap(&self, what: Move) -> bool {
         match what {
             Move::Fire => {
-                let pauses = self.process().and_then(|it| it.waiting).is_some_and(|waiting| waiting.pause);
-                !(pauses || self.inbox.is_empty() && self.flight == Flight::None)
+                let waiting = self.process().and_then(|it| it.waiting);
+                let silent = waiting.is_some_and(|it| !it.pause && it.timer == it.until);
+                silent && !(self.inbox.is_empty() && self.flight == Flight::None)
             }
             Move::Handle(_) | Move::Book | Move::BookInVain | Move::Record => false,
             Move::Interfere(verb) => verb != Verb::Resume,
@@ -268,7 +269,7 @@ impl Course {
             undone: self.undone.clone(),
             parked: self.parked,
             rests: rests(moves),
-            settled: process.is_some_and(|it| it.phase == phase && !it.parked && it.wake().is_none()),
+            settled: process.is_some_and(|it| it.phase == phase && !it.parked && it.timer().is_none()),
         }
     }
 
@@ -400,7 +401,7 @@ impl Course {
 
     fn fire(&mut self, desk: &mut Desk<'_>) {
         let process = self.process().unwrap();
-        let ask = Ask::Due(process.wake().unwrap());
+        let ask = Ask::Due(process.timer().unwrap());
         let ask = fault::fired(desk.bounds.fault, &process, ask);
         advance(desk, order_id(), &ask).unwrap();
     }

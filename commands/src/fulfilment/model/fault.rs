@@ -3,7 +3,7 @@
 use super::course::Address;
 use crate::{
     choreography::world::Service,
-    fulfilment::{Answer, Ask, Phase, ProcessState},
+    fulfilment::{Answer, Ask, Phase, ProcessState, state::Waiting},
 };
 use events::{
     Fact,
@@ -62,7 +62,8 @@ pub(super) fn handled(fault: Option<Fault>, address: Address, fact: &Fact) -> Op
 
 /// What the process is told when its timer fires.
 pub(super) fn fired(fault: Option<Fault>, process: &ProcessState, ask: Ask) -> Ask {
-    match process.waiting.filter(|waiting| !waiting.pause && process.phase == Phase::Running) {
+    let silent = |it: &Waiting| !it.pause && it.timer == it.until && process.phase == Phase::Running;
+    match process.waiting.filter(silent) {
         Some(waiting) if fault == Some(Fault::SilenceIsRefusal) => {
             let answer = Answer::Refused { reason: Reason::StepTimedOut, detail: String::new() };
             Ask::Answer { step: waiting.step, answer, sequence: 1 }
