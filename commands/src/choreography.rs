@@ -2,7 +2,7 @@
 //! in which facts arrive, however often they arrive, and wherever a process dies.
 
 mod story;
-mod world;
+pub(crate) mod world;
 
 use crate::fixtures::{account, charged, created, eur, line, order, reserved, scheduled, sku, user};
 use events::{

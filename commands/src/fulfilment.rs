@@ -9,6 +9,8 @@ mod definition;
 mod history;
 mod hold;
 mod http;
+#[cfg(test)]
+mod model;
 mod process;
 mod react;
 mod reactor;

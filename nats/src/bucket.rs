@@ -167,7 +167,10 @@ impl Bucket {
 
     /// Removes a key and its value.
     pub async fn remove(&self, key: &str) -> Result<(), BucketError> {
-        self.store.purge(key).await.map_err(|error| self.away(error))
+        crash_point("bucket.before", &self.store.name);
+        let purged = self.store.purge(key).await;
+        crash_point("bucket.after", &self.store.name);
+        purged.map_err(|error| self.away(error))
     }
 
     /// Removes the value that has this revision; `false` where the key has changed since.

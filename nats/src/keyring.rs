@@ -16,6 +16,7 @@ use lru::LruCache;
 use master::random;
 pub use master::{MasterKey, MasterKeyError, UnwrapError, nonce};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use service::crash_point;
 use std::{
     fmt,
     num::NonZeroUsize,
@@ -258,7 +259,10 @@ impl KeyRing {
             if oldest >= mark {
                 return Ok(());
             }
-            stream.delete_message(oldest).await.map_err(|error| away(error.into()))?;
+            crash_point("overwrite.before", BUCKET);
+            let overwritten = stream.delete_message(oldest).await;
+            crash_point("overwrite.after", BUCKET);
+            overwritten.map_err(|error| away(error.into()))?;
         }
     }
 }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use events::{CommandId, Subject};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use service::crash_point;
 use std::time::Duration;
 
 /// An aggregate's state at a sequence.
@@ -54,7 +55,9 @@ pub(crate) async fn write(
     }
     let Ok(body) = serde_json::to_vec(snapshot) else { return false };
     let request = async_nats::Request::new().headers(HeaderMap::new()).payload(body.into());
+    crash_point("snapshot.before", of.context().stream());
     let answer = connection.ask(subject(of).1, request, timeout).await;
+    crash_point("snapshot.after", of.context().stream());
     let ack = answer.ok().and_then(|answer| serde_json::from_slice::<Ack>(&answer.payload).ok());
     ack.is_some_and(|ack| ack.seq.is_some())
 }

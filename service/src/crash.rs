@@ -2,6 +2,7 @@
 //! acknowledges. Without the feature `failpoints` they are nothing at all, and a release build cannot have it.
 //!
 //! `WAYBILL_CRASH_AT=<point>@<scope>:<count>` dies when that point is passed for the count-th time;
+//! `WAYBILL_STALL_AT=<point>@<scope>:<milliseconds>` stands still for so long when that point is passed for the first time.
 //! `WAYBILL_CRASH_LIST=<file>` writes down every point the first time it is passed.
 
 #[cfg(all(feature = "failpoints", not(debug_assertions)))]
@@ -22,12 +23,15 @@ mod armed {
         env, fs,
         io::Write,
         sync::{LazyLock, Mutex, PoisonError},
+        time::Duration,
     };
 
     /// What the environment asks for.
     struct Armed {
         /// The point with its scope, and how often it has to be passed still.
         at: Option<(String, Mutex<u32>)>,
+        /// The point with its scope, and how long it takes, once.
+        stall: Option<(String, Mutex<Option<Duration>>)>,
         list: Option<(String, Mutex<HashSet<String>>)>,
     }
 
@@ -37,7 +41,11 @@ mod armed {
             Some((name.to_owned(), Mutex::new(count.parse().ok()?)))
         });
         let list = env::var("WAYBILL_CRASH_LIST").ok().map(|file| (file, Mutex::default()));
-        Armed { at, list }
+        let stall = env::var("WAYBILL_STALL_AT").ok().and_then(|text| {
+            let (name, millis) = text.rsplit_once(':')?;
+            Some((name.to_owned(), Mutex::new(Some(Duration::from_millis(millis.parse().ok()?)))))
+        });
+        Armed { at, stall, list }
     });
 
     /// A place where the process may be made to die. `scope` tells apart who passes it: a stream, a consumer.
@@ -51,6 +59,12 @@ mod armed {
                 // Nothing is flushed, dropped or told.
                 std::process::abort();
             }
+        }
+        if let Some((at, time)) = &ARMED.stall
+            && at.split_once('@') == Some((point, scope))
+            && let Some(time) = time.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            std::thread::sleep(time);
         }
         if let Some((file, seen)) = &ARMED.list {
             let name = format!("{point}@{scope}");

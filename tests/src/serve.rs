@@ -31,6 +31,16 @@ impl Serve {
 
     /// The same, with more flags. Its log is JSON.
     pub fn with(world: &World, service: &str, name: &str, flags: &[impl AsRef<OsStr>]) -> io::Result<Self> {
+        Self::with_env(world, service, name, (flags, &[]))
+    }
+
+    /// The same, with more in its environment.
+    pub fn with_env(
+        world: &World,
+        service: &str,
+        name: &str,
+        (flags, env): (&[impl AsRef<OsStr>], &[(&str, &str)]),
+    ) -> io::Result<Self> {
         let dir = world.config.data.with_file_name(name);
         fs::create_dir_all(&dir)?;
         let key = dir.join("master.key");
@@ -43,12 +53,18 @@ impl Serve {
             .arg("--master-key-file")
             .arg(key)
             .args(flags)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .kill_on_drop(true)
             .spawn()?;
         Ok(Self { child, dir })
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
     /// Where it listens, once it does.
@@ -61,6 +77,18 @@ impl Serve {
             line["address"].as_str()?.parse().ok()
         })
         .await
+    }
+
+    /// Waits until it listens, or has ended: it may die before.
+    ///
+    /// # Panics
+    /// When it does neither in time.
+    pub async fn listens_or_ends(&mut self) {
+        eventually("it listens, or has ended", WITHIN, async || {
+            let listens = self.log().into_iter().any(|line| line["message"] == "listening");
+            (listens || self.has_ended()).then_some(())
+        })
+        .await;
     }
 
     /// What it has logged.

@@ -20,8 +20,8 @@ use nats::Tail;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A service that answers facts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Service {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Service {
     Orders,
     Inventory,
     Payments,
@@ -31,7 +31,7 @@ pub(super) enum Service {
 
 /// What a service does about a fact.
 #[derive(Clone, Debug)]
-pub(super) enum Effect {
+pub(crate) enum Effect {
     Orders(orders::Effect),
     Inventory(inventory::Effect),
     Payments(payments::Effect),
@@ -43,10 +43,11 @@ impl Service {
     /// Those that carry an order by themselves.
     pub(super) const CHOREOGRAPHY: [Self; 4] =
         [Self::Orders, Self::Inventory, Self::Payments, Self::Shipping];
-    const ALL: [Self; 5] = [Self::Orders, Self::Inventory, Self::Payments, Self::Shipping, Self::Fulfilment];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Orders, Self::Inventory, Self::Payments, Self::Shipping, Self::Fulfilment];
 
     /// What it does about the fact at a place of the log.
-    pub(super) fn react(self, fact: &Fact, place: usize) -> Option<Effect> {
+    pub(crate) fn react(self, fact: &Fact, place: usize) -> Option<Effect> {
         match self {
             Self::Orders => orders::react(fact).map(Effect::Orders),
             Self::Inventory => inventory::react(fact).map(Effect::Inventory),

@@ -19,7 +19,7 @@ use events::{
     notifications::{ChannelName, Fault, Notice, NotificationEvent, NotificationFailed, NotificationSent},
 };
 use nats::{Handler, KeyRing, Recorded, Retry};
-use service::Clock;
+use service::{Clock, crash_point};
 use std::{fmt::Display, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
@@ -194,7 +194,10 @@ impl Channel {
                     time: fact.time,
                     news,
                 };
-                Ok(Ok(poster.send(&post, self.clock.now()).await))
+                crash_point("tell.before", self.name.as_str());
+                let outcome = poster.send(&post, self.clock.now()).await;
+                crash_point("tell.after", self.name.as_str());
+                Ok(Ok(outcome))
             }
         }
     }
@@ -219,7 +222,10 @@ impl Channel {
             id = format!("{id}.{}", notice.delivery);
         }
         let draft = Draft { name: &name, address: &address, letter: &letter, id: &id, time: fact.time };
-        Ok(Ok(mailer.send(&draft).await))
+        crash_point("tell.before", self.name.as_str());
+        let outcome = mailer.send(&draft).await;
+        crash_point("tell.after", self.name.as_str());
+        Ok(Ok(outcome))
     }
 
     /// Records what became of it, for as long as it takes: given back now, it would be told again.

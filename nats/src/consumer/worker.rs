@@ -96,8 +96,7 @@ impl Worker {
         self.consumer.metrics.lag(&self.consumer.durable, message.pending);
         // Without a type nobody can say that it is of no interest: it is poisoned, and stays to be seen.
         if !self.wants(&message) {
-            delivered.ack().await?;
-            return Ok(());
+            return self.acknowledge(&delivered).await;
         }
         let (key, sequence) = (message.subject.clone(), message.position.sequence);
         if self.lanes.enter(&key, sequence, (message, delivered)) {
@@ -123,7 +122,14 @@ impl Worker {
         let sequence = delivered.info()?.stream_sequence;
         let failure = self.failure(&delivered.subject, sequence, None, error.to_string(), 1);
         self.give_up(failure, None).await?;
-        delivered.ack().await
+        self.acknowledge(&delivered).await
+    }
+
+    async fn acknowledge(&self, delivered: &Delivered) -> Result<(), Lost> {
+        crash_point("acknowledge.before", &self.consumer.durable);
+        let acknowledged = delivered.ack().await;
+        crash_point("acknowledge.after", &self.consumer.durable);
+        acknowledged
     }
 
     /// Handles one message until it is done, parked, or the process stops.
@@ -145,16 +151,16 @@ impl Worker {
         };
         match settled {
             Settled::Done => {
-                crash_point("acknowledge.before", &self.consumer.durable);
                 // A lost acknowledgement only means that the message comes again.
-                let _ = delivered.ack().await;
-                crash_point("acknowledge.after", &self.consumer.durable);
+                let _ = self.acknowledge(&delivered).await;
             }
             Settled::Later { first, last } => {
                 let attempts = delivered.info().map_or(1, |info| info.delivered);
                 let delay = jittered(backoff(first, last, attempts));
+                crash_point("hand.back.before", &self.consumer.durable);
                 // Where this is lost it comes again after the acknowledgement was waited for.
                 let _ = delivered.ack_with(AckKind::Nak(Some(delay))).await;
+                crash_point("hand.back.after", &self.consumer.durable);
             }
             Settled::Open => {}
         }
