@@ -18,6 +18,7 @@ mod notifications;
 mod order;
 mod outage;
 mod personal;
+mod rebuild;
 mod refusals;
 mod saga;
 mod schemathesis;

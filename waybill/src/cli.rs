@@ -5,7 +5,7 @@ use crate::{
     config::{self, File, Origins, VARIABLE},
     dead_letters, demo, dev,
     failure::{self, Failure},
-    health, replay, saga, serve, token,
+    health, rebuild, replay, saga, serve, token,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::{
@@ -78,6 +78,9 @@ pub(crate) enum Command {
     /// See what consumers could not handle, try it again, or give it up
     #[command(after_help = dead_letters::EXAMPLES)]
     DeadLetters(dead_letters::Args),
+    /// Build a read model again beside the one that serves, then switch; or switch back
+    #[command(after_help = rebuild::EXAMPLES)]
+    Rebuild(rebuild::Args),
     /// Measure, beside what the parts beneath can do
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Args),
@@ -139,6 +142,7 @@ impl Cli {
                 Command::Saga(args) => Box::pin(saga::run(args)).await,
                 Command::Token(args) => Box::pin(token::run(args)).await,
                 Command::DeadLetters(args) => Box::pin(dead_letters::run(args)).await,
+                Command::Rebuild(args) => Box::pin(rebuild::run(args)).await,
                 Command::Bench(args) => Box::pin(bench::run(args)).await,
             }
         });
@@ -161,6 +165,7 @@ impl Command {
             | Self::Saga(_)
             | Self::Token(_)
             | Self::DeadLetters(_)
+            | Self::Rebuild(_)
             | Self::Bench(_) => "warn",
         }
     }

@@ -24,6 +24,7 @@ use nats::{
     Durability, Policies,
     server::{self, Binary, Server},
 };
+use projections::Rebuilds;
 pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
@@ -61,6 +62,9 @@ pub(crate) struct Args {
     /// for all, or for one by name [default: park:12]
     #[arg(long, value_name = "POLICY,CONSUMER=POLICY,..", env = "WAYBILL_ON_FAILURE")]
     on_failure: Option<String>,
+    /// How many read models are built at the same time [default: 2]
+    #[arg(long, value_name = "COUNT", env = "WAYBILL_REBUILDS")]
+    rebuilds: Option<String>,
     #[command(flatten)]
     calls: CallArgs,
     #[command(flatten)]
@@ -82,6 +86,7 @@ pub(crate) struct Plan {
     pub(crate) outside: Outside,
     pub(crate) channels: Channels,
     pub(crate) policies: Policies,
+    pub(crate) rebuilds: Rebuilds,
     pub(crate) flow: Flow,
     pub(crate) gateway_config: Option<PathBuf>,
 }
@@ -141,11 +146,13 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--host", Some(args.host.clone())),
         ("--ports", args.ports.clone()),
         ("--on-failure", args.on_failure.clone()),
+        ("--rebuilds", args.rebuilds.clone()),
     ]));
     let durability = flags.optional::<Durability>("--durability");
     let host = flags.optional::<IpAddr>("--host");
     let ports = flags.optional("--ports").unwrap_or_default();
     let policies = flags.optional("--on-failure").unwrap_or_default();
+    let rebuilds = settings::rebuilds(&mut flags);
     let (outside, users_calls) = (Outside::read(&mut flags), UsersCalls::read(&mut flags));
     let channels = args.channels.read(&mut flags, &args.data);
     let flow = Flow::read(&mut flags);
@@ -160,6 +167,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         outside,
         channels,
         policies,
+        rebuilds,
         flow,
         gateway_config,
     });
@@ -183,6 +191,7 @@ impl Local {
             outside: plan.outside.clone(),
             channels: plan.channels.clone(),
             policies: plan.policies.clone(),
+            rebuilds: plan.rebuilds.clone(),
             flow: plan.flow,
             master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))

@@ -6,7 +6,7 @@
 //!   the tests all start services with it
 //! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
 //!   are sent; [`flow`]: how orders are carried through; all by flags
-//! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `health`, `bench`: one file per subcommand
+//! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `rebuild`, `saga`, `token`, `health`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
@@ -27,6 +27,8 @@ mod dead_letters;
 mod demo;
 mod dev;
 mod health;
+mod operations;
+mod rebuild;
 mod replay;
 mod saga;
 mod serve;
