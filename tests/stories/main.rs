@@ -23,6 +23,7 @@ mod order;
 mod outage;
 mod personal;
 mod postgres;
+mod rebuild;
 mod refusals;
 mod replay;
 mod saga;

@@ -5,7 +5,7 @@ use crate::{
     config::{self, File, Origins, VARIABLE},
     databases, dead_letters, demo, dev, export,
     failure::{self, Failure},
-    health, import, replay, saga, serve, token, verify,
+    health, import, rebuild, replay, saga, serve, token, verify,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::{
@@ -90,6 +90,9 @@ pub(crate) enum Command {
     /// Make a database and a role for each service on a PostgreSQL server
     #[command(after_help = databases::EXAMPLES)]
     ProvisionDatabases(databases::Args),
+    /// Build a read model again beside the one that serves, then switch; or switch back
+    #[command(after_help = rebuild::EXAMPLES)]
+    Rebuild(rebuild::Args),
     /// Measure, beside what the parts beneath can do
     #[command(after_help = bench::EXAMPLES)]
     Bench(bench::Args),
@@ -155,6 +158,7 @@ impl Cli {
                 Command::Token(args) => Box::pin(token::run(args)).await,
                 Command::DeadLetters(args) => Box::pin(dead_letters::run(args)).await,
                 Command::ProvisionDatabases(args) => Box::pin(databases::run(args)).await,
+                Command::Rebuild(args) => Box::pin(rebuild::run(args)).await,
                 Command::Bench(args) => Box::pin(bench::run(args)).await,
             }
         });
@@ -181,6 +185,7 @@ impl Command {
             | Self::Token(_)
             | Self::DeadLetters(_)
             | Self::ProvisionDatabases(_)
+            | Self::Rebuild(_)
             | Self::Bench(_) => "warn",
         }
     }

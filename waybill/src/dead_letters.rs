@@ -1,15 +1,12 @@
 //! `waybill dead-letters`: what consumers could not handle, and what is to become of it.
 
 use crate::{
-    api::{Answer, Api, Tokens},
-    dev::DevFile,
     failure::Failure,
-    system::Service,
+    operations::{Operations, OperationsArgs},
 };
 use clap::Subcommand;
 use serde_json::{Value, json};
-use service::Clock;
-use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+use std::fmt::Write;
 use uuid::Uuid;
 
 pub(crate) const EXAMPLES: &str = "\
@@ -26,15 +23,8 @@ Examples:
 pub(crate) struct Args {
     #[command(subcommand)]
     action: Action,
-    /// Where operations answer: the service itself, or a gateway with /api [default: that of the running waybill dev]
-    #[arg(long, global = true, value_name = "URL", env = "WAYBILL_OPERATIONS_URL")]
-    url: Option<String>,
-    /// Access token of an operator [default: one of the running waybill dev]
-    #[arg(long, global = true, value_name = "TOKEN", env = "WAYBILL_TOKEN", hide_env_values = true)]
-    token: Option<String>,
-    /// Data folder of the running waybill dev
-    #[arg(long, global = true, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
-    data: PathBuf,
+    #[command(flatten)]
+    operations: OperationsArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,15 +70,9 @@ struct Which {
     all: bool,
 }
 
-/// Asks the service of operations.
-struct Operations {
-    api: Api,
-    token: Option<String>,
-}
-
 /// Does what is asked for, and prints what came of it.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let operations = Operations::find(&args).await?;
+    let operations = Operations::find(&args.operations).await?;
     match args.action {
         Action::List { json } => operations.list(json).await,
         Action::Show { id } => {
@@ -104,35 +88,6 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 }
 
 impl Operations {
-    async fn find(args: &Args) -> Result<Self, Failure> {
-        let name = Service::Operations.name().to_owned();
-        if let Some(url) = &args.url {
-            let token = args.token.clone().ok_or("--url needs --token: an access token of an operator")?;
-            let urls = BTreeMap::from([(name, url.trim_end_matches('/').to_owned())]);
-            return Ok(Self { api: Api::at(urls), token: Some(token) });
-        }
-        let dev = DevFile::find(&args.data)?.ok_or_else(|| {
-            let dir = args.data.display();
-            format!(
-                "no waybill dev is running on {dir}: name its folder with --data, or the service with --url"
-            )
-        })?;
-        let api = Api::at(dev.services).with_tokens(Tokens::of_dev(&args.data, &dev.nats_url).await?);
-        Ok(Self { api, token: args.token.clone() })
-    }
-
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answer, Failure> {
-        match &self.token {
-            Some(token) => self.api.send(request.bearer_auth(token)).await,
-            None => self.api.send_as_operator(request).await,
-        }
-    }
-
-    async fn get(&self, path: &str) -> Result<Value, Failure> {
-        let answer = self.send(self.api.http().get(self.api.url(Service::Operations, path))).await?;
-        Ok(answer.expect(200, path)?.body)
-    }
-
     async fn list(&self, json: bool) -> Result<(), Failure> {
         let all = self.get("/ops/dead-letters").await?;
         if json {
@@ -155,12 +110,8 @@ impl Operations {
         };
         let mut asked = 0;
         for path in paths {
-            let url = self.api.url(Service::Operations, &format!("/ops/dead-letters/{path}/{what}"));
-            // Sent again after a lost answer, it has no second effect.
-            let key = Clock::system().uuid().to_string();
-            let answer =
-                self.send(self.api.http().post(url).header("Idempotency-Key", key).json(body)).await?;
-            asked += answer.expect(202, &path)?.body["count"].as_u64().unwrap_or(1);
+            let answer = self.post(&format!("/ops/dead-letters/{path}/{what}"), body).await?;
+            asked += answer["count"].as_u64().unwrap_or(1);
         }
         println!("{what}: {asked}");
         Ok(())

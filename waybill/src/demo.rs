@@ -16,6 +16,7 @@ use crate::{
 };
 use commands::notifications::Channels;
 use nats::{Connection, Durability, From, Policies};
+use projections::Rebuilds;
 use service::Clock;
 use std::{
     collections::BTreeMap,
@@ -72,6 +73,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         outside: Outside::default(),
         channels: Channels::outbox(dir.path().join("outbox")),
         policies: Policies::default(),
+        rebuilds: Rebuilds::default(),
         flow: Flow::default(),
         gateway_config: None,
     };

@@ -28,7 +28,7 @@ use nats::{
     Durability, Policies,
     server::{self, Binary, Server},
 };
-use projections::database::PostgresUrl;
+use projections::{Rebuilds, database::PostgresUrl};
 pub(crate) use state::{DevFile, find_nats};
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
@@ -71,6 +71,9 @@ pub(crate) struct Args {
     /// for all, or for one by name [default: park:12]
     #[arg(long, value_name = "POLICY,CONSUMER=POLICY,..", env = "WAYBILL_ON_FAILURE")]
     on_failure: Option<String>,
+    /// How many read models are built at the same time [default: 2]
+    #[arg(long, value_name = "COUNT", env = "WAYBILL_REBUILDS")]
+    rebuilds: Option<String>,
     #[command(flatten)]
     calls: CallArgs,
     #[command(flatten)]
@@ -96,6 +99,7 @@ pub(crate) struct Plan {
     pub(crate) outside: Outside,
     pub(crate) channels: Channels,
     pub(crate) policies: Policies,
+    pub(crate) rebuilds: Rebuilds,
     pub(crate) flow: Flow,
     pub(crate) gateway_config: Option<PathBuf>,
 }
@@ -157,12 +161,14 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--postgres", args.postgres.as_ref().map(Secret::reveal)),
         ("--ports", args.ports.clone()),
         ("--on-failure", args.on_failure.clone()),
+        ("--rebuilds", args.rebuilds.clone()),
     ]));
     let durability = flags.optional::<Durability>("--durability");
     let host = flags.optional::<IpAddr>("--host");
     let ports = flags.optional("--ports").unwrap_or_default();
     let postgres = flags.optional("--postgres");
     let policies = flags.optional("--on-failure").unwrap_or_default();
+    let rebuilds = settings::rebuilds(&mut flags);
     let (outside, users_calls) = (Outside::read(&mut flags), UsersCalls::read(&mut flags));
     let subscriptions = Subscriptions::read(&mut flags);
     let channels = args.channels.read(&mut flags, &args.data);
@@ -180,6 +186,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         outside,
         channels,
         policies,
+        rebuilds,
         flow,
         gateway_config,
     });
@@ -209,6 +216,7 @@ impl Local {
             outside: plan.outside.clone(),
             channels: plan.channels.clone(),
             policies: plan.policies.clone(),
+            rebuilds: plan.rebuilds.clone(),
             flow: plan.flow,
             master_key: master_key::find_or_create(&plan.data)?,
             ..Config::new(nats.url(), plan.data.join("views"))

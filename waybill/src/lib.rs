@@ -7,10 +7,9 @@
 //! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
 //!   are sent; [`flow`]: how orders are carried through; [`subscriptions`]: how many may follow; all by flags
 //! - [`databases`]: where read models are kept
-//! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `health`, `bench`: one file per subcommand
+//! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `rebuild`, `saga`, `token`,
+//!   `verify`, `export`, `import`, `health`, `bench`: one file per subcommand
 //! - `contracts`: what others rely on: the schemas of facts and the AsyncAPI document, served to everybody
-//! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `verify`,
-//!   `export`, `import`, `health`, `bench`: one file per subcommand
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
@@ -38,7 +37,9 @@ mod dev;
 mod export;
 mod health;
 mod import;
+mod operations;
 mod progress;
+mod rebuild;
 mod replay;
 mod saga;
 mod serve;

@@ -72,6 +72,9 @@ pub(crate) struct Args {
     /// for all, or for one by name [default: park:12]
     #[arg(long, value_name = "POLICY,CONSUMER=POLICY,..", env = "WAYBILL_ON_FAILURE")]
     on_failure: Option<String>,
+    /// How many read models are built at the same time [default: 2]
+    #[arg(long, value_name = "COUNT", env = "WAYBILL_REBUILDS")]
+    rebuilds: Option<String>,
     #[command(flatten)]
     master_key: MasterKeyArgs,
     #[command(flatten)]
@@ -170,6 +173,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         ("--jwks-url", args.jwks_url.clone()),
         ("--trusted-proxies", args.trusted_proxies.clone()),
         ("--on-failure", args.on_failure.clone()),
+        ("--rebuilds", args.rebuilds.clone()),
         ("--durability", Some(args.durability.clone())),
         ("--replicas", Some(args.replicas.clone())),
     ]));
@@ -204,6 +208,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let flow = Flow::read(flags);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
     let policies = flags.optional("--on-failure").unwrap_or_default();
+    let rebuilds = settings::rebuilds(flags);
     let trusted_proxies = flags.optional("--trusted-proxies");
     let (users_calls, subscriptions) = (UsersCalls::read(flags), Subscriptions::read(flags));
     // A gateway alone opens nothing that is locked with the master key.
@@ -221,6 +226,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         flow,
         master_key,
         policies,
+        rebuilds,
         jwks_url,
         trusted_proxies,
         users_calls,

@@ -2,6 +2,7 @@
 
 use crate::{edge::GATEWAY, failure::Failure, system::Service};
 use nats::{MasterKey, MasterKeyError};
+use projections::Rebuilds;
 use service::config::{Faults, Settings};
 use std::{collections::HashMap, env, fs, path::PathBuf, str::FromStr};
 
@@ -21,6 +22,15 @@ pub(crate) fn fault<E: std::fmt::Display>(key: &'static str) -> impl FnOnce(E) -
         faults.add(key, error);
         faults.into()
     }
+}
+
+/// How many read models are built at the same time.
+pub(crate) fn rebuilds(flags: &mut Settings) -> Rebuilds {
+    let Some(count) = flags.optional("--rebuilds") else { return Rebuilds::default() };
+    if !(1..=64).contains(&count) {
+        flags.faults().add("--rebuilds", "expected 1 to 64");
+    }
+    Rebuilds::at_most(count)
 }
 
 /// The variable that holds the master key. There is no such flag, for every user of the machine would see it.
