@@ -36,6 +36,9 @@ const READERS: u32 = 4;
 /// How long a query waits for a connection.
 const ACQUIRE: Duration = Duration::from_secs(3);
 
+/// How long it may take to connect, and to answer what takes no work.
+const ANSWER: Duration = Duration::from_secs(5);
+
 /// How long a commit may take before its outcome is looked up in the database instead.
 const COMMIT: Duration = Duration::from_mins(1);
 
@@ -65,6 +68,13 @@ impl fmt::Debug for Database {
 /// The schema of a generation.
 fn name(service: &str, generation: u32) -> String {
     format!("{service}_{generation}")
+}
+
+/// Connects. Nobody waits for long for a server that says nothing.
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, DatabaseError> {
+    let late = |error| DatabaseError::new("open the database", error);
+    let connected = tokio::time::timeout(ANSWER, options.connect()).await.map_err(late)?;
+    connected.map_err(|error| DatabaseError::new("open the database", error))
 }
 
 /// How a schema is connected to.
@@ -101,10 +111,9 @@ impl Database {
             // What a crash takes back is built again; the switch waits for all that came before it.
             options = options.options([("synchronous_commit", "off")]);
         }
-        let failed = |error| DatabaseError::new("open the database", error);
-        let mut connection = options.connect().await.map_err(failed)?;
+        let mut connection = connect(&options).await?;
         schema::ensure(&mut connection, view, &schema, building).await?;
-        connection.close().await.map_err(failed)?;
+        connection.close().await.map_err(|error| DatabaseError::new("open the database", error))?;
         let reading = [("default_transaction_read_only", "on"), ("statement_timeout", "30s")];
         let readers = PgPoolOptions::new()
             .max_connections(READERS)
@@ -115,8 +124,7 @@ impl Database {
 
     /// A connection that writes. An error when the tables are by now those of another version of the program.
     pub(in crate::database) async fn writer(&self) -> Result<Writer, DatabaseError> {
-        let connection = self.options.connect().await;
-        let connection = connection.map_err(|error| DatabaseError::new("open the database", error))?;
+        let connection = connect(&self.options).await?;
         let mut writer = Writer { connection, statements: Statements::default(), view: self.view };
         writer.checkpoints().await?;
         Ok(writer)

@@ -6,7 +6,10 @@
 mod flows;
 
 use super::{catalogue::Wanted, *};
-use crate::{Projections, orders, rebuild};
+use crate::{
+    Projections, orders, rebuild,
+    testing::{Place, on_both},
+};
 use axum::{
     Extension, Router,
     body::Body,
@@ -50,6 +53,7 @@ struct Rig {
     store: EventStore,
     keys: KeyRing,
     folder: TempDir,
+    storage: Storage,
 }
 
 /// One process, as far as the others can tell.
@@ -77,7 +81,7 @@ async fn within<T>(what: &str, condition: impl AsyncFn() -> Option<T>) -> T {
 }
 
 impl Rig {
-    async fn start() -> Self {
+    async fn start(place: &Place) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = Config {
             durability: Durability::Interval,
@@ -88,11 +92,23 @@ impl Rig {
         nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
         let store = EventStore::new(&connection, StoreOptions::default());
         let keys = KeyRing::open(&connection, &MasterKey::generate(), 1).await.unwrap();
-        Self { _server: server, connection, store, keys, folder }
+        Self { _server: server, connection, store, keys, folder, storage: place.storage() }
     }
 
     fn storage(&self) -> Storage {
-        Storage::Sqlite(self.folder.path().join("views"))
+        self.storage.clone()
+    }
+
+    /// Whether there are tables of a generation.
+    fn has(&self, place: &Place, generation: u32) -> bool {
+        match (place, &self.storage) {
+            (Place::Postgres(cluster), Storage::Postgres(url)) => {
+                let sql = format!("SELECT 1 FROM pg_namespace WHERE nspname = 'orders_{generation}'");
+                cluster.sql(url.database(), &sql) == "1"
+            }
+            (_, Storage::Sqlite(folder)) => folder.join(format!("orders.{generation}.sqlite")).exists(),
+            _ => unreachable!("a place has one kind of storage"),
+        }
     }
 
     async fn models(&self) -> ReadModels {
@@ -242,9 +258,8 @@ impl Task {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_read_model_is_built_again_while_it_serves_and_is_the_same() {
-    let rig = Rig::start().await;
+async fn a_read_model_is_built_again_while_it_serves_and_is_the_same(place: &Place) {
+    let rig = Rig::start(place).await;
     rig.orders(0..150).await;
     let (one, two) = (rig.process(&orders::VIEW).await, rig.process(&orders::VIEW).await);
     rig.caught_up(&one).await;
@@ -267,10 +282,7 @@ async fn a_read_model_is_built_again_while_it_serves_and_is_the_same() {
         client.passed().await;
     }
     rig.folded(&one.projections.database()).await;
-    within("of the first one nothing is left", async || {
-        (!rig.folder.path().join("views/orders.1.sqlite").exists()).then_some(())
-    })
-    .await;
+    within("of the first one nothing is left", async || (!rig.has(place, 1)).then_some(())).await;
     let facts = within("both switches are recorded", async || {
         let models = rig.models().await;
         let mut facts = models.requests("orders", 0).await.unwrap();
@@ -288,9 +300,8 @@ async fn a_read_model_is_built_again_while_it_serves_and_is_the_same() {
     two.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rebuilding_twice_gives_the_same_tables() {
-    let rig = Rig::start().await;
+async fn rebuilding_twice_gives_the_same_tables(place: &Place) {
+    let rig = Rig::start(place).await;
     rig.orders(0..60).await;
     let process = rig.process(&orders::VIEW).await;
     rig.caught_up(&process).await;
@@ -306,9 +317,8 @@ async fn rebuilding_twice_gives_the_same_tables() {
     process.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_switched_away_from_comes_back_up_to_date_until_it_is_dropped() {
-    let rig = Rig::start().await;
+async fn what_was_switched_away_from_comes_back_up_to_date_until_it_is_dropped(place: &Place) {
+    let rig = Rig::start(place).await;
     rig.orders(0..20).await;
     let process = rig.process(&orders::VIEW).await;
     rig.rebuild(None, vec![]).await;
@@ -324,10 +334,7 @@ async fn what_was_switched_away_from_comes_back_up_to_date_until_it_is_dropped()
     rig.folded(&process.projections.database()).await;
     rig.ask(ProjectionDropRequested { service: "orders".to_owned() }.into()).await;
     rig.is(&[(1, State::Live)]).await;
-    within("its file is gone", async || {
-        (!rig.folder.path().join("views/orders.2.sqlite").exists()).then_some(())
-    })
-    .await;
+    within("its file is gone", async || (!rig.has(place, 2)).then_some(())).await;
     let asked = rig.ask(ProjectionRollbackRequested { service: "orders".to_owned() }.into()).await;
     let refused = within("it is refused", async || rig.catalogue().await.refused).await;
     assert_eq!((refused.asked, &*refused.why), (asked, "no generation is kept"));
@@ -340,9 +347,8 @@ async fn what_was_switched_away_from_comes_back_up_to_date_until_it_is_dropped()
     process.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_build_is_called_off_and_another_begins_anew() {
-    let rig = Rig::start().await;
+async fn a_build_is_called_off_and_another_begins_anew(place: &Place) {
+    let rig = Rig::start(place).await;
     rig.orders(0..20).await;
     let process = rig.process(&orders::VIEW).await;
     // Nobody builds as long as all slots are taken.
@@ -372,9 +378,8 @@ async fn a_build_is_called_off_and_another_begins_anew() {
     process.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_model_is_built_again_beside_copies_of_the_others() {
-    let rig = Rig::start().await;
+async fn one_model_is_built_again_beside_copies_of_the_others(place: &Place) {
+    let rig = Rig::start(place).await;
     rig.orders(0..80).await;
     let process = rig.process(&orders::VIEW).await;
     rig.caught_up(&process).await;
@@ -404,9 +409,8 @@ async fn one_model_is_built_again_beside_copies_of_the_others() {
     process.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_generation_may_begin_later_than_the_log() {
-    let rig = Rig::start().await;
+async fn a_generation_may_begin_later_than_the_log(place: &Place) {
+    let rig = Rig::start(place).await;
     rig.orders(0..20).await;
     let process = rig.process(&orders::VIEW).await;
     rig.rebuild(None, vec!["ORDERS:21".parse().unwrap()]).await;
@@ -433,9 +437,8 @@ async fn a_generation_may_begin_later_than_the_log() {
     process.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn changed_code_builds_its_own_while_the_old_serves_and_both_stay_up_to_date() {
-    let rig = Rig::start().await;
+async fn changed_code_builds_its_own_while_the_old_serves_and_both_stay_up_to_date(place: &Place) {
+    let rig = Rig::start(place).await;
     rig.orders(0..100).await;
     let old = rig.process(&orders::VIEW).await;
     rig.caught_up(&old).await;
@@ -470,9 +473,8 @@ async fn rig_database(rig: &Rig, view: &'static View, generation: u32) -> Databa
     Database::open(&rig.storage(), view, generation).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_newer_than_the_program_is_refused() {
-    let rig = Rig::start().await;
+async fn a_database_newer_than_the_program_is_refused(place: &Place) {
+    let rig = Rig::start(place).await;
     let process = rig.process(&CHANGED).await;
     process.stop().await;
     let feed = rig.feed().await;
@@ -484,9 +486,8 @@ async fn a_database_newer_than_the_program_is_refused() {
     assert!(why.contains("run the newer program"), "{why}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_build_is_taken_up_by_another_process_and_a_switch_that_stands_still_is_off() {
-    let rig = Rig::start().await;
+async fn a_build_is_taken_up_by_another_process_and_a_switch_that_stands_still_is_off(place: &Place) {
+    let rig = Rig::start(place).await;
     rig.orders(0..50).await;
     let process = rig.process(&orders::VIEW).await;
     rig.caught_up(&process).await;
@@ -525,9 +526,9 @@ async fn a_build_is_taken_up_by_another_process_and_a_switch_that_stands_still_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_from_before_there_were_generations_serve_on() {
-    let rig = Rig::start().await;
+    let rig = Rig::start(&Place::sqlite()).await;
     rig.orders(0..20).await;
-    let folder = rig.folder.path().join("views");
+    let Storage::Sqlite(folder) = rig.storage() else { unreachable!() };
     let until = rig.ends().await;
     let built = rebuild(&orders::VIEW, &rig.connection, &rig.storage(), &[], &until).await.unwrap();
     built.database.close().await;
@@ -545,4 +546,16 @@ async fn tables_from_before_there_were_generations_serve_on() {
     })
     .await;
     process.stop().await;
+}
+
+on_both! {
+    a_read_model_is_built_again_while_it_serves_and_is_the_same,
+    rebuilding_twice_gives_the_same_tables,
+    what_was_switched_away_from_comes_back_up_to_date_until_it_is_dropped,
+    a_build_is_called_off_and_another_begins_anew,
+    one_model_is_built_again_beside_copies_of_the_others,
+    a_generation_may_begin_later_than_the_log,
+    changed_code_builds_its_own_while_the_old_serves_and_both_stay_up_to_date,
+    a_database_newer_than_the_program_is_refused,
+    a_build_is_taken_up_by_another_process_and_a_switch_that_stands_still_is_off,
 }

@@ -1,14 +1,15 @@
 //! What generations need of PostgreSQL: a schema for each, and one for the catalogue.
 
-use super::{PostgresUrl, Writer, name, options, schema};
+use super::{ANSWER, PostgresUrl, Writer, connect, name, options, schema};
 use crate::{database::DatabaseError, table::Table};
 use events::{Context, Position};
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row as _,
+    AssertSqlSafe, Connection, PgConnection, Row as _,
     postgres::{PgConnectOptions, PgRow},
     query, query_scalar, raw_sql,
 };
 use std::fmt;
+use tokio::time::{error::Elapsed, timeout};
 
 /// Where the catalogue of a service is kept.
 pub(in crate::database) struct Shelf {
@@ -32,7 +33,7 @@ impl Shelf {
     ) -> Result<Self, DatabaseError> {
         let failed = |error| DatabaseError::new("open the catalogue of generations", error);
         let options = options(url, service, "waybill");
-        let mut connection = options.connect().await.map_err(failed)?;
+        let mut connection = connect(&options).await?;
         schema::check(&mut connection).await?;
         let mut transaction = connection.begin().await.map_err(failed)?;
         // Whoever finds them missing makes them, one after the other.
@@ -49,19 +50,20 @@ impl Shelf {
     }
 
     /// The connection, to be put back where it has done its work.
-    async fn connection(&mut self) -> Result<PgConnection, sqlx::Error> {
+    async fn connection(&mut self) -> Result<PgConnection, DatabaseError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => self.options.connect().await,
+            None => connect(&self.options).await,
         }
     }
 
     /// The document with its revision.
     pub(in crate::database) async fn load(&mut self) -> Result<Option<(u64, String)>, DatabaseError> {
         let failed = |error| DatabaseError::new("read the catalogue of generations", error);
-        let mut connection = self.connection().await.map_err(failed)?;
+        let mut connection = self.connection().await?;
         let sql = "SELECT revision, document FROM catalogue WHERE projection = $1";
-        let row = query(sql).bind(self.service).fetch_optional(&mut connection).await.map_err(failed)?;
+        let row = timeout(ANSWER, query(sql).bind(self.service).fetch_optional(&mut connection)).await;
+        let row = row.map_err(late)?.map_err(failed)?;
         self.connection = Some(connection);
         Ok(row.map(|row| (row.get::<i64, _>("revision").cast_unsigned(), row.get("document"))))
     }
@@ -73,7 +75,7 @@ impl Shelf {
         document: &str,
     ) -> Result<bool, DatabaseError> {
         let failed = |error| DatabaseError::new("write the catalogue of generations", error);
-        let mut connection = self.connection().await.map_err(failed)?;
+        let mut connection = self.connection().await?;
         let sql = if revision == 0 {
             "INSERT INTO catalogue (projection, revision, document) VALUES ($1, $2 + 1, $3) \
              ON CONFLICT DO NOTHING"
@@ -81,10 +83,14 @@ impl Shelf {
             "UPDATE catalogue SET revision = revision + 1, document = $3 WHERE projection = $1 AND revision = $2"
         };
         let done = query(sql).bind(self.service).bind(revision.cast_signed()).bind(document);
-        let done = done.execute(&mut connection).await.map_err(failed)?;
+        let done = timeout(ANSWER, done.execute(&mut connection)).await.map_err(late)?.map_err(failed)?;
         self.connection = Some(connection);
         Ok(done.rows_affected() > 0)
     }
+}
+
+fn late(error: Elapsed) -> DatabaseError {
+    DatabaseError::new("wait for the catalogue of generations", error)
 }
 
 fn failed(error: sqlx::Error) -> DatabaseError {
@@ -92,8 +98,7 @@ fn failed(error: sqlx::Error) -> DatabaseError {
 }
 
 async fn open(url: &PostgresUrl, service: &str, generation: u32) -> Result<PgConnection, DatabaseError> {
-    let options = options(url, service, &name(service, generation));
-    options.connect().await.map_err(|error| DatabaseError::new("open the database", error))
+    connect(&options(url, service, &name(service, generation))).await
 }
 
 fn position(row: &PgRow) -> Option<Position> {

@@ -1,6 +1,6 @@
 //! All tables of a schema as they are at one moment.
 
-use super::{Database, row, schema};
+use super::{Database, connect, row, schema};
 use crate::{
     database::{
         DatabaseError, Moment,
@@ -9,7 +9,7 @@ use crate::{
     table::{Table, Type, Value},
 };
 use futures::StreamExt;
-use sqlx::{AssertSqlSafe, ConnectOptions, Error, PgConnection, postgres::PgRow, query};
+use sqlx::{AssertSqlSafe, Error, PgConnection, postgres::PgRow, query};
 
 impl Database {
     /// The tables as they are now.
@@ -17,7 +17,7 @@ impl Database {
         let failed = |error| DatabaseError::new("read the tables", error);
         // It waits while another read model is built for the comparison.
         let patient = self.options.clone().options([("idle_in_transaction_session_timeout", "0")]);
-        let mut connection = patient.connect().await.map_err(failed)?;
+        let mut connection = connect(&patient).await?;
         // The transaction ends with the connection. It sees what was there at its first query.
         query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .execute(&mut connection)
