@@ -127,6 +127,9 @@ fn described(aggregate: Aggregate) -> (&'static str, &'static str) {
         Aggregate::Process => ("How a saga carries an order through", ORDER),
         Aggregate::Hold => ("How long the stock of an order is held unpaid", ORDER),
         Aggregate::Timer => ("Whose time has come", ORDER),
+        Aggregate::Projection => {
+            ("What operators ask of a read model, and what became of it", "The service.")
+        }
         Aggregate::DeadLetter => (
             "What consumers could not handle, and what operators did about it",
             "The dead letter's id, a UUID.",

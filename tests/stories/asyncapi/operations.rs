@@ -104,6 +104,10 @@ fn projects(service: Service, operations: &mut Map<String, Value>) {
     let Some(view) = View::of(service.name()) else { return };
     let tables: Vec<_> = view.tables.iter().map(|table| table.name).collect();
     let summary = format!("The read model of {service}: {}.", tables.join(", "));
+    let asked = versions(FactType::of(Aggregate::Projection));
+    let obeyed = format!("What operators ask of the read model of {service}: to build it again, to go back.");
+    let operation = receive(service, Aggregate::Projection, asked, &obeyed, FOLLOWED);
+    operations.insert(format!("{service}.obeys.projections"), operation);
     for aggregate in view.aggregates {
         let operation = receive(service, *aggregate, versions(FactType::of(*aggregate)), &summary, PROJECTED);
         operations.insert(format!("{service}.projects.{}", key(*aggregate)), operation);
