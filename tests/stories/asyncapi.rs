@@ -124,7 +124,7 @@ async fn schemas_and_the_document_are_served_by_every_service_and_by_the_gateway
 
     let served: Value =
         get(&client, &format!("{}/asyncapi.json", front.url), None).await.json().await.unwrap();
-    assert_eq!(served, committed());
+    assert!(served == committed(), "what is served is not docs/asyncapi.json");
     let index: Value = get(&client, &format!("{}/schemas", front.url), None).await.json().await.unwrap();
     for path in index["types"].as_array().unwrap().iter().flat_map(|one| one["schemas"].as_array().unwrap()) {
         let path = path.as_str().unwrap();

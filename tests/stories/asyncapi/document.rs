@@ -103,7 +103,12 @@ fn channel(aggregate: Aggregate) -> Value {
 
 fn stream(context: Context) -> Value {
     let declared = topology::declared(context);
-    Value::Object(SETTINGS.iter().map(|name| ((*name).to_owned(), declared[*name].clone())).collect())
+    let setting = |name: &&str| match &declared[*name] {
+        // What is not set is left out.
+        Value::Null => json!(false),
+        set => set.clone(),
+    };
+    Value::Object(SETTINGS.iter().map(|name| ((*name).to_owned(), setting(name))).collect())
 }
 
 /// What is recorded on the subjects of an aggregate, and what its id is.
