@@ -166,6 +166,15 @@ async fn the_document_says_what_a_running_system_does() {
     })
     .await;
 
+    // And of what.
+    for one in document["operations"].as_object().unwrap().values() {
+        let Some(consumer) = one.pointer("/bindings/nats/x-jetstream/consumer") else { continue };
+        let (stream, durable) = (consumer["stream"].as_str().unwrap(), consumer["durable"].as_str().unwrap());
+        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{}", durable.replace("{channel}", "email"));
+        let info = request(&nats, &subject, "").await.unwrap();
+        assert_eq!(info["config"]["filter_subject"], consumer["filter"], "{durable}");
+    }
+
     // What is recorded: a header that is described, or one of the server's and the store's own.
     let wanted = json!({ "last_by_subj": format!("evt.users.user.{user}") }).to_string();
     let message = request(&nats, "$JS.API.STREAM.MSG.GET.USERS", &wanted).await.unwrap();
