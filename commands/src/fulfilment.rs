@@ -31,6 +31,11 @@ use events::{Aggregate, Context, OrderId, fulfilment::Timer};
 use nats::Consumer;
 use std::sync::Arc;
 
+/// The consumer that sees to stock which is held unpaid.
+pub const HOLDS: &str = "fulfilment-holds";
+/// What it reads.
+pub const HELD: &[&str] = &["inventory.reserved"];
+
 /// The write side of fulfilment.
 pub(crate) fn write_side(build: Build, times: Times) -> WriteSide {
     let http = http::routes(build.api(), times);
@@ -50,7 +55,7 @@ pub(crate) fn write_side(build: Build, times: Times) -> WriteSide {
     let holds = Consumer {
         only: Some(Aggregate::Reservation),
         lag: reactor::grace(&times),
-        ..build.consumer(Context::Inventory, &["inventory.reserved"], "fulfilment-holds".to_owned())
+        ..build.consumer(Context::Inventory, HELD, HOLDS.to_owned())
     };
     let consumers = INTERESTS.iter().map(|interest| (consumer(interest), Arc::clone(&handler)));
     let consumers = consumers.chain([(holds, reactor::holding(&fulfilment))]).collect();

@@ -36,9 +36,12 @@ fn superseded(kind: &str, version: u32) -> Option<&'static str> {
         "order.created" 1,
         "payment.charged" 1,
         "payment.refunded" 1,
+        "process.completed" 1,
+        "process.started" 1,
         "product.added" 1,
         "shipping.cancelled" 1,
         "shipping.failed" 1,
         "shipping.scheduled" 1,
+        "step.requested" 1,
     }
 }

@@ -82,6 +82,7 @@ async fn fold(
         bound: Some(Arc::from(until)),
         only: None,
         standing: Standing::default(),
+        told: None,
         metrics: ProjectionMetrics::new(&Metrics::new()),
         clock: Clock::system(),
     };

@@ -124,7 +124,7 @@ async fn schemas_and_the_document_are_served_by_every_service_and_by_the_gateway
 
     let served: Value =
         get(&client, &format!("{}/asyncapi.json", front.url), None).await.json().await.unwrap();
-    assert_eq!(served, committed());
+    assert!(served == committed(), "what is served is not docs/asyncapi.json");
     let index: Value = get(&client, &format!("{}/schemas", front.url), None).await.json().await.unwrap();
     for path in index["types"].as_array().unwrap().iter().flat_map(|one| one["schemas"].as_array().unwrap()) {
         let path = path.as_str().unwrap();
@@ -165,6 +165,15 @@ async fn the_document_says_what_a_running_system_does() {
         (there == said).then_some(())
     })
     .await;
+
+    // And of what.
+    for one in document["operations"].as_object().unwrap().values() {
+        let Some(consumer) = one.pointer("/bindings/nats/x-jetstream/consumer") else { continue };
+        let (stream, durable) = (consumer["stream"].as_str().unwrap(), consumer["durable"].as_str().unwrap());
+        let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{}", durable.replace("{channel}", "email"));
+        let info = request(&nats, &subject, "").await.unwrap();
+        assert_eq!(info["config"]["filter_subject"], consumer["filter"], "{durable}");
+    }
 
     // What is recorded: a header that is described, or one of the server's and the store's own.
     let wanted = json!({ "last_by_subj": format!("evt.users.user.{user}") }).to_string();

@@ -5,11 +5,11 @@
 //! - [`system`]: one function makes a service of its write side, its read side and its probes; `dev`, `serve`, `demo` and
 //!   the tests all start services with it
 //! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
-//!   are sent; [`flow`]: how orders are carried through; all by flags
+//!   are sent; [`flow`]: how orders are carried through; [`subscriptions`]: how many may follow; all by flags
 //! - [`databases`]: where read models are kept
-//! - `contracts`: what others rely on: the schemas of facts and the AsyncAPI document, served to everybody
 //! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `rebuild`, `saga`, `token`,
 //!   `verify`, `export`, `import`, `health`, `bench`: one file per subcommand
+//! - `contracts`: what others rely on: the schemas of facts and the AsyncAPI document, served to everybody
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
@@ -22,6 +22,7 @@ pub mod edge;
 pub mod failure;
 pub mod flow;
 pub mod outside;
+pub mod subscriptions;
 pub mod system;
 
 mod archive;

@@ -103,7 +103,12 @@ fn channel(aggregate: Aggregate) -> Value {
 
 fn stream(context: Context) -> Value {
     let declared = topology::declared(context);
-    Value::Object(SETTINGS.iter().map(|name| ((*name).to_owned(), declared[*name].clone())).collect())
+    let setting = |name: &&str| match &declared[*name] {
+        // What is not set is left out.
+        Value::Null => json!(false),
+        set => set.clone(),
+    };
+    Value::Object(SETTINGS.iter().map(|name| ((*name).to_owned(), setting(name))).collect())
 }
 
 /// What is recorded on the subjects of an aggregate, and what its id is.
@@ -127,6 +132,9 @@ fn described(aggregate: Aggregate) -> (&'static str, &'static str) {
         Aggregate::Process => ("How a saga carries an order through", ORDER),
         Aggregate::Hold => ("How long the stock of an order is held unpaid", ORDER),
         Aggregate::Timer => ("Whose time has come", ORDER),
+        Aggregate::Projection => {
+            ("What operators ask of a read model, and what became of it", "The service.")
+        }
         Aggregate::DeadLetter => (
             "What consumers could not handle, and what operators did about it",
             "The dead letter's id, a UUID.",

@@ -38,6 +38,7 @@ pub(super) fn of_services() -> Value {
         answers(service, &mut operations);
         projects(service, &mut operations);
     }
+    holds(&mut operations);
     for aggregate in commands::orders::FOLLOWS {
         let summary =
             format!("Orders keep a copy of their own of what they need of each {}.", aggregate.token());
@@ -84,19 +85,44 @@ fn answers(service: Service, operations: &mut Map<String, Value>) {
             }
             operation["summary"] = json!(format!("{service} answers facts of {context}."));
             operation["bindings"]["nats"]["x-jetstream"] =
-                json!({ "consumer": consumer(&durable, *context) });
+                consumer(&durable, *context, filter(service, *context));
             operations.insert(format!("{service}.answers.{}", key(aggregate)), operation);
         }
-        let asked = FactType::of(Aggregate::DeadLetter)
-            .iter()
-            .filter(|fact| nats::ASKED_BY_OPERATORS.contains(&fact.name));
-        let summary =
-            format!("What operators ask of {durable}: to try again what it has parked, or to give it up.");
-        let mut operation = receive(service, Aggregate::DeadLetter, versions(asked), &summary, ANSWERED);
-        operation["bindings"]["nats"]["x-jetstream"] =
-            json!({ "consumer": consumer(&format!("{durable}-ops"), Context::Ops) });
-        operations.insert(format!("{service}.obeys.{context}"), operation);
+        obeys(service, &durable, operations);
     }
+}
+
+/// What operators ask of a consumer that may have parked something.
+fn obeys(service: Service, durable: &str, operations: &mut Map<String, Value>) {
+    let asked = FactType::of(Aggregate::DeadLetter);
+    let asked = asked.iter().filter(|fact| nats::ASKED_BY_OPERATORS.contains(&fact.name));
+    let summary =
+        format!("What operators ask of {durable}: to try again what it has parked, or to give it up.");
+    let mut operation = receive(service, Aggregate::DeadLetter, versions(asked), &summary, ANSWERED);
+    let (own, ops) = (format!("{durable}-ops"), Context::Ops);
+    operation["bindings"]["nats"]["x-jetstream"] = consumer(&own, ops, ops.filter());
+    // Without the service's name in front and the channel behind, which is not known here.
+    let name = durable.trim_start_matches(service.name()).trim_start_matches("-{channel}");
+    operations.insert(format!("{service}.obeys.{}", name.trim_start_matches('-')), operation);
+}
+
+/// The subjects that a consumer asks for: all facts of the stream, unless what it wants is rare in it.
+fn filter(service: Service, context: Context) -> String {
+    match (service, context) {
+        (Service::Fulfilment, Context::Fulfilment) => Aggregate::Timer.filter(),
+        _ => context.filter(),
+    }
+}
+
+/// Stock that is held unpaid, which a consumer apart from the others sees to.
+fn holds(operations: &mut Map<String, Value>) {
+    let (service, durable, held) = (Service::Fulfilment, commands::fulfilment::HOLDS, Aggregate::Reservation);
+    let kinds = FactType::of(held).iter().filter(|fact| commands::fulfilment::HELD.contains(&fact.name));
+    let summary = "fulfilment sees to it that stock is not held for ever by an order that nobody pays.";
+    let mut operation = receive(service, held, versions(kinds), summary, ANSWERED);
+    operation["bindings"]["nats"]["x-jetstream"] = consumer(durable, held.context(), held.filter());
+    operations.insert(format!("{service}.holds.{}", key(held)), operation);
+    obeys(service, durable, operations);
 }
 
 /// Whose facts its read model is made of.
@@ -104,14 +130,18 @@ fn projects(service: Service, operations: &mut Map<String, Value>) {
     let Some(view) = View::of(service.name()) else { return };
     let tables: Vec<_> = view.tables.iter().map(|table| table.name).collect();
     let summary = format!("The read model of {service}: {}.", tables.join(", "));
+    let asked = versions(FactType::of(Aggregate::Projection));
+    let obeyed = format!("What operators ask of the read model of {service}: to build it again, to go back.");
+    let operation = receive(service, Aggregate::Projection, asked, &obeyed, FOLLOWED);
+    operations.insert(format!("{service}.obeys.projections"), operation);
     for aggregate in view.aggregates {
         let operation = receive(service, *aggregate, versions(FactType::of(*aggregate)), &summary, PROJECTED);
         operations.insert(format!("{service}.projects.{}", key(*aggregate)), operation);
     }
 }
 
-fn consumer(durable: &str, context: Context) -> Value {
-    json!({ "stream": context.stream(), "durable": durable, "filter": context.filter(), "ack": "explicit" })
+fn consumer(durable: &str, context: Context, filter: String) -> Value {
+    json!({ "consumer": { "stream": context.stream(), "durable": durable, "filter": filter, "ack": "explicit" } })
 }
 
 fn versions(facts: impl IntoIterator<Item = &'static FactType>) -> Vec<String> {
