@@ -53,11 +53,11 @@ pub use consumer::{
     ASKED_BY_OPERATORS, Consumer, ConsumerError, ConsumerMetrics, Handler, Manner, Policies, Policy,
     PolicyError, Retry,
 };
+pub use feed::{ChangeFeed, FeedError, FeedHead, FeedNews, FeedOptions, FeedRow, FeedTail, Told};
 pub use keyring::{
     KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, PERSONAL_KEYS, UnwrapError, erased_mark,
     nonce,
 };
-pub use feed::{ChangeFeed, FeedError, FeedHead, FeedNews, FeedOptions, FeedRow, FeedTail, Told};
 pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
 pub use load::{History, LoadError, Tail};
 pub use message::{Message, MessageError, Recorded};

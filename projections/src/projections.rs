@@ -161,11 +161,7 @@ impl Projections {
         building.unwrap_or_else(|| "a generation is about to be built".to_owned())
     }
 
-    /// Which read model it is.
-    pub(crate) fn view(&self) -> &'static View {
-        self.view
-    }
-
+    /// The clock.
     pub(crate) fn clock(&self) -> Clock {
         self.clock.clone()
     }

@@ -101,7 +101,8 @@ async fn follow(stage: &Stage, scale: Scale, case: Case, report: &mut Report) ->
         asked.spawn(async move {
             let order = Uuid::from_u64_pair(number, user.as_u128() as u64);
             let placement = Placement { user_id: UserId::new(user), ..stage::placement(order) };
-            let placed = stage::ask(&executor, &clock, order, true, OrderCommand::Place(Box::new(placement))).await;
+            let placed =
+                stage::ask(&executor, &clock, order, true, OrderCommand::Place(Box::new(placement))).await;
             if placed {
                 heard.expect(order);
             }

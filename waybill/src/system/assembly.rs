@@ -8,10 +8,7 @@ use nats::{
     ChangeFeed, Connection, EventStore, FeedOptions, KeyRing, Parking, ReadModels, Registry, RegistryOptions,
     StoreMetrics, StoreOptions,
 };
-use projections::{
-    Feed, FeedMetrics, Outlet, ProjectionMetrics, Projections, Rebuilds, View, database::Storage,
-};
-use projections::{Feed, Outlet, ProjectionMetrics, Projections, Rebuilds, Streams, View};
+use projections::{Feed, FeedMetrics, Outlet, ProjectionMetrics, Projections, Rebuilds, Streams, View};
 use serde_json::{Map, Value};
 use service::{
     Check, Metrics, Probes, Shutdown,
