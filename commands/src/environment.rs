@@ -102,7 +102,7 @@ impl WriteSide {
             Context::Notifications => Box::pin(notifications::write_side(build, &env.channels)).await,
             Context::Users => Box::pin(users::write_side(build)).await,
             Context::Fulfilment => Ok(fulfilment::write_side(build, env.times)),
-            Context::Ops => ops::write_side(build).await,
+            Context::Ops => Box::pin(ops::write_side(build)).await,
         }
     }
 

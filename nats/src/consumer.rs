@@ -36,7 +36,7 @@ const IN_FLIGHT: i64 = 1024;
 const IN_DELIVERY: i64 = 4096;
 /// How long the server waits for an acknowledgement before it delivers again, perhaps to another process: so long does
 /// stand still what a killed process had taken.
-const ACK_WAIT: Duration = Duration::from_secs(5);
+const ACK_WAIT: Duration = Duration::from_secs(4);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Longest pause between two tries. Meanwhile the server is told that the message is being handled.

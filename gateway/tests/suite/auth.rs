@@ -256,7 +256,7 @@ async fn only_tokens_of_ours_for_us_and_for_now_are_let_in() {
     let orders = Echo::start().await;
     let rig = Rig::start(ROUTES, &[("orders", orders.address)]).await;
     let wrong = |change: fn(&mut Value, &mut Value)| {
-        rig.issuer.bearer_with(Uuid::from_u128(1), Role::Customer, change)
+        rig.issuer.bearer_with(Uuid::from_u128(1), Role::Customer, &change)
     };
     let later = |claim: &Value, seconds: i64| json!(claim.as_i64().unwrap() + seconds);
     // Half a minute of leeway, and a little more or less for a machine that is busy.
@@ -272,7 +272,7 @@ async fn only_tokens_of_ours_for_us_and_for_now_are_let_in() {
     ];
     let timed = |name, seconds: i64, of: &'static str, status| {
         let change = |_: &mut Value, claims: &mut Value| claims[of] = later(&claims["iat"], seconds);
-        (name, rig.issuer.bearer_with(Uuid::from_u128(1), Role::Customer, change), status)
+        (name, rig.issuer.bearer_with(Uuid::from_u128(1), Role::Customer, &change), status)
     };
     let timed = [
         timed("expired", -31, "exp", 401),

@@ -349,6 +349,8 @@ pub(crate) async fn nobody() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
+type Change<'a> = &'a dyn Fn(&mut Value, &mut Value);
+
 /// Stands for the users service: publishes keys, and signs tokens with them.
 pub(crate) struct Issuer {
     key: Ed25519KeyPair,
@@ -379,18 +381,13 @@ impl Issuer {
 
     /// The header of somebody with this role.
     pub(crate) fn bearer(&self, user: Uuid, role: Role) -> String {
-        self.bearer_with(user, role, |_, _| {})
+        self.bearer_with(user, role, &|_, _| {})
     }
 
     /// The same, with header and claims as `change` leaves them.
-    pub(crate) fn bearer_with(
-        &self,
-        user: Uuid,
-        role: Role,
-        change: impl FnOnce(&mut Value, &mut Value),
-    ) -> String {
+    pub(crate) fn bearer_with(&self, of: Uuid, role: Role, change: Change<'_>) -> String {
         let clock = Clock::system();
-        let claims = Claims::new(user, vec![role], clock.uuid(), clock.now(), SignedDuration::from_mins(15));
+        let claims = Claims::new(of, vec![role], clock.uuid(), clock.now(), SignedDuration::from_mins(15));
         let mut header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": "k1" });
         let mut claims = serde_json::to_value(claims).unwrap();
         change(&mut header, &mut claims);

@@ -16,7 +16,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often the server is told that a message is still being handled, and those of its aggregate that wait behind it.
-const PROGRESS: Duration = Duration::from_millis(1500);
+const PROGRESS: Duration = Duration::from_secs(1);
 /// So many messages of one aggregate may wait unacknowledged behind one that fails. More than a consumer may have in
 /// flight over all aggregates would let the consumer stand still, so whoever holds up so many is parked before its attempts are used up.
 const HELD_UP: usize = 64;
