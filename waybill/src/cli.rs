@@ -134,6 +134,9 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         let Some(command) = self.command else { return Ok(()) };
         let filter = self.log.as_deref().unwrap_or_else(|| command.default_log());
+        if let Command::Serve(args) = &command {
+            serve::stay_small(args);
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let telemetry = telemetry::init(self.log_format, filter, Settings::environment(), runtime.handle());
         let telemetry = telemetry.map_err(|error| match error {

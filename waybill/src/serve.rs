@@ -96,9 +96,6 @@ struct Plan {
 /// Runs until it is asked to stop, then finishes what has begun.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let Plan { config, services, gateway } = read(&args)?;
-    if services.is_empty() {
-        stay_small();
-    }
     let mut listeners = Vec::new();
     for (service, port) in services {
         listeners.push((service, bind(service.name(), &args.host, port).await?));
@@ -136,8 +133,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     result.map(|_| ())
 }
 
-/// A gateway alone needs little memory, in many small pieces: of pages of two megabytes most would be empty.
-fn stay_small() {
+/// A gateway alone needs little memory, in many small pieces: of pages of two megabytes most would be empty. To be called
+/// before anything runs, for what is taken stays as it is.
+pub(crate) fn stay_small(args: &Args) {
+    if args.services.iter().any(|service| service != GATEWAY) {
+        return;
+    }
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!(%error, "huge pages stay allowed");
