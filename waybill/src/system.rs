@@ -223,7 +223,7 @@ impl System {
             linger: config.linger,
         };
         for (service, listener) in listeners {
-            let started = system.start_one(config, &connection, &keys, service, listener).await;
+            let started = Box::pin(system.start_one(config, &connection, &keys, service, listener)).await;
             if let Err(failure) = started {
                 system.stop().await;
                 return Err(because(format!("cannot start {service}"))(failure));
@@ -241,7 +241,7 @@ impl System {
         listener: TcpListener,
     ) -> Result<(), Failure> {
         let address = listener.local_addr()?;
-        let (router, ready) = assembly::assemble(service, config, keys, &self.shutdown).await?;
+        let (router, ready) = Box::pin(assembly::assemble(service, config, keys, &self.shutdown)).await?;
         let presence = Presence::of(service, config, connection, address, ready, &self.shutdown).await?;
         let server = service::http::serve(listener, router, self.shutdown.token(), DRAIN);
         self.servers.spawn(async move { (service, server.await) });
