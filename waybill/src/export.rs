@@ -131,7 +131,7 @@ pub(crate) async fn export(
         copier.stream(&cut, copy, &mut manifest, &mut timers).await?;
     }
     progress.finish();
-    set_timers(dir, &mut manifest, &cut, timers)?;
+    set_timers(dir, &mut manifest, &cut, &timers)?;
     if keys {
         buckets(connection, dir, &mut manifest, &KEYS).await?;
     }
@@ -272,7 +272,7 @@ fn set_timers(
     dir: &Path,
     manifest: &mut Manifest,
     cut: &Cut,
-    timers: HashMap<String, (Context, Raw)>,
+    timers: &HashMap<String, (Context, Raw)>,
 ) -> Result<(), Failure> {
     for (context, _) in &cut.streams {
         let Some(copy) = manifest.streams.get_mut(context.stream()).filter(|_| context.has_timers()) else {

@@ -219,7 +219,9 @@ impl Import<'_> {
                 if page.is_empty() {
                     break;
                 }
-                page.iter().for_each(|raw| chain.push(raw));
+                for raw in &page {
+                    chain.push(raw);
+                }
                 progress.advance(page.len() as u64);
             }
             if chain != copy.hash {

@@ -12,6 +12,7 @@ mod tables;
 
 use crate::{
     audit::Audit,
+    databases::{DatabaseArgs, Databases},
     dev::find_nats,
     failure::{Failure, Unable},
     progress::Progress,
@@ -22,7 +23,6 @@ use events::{Context, OrderId};
 use finding::{Findings, Kind};
 use log::{Log, LogCheck, Parts};
 use nats::Connection;
-use projections::database::Storage;
 use report::{Format, Report};
 use service::config::{Faults, Span};
 use std::{
@@ -70,6 +70,8 @@ pub(crate) struct Args {
     /// Data folder of the running dev; with --nats-url that of waybill serve
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
+    #[command(flatten)]
+    databases: DatabaseArgs,
 }
 
 /// What is to be verified.
@@ -77,16 +79,18 @@ pub(crate) struct Args {
 struct Plan {
     parts: Parts,
     services: Vec<Service>,
+    databases: Databases,
     patience: Duration,
     output: Format,
 }
 
 impl Plan {
     fn read(args: &Args) -> Result<Self, Faults> {
-        let mut flags = settings::flags([
-            ("--patience", Some(args.patience.clone())),
-            ("--output", Some(args.output.clone())),
-        ]);
+        let mut flags =
+            settings::flags(args.databases.flags().into_iter().chain([
+                ("--patience", Some(args.patience.clone())),
+                ("--output", Some(args.output.clone())),
+            ]));
         let patience = flags.optional("--patience").map(|Span(time)| time);
         let output = flags.optional::<Format>("--output");
         let mut services = BTreeSet::new();
@@ -99,8 +103,9 @@ impl Plan {
         let all = services.is_empty() && !args.streams && !args.schema;
         let parts = Parts { log: args.streams || all, schema: args.schema || all };
         let services = if all { Service::ALL.to_vec() } else { services.into_iter().collect() };
+        let databases = DatabaseArgs::read(&mut flags, &services);
         let plan = patience.zip(output);
-        flags.finish(plan.map(|(patience, output)| Self { parts, services, patience, output }))
+        flags.finish(plan.map(|(patience, output)| Self { parts, services, databases, patience, output }))
     }
 }
 
@@ -131,7 +136,8 @@ async fn verify(args: &Args, plan: &Plan) -> Result<Report, Failure> {
     let scratch = tempfile::tempdir()?;
     let tables = Tables {
         connection: &connection,
-        storage: Storage::Sqlite(folder),
+        databases: &plan.databases,
+        folder,
         scratch: scratch.path().to_owned(),
     };
     let mut findings = Findings::default();

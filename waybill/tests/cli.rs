@@ -18,7 +18,9 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn every_command_helps_with_examples() {
-    for command in [&[][..], &["dev"], &["demo"], &["serve"], &["replay"]] {
+    for command in
+        [&[][..], &["dev"], &["demo"], &["serve"], &["replay"], &["verify"], &["export"], &["import"]]
+    {
         let output = waybill(&[command, &["--help"]].concat());
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("Examples:\n  waybill"), "{command:?}: {text}");
@@ -33,6 +35,24 @@ fn wrong_usage_exits_with_64() {
         let output = waybill(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", said(&output));
     }
+}
+
+#[test]
+fn a_check_says_by_its_exit_code_that_it_cannot_tell() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = ["--data", folder.path().to_str().unwrap()];
+    let output = waybill(&[&["verify"][..], &data].concat());
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).starts_with("error: it cannot be told\n  caused by: no waybill dev is running on"));
+    let output = waybill(&["verify", "carts", "--patience", "long", "--output", "xml"]);
+    assert_eq!(output.status.code(), Some(64));
+    for fault in ["SERVICE: there is no service carts", "--patience", "--output"] {
+        assert!(said(&output).contains(fault), "{fault} is missing in {}", said(&output));
+    }
+    let output = waybill(&[&["import", data[1]][..], &data].concat());
+    assert!(output.status.code() == Some(64) && said(&output).contains("holds no copy of a log"));
+    let output = waybill(&["export", "x", "--stream", "CARTS"]);
+    assert!(output.status.code() == Some(64) && said(&output).contains("there is no stream CARTS"));
 }
 
 #[test]

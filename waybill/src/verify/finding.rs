@@ -107,3 +107,46 @@ impl Findings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Kind; 17] = [
+        Kind::Gap,
+        Kind::Foreign,
+        Kind::Header,
+        Kind::Version,
+        Kind::Guard,
+        Kind::Tail,
+        Kind::Timer,
+        Kind::Repeated,
+        Kind::Id,
+        Kind::Cause,
+        Kind::Correlation,
+        Kind::Type,
+        Kind::Body,
+        Kind::Sum,
+        Kind::Order,
+        Kind::Row,
+        Kind::Model,
+    ];
+
+    #[test]
+    fn every_kind_is_documented_under_its_name() {
+        let page = include_str!("../../../docs/verify.md");
+        for kind in ALL {
+            assert!(page.contains(&format!("\n| `{kind}` |")), "docs/verify.md says nothing of {kind}");
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+    }
+
+    #[test]
+    fn all_are_counted_and_some_are_told() {
+        let mut findings = Findings::default();
+        for number in 0..TOLD + 5 {
+            findings.add(Kind::Gap, number, "");
+        }
+        assert_eq!((findings.told.len() as u64, findings.counts[&Kind::Gap]), (TOLD, TOLD + 5));
+    }
+}

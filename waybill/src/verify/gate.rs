@@ -242,7 +242,7 @@ impl Known {
 
     /// What is known of a field; `Some(None)` where anything goes, `None` where it is not known.
     fn field(&self, name: &str) -> Option<&Self> {
-        self.fields.get(name).or(self.rest.as_deref()).or(self.any.then_some(self))
+        self.fields.get(name).or(self.rest.as_deref()).or_else(|| self.any.then_some(self))
     }
 }
 

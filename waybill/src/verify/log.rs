@@ -202,7 +202,9 @@ impl Log {
     pub(super) async fn open(connection: &Connection, contexts: &[Context]) -> Result<Self, Failure> {
         let cut = Cut::now(connection, contexts).await?;
         let mut parts: Vec<_> = contexts.iter().map(|context| Part::new(connection, *context, 1)).collect();
-        parts.iter_mut().for_each(|part| part.extend(&cut));
+        for part in &mut parts {
+            part.extend(&cut);
+        }
         Ok(Self { connection: connection.clone(), parts, cut })
     }
 
@@ -239,7 +241,9 @@ impl Log {
     pub(super) async fn go_on(&mut self, check: &mut LogCheck) -> Result<(), Failure> {
         let contexts: Vec<_> = self.parts.iter().map(|part| part.context).collect();
         self.cut = Cut::now(&self.connection, &contexts).await?;
-        self.parts.iter_mut().for_each(|part| part.extend(&self.cut));
+        for part in &mut self.parts {
+            part.extend(&self.cut);
+        }
         self.read(check, || ()).await
     }
 }

@@ -2,6 +2,7 @@
 
 use super::finding::{Findings, Kind};
 use crate::{
+    databases::Databases,
     failure::{Failure, because},
     progress::Progress,
     system::Service,
@@ -10,7 +11,7 @@ use events::{Aggregate, Context, Fact, Subject, users::UserEvent};
 use nats::{Connection, Filter, From, Reader, Until};
 use projections::{
     Compared, View, compare,
-    database::{Difference, Disagreement, Storage},
+    database::{Difference, Disagreement},
     live,
 };
 use serde::Serialize;
@@ -37,7 +38,9 @@ pub(super) struct TablesCheck {
 /// Where read models are, and the log they are made of.
 pub(super) struct Tables<'a> {
     pub(super) connection: &'a Connection,
-    pub(super) storage: Storage,
+    pub(super) databases: &'a Databases,
+    /// Of those on SQLite.
+    pub(super) folder: PathBuf,
     /// For the log folded again.
     pub(super) scratch: PathBuf,
 }
@@ -50,10 +53,12 @@ impl Tables<'_> {
         findings: &mut Findings,
     ) -> Result<Option<TablesCheck>, Failure> {
         let Some(view) = View::of(service.name()) else { return Ok(None) };
-        let database = match live(&self.storage, view).await {
+        let database = match live(&self.databases.storage(service, &self.folder), view).await {
             Ok(Some(database)) => database,
             Ok(None) => {
-                let why = format!("there is no read model of {service}: name its folder with --data");
+                let why = format!(
+                    "there is no read model of {service}: name its folder with --data, or its database with --database-urls"
+                );
                 return Err(why.into());
             }
             Err(error) => {
@@ -64,7 +69,7 @@ impl Tables<'_> {
         let scratch = self.scratch.join(service.name());
         let progress = Progress::new(service.name(), 0);
         let compared = compare(view, self.connection, &database, &scratch, |total, watched| {
-            progress.follow(total, watched)
+            progress.follow(total, watched);
         })
         .await;
         let compared = compared.map_err(because(format!("cannot fold the log of {service} again")))?;
