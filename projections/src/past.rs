@@ -153,13 +153,9 @@ impl Past {
     }
 
     async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        match tokio::time::timeout(TURN_WITHIN, self.turns.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
-            Ok(Err(_)) | Err(_) => {
-                let detail = "Many ask for the past at this moment.";
-                Err(Problem::unavailable("past-busy", detail, 1))
-            }
-        }
+        let turn = tokio::time::timeout(TURN_WITHIN, self.turns.acquire()).await;
+        let busy = || Problem::unavailable("past-busy", "Many ask for the past at this moment.", 1);
+        turn.ok().and_then(Result::ok).ok_or_else(busy)
     }
 
     /// What the queries of the view answer from these tables.
@@ -224,10 +220,13 @@ impl Question {
         *request.uri_mut() = self.uri.clone();
         *request.headers_mut() = self.headers.clone();
         request.extensions_mut().insert(self.principal);
-        match queries.clone().oneshot(request).await {
+        let mut response = match queries.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
-        }
+        };
+        // It is said again at the end: a problem grows on its way out.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        response
     }
 }
 
@@ -247,10 +246,10 @@ pub(crate) async fn layer(
         return past.history(thing, request).await;
     }
     let [(_, wanted)] = &wanted[..] else {
-        return match wanted.is_empty() {
-            true => Ok(next.run(request).await),
-            false => Err(refused("One moment, not several.")),
-        };
+        if wanted.is_empty() {
+            return Ok(next.run(request).await);
+        }
+        return Err(refused("One moment, not several."));
     };
     let Some(thing) = things.iter().find(|thing| thing.path == matched) else {
         return Err(refused("This is shown as it is, not as it was."));
@@ -280,8 +279,8 @@ fn parameters(uri: &Uri, names: &[&str]) -> Vec<(String, String)> {
 
 /// The address without the parameters of these names.
 fn without(uri: &Uri, names: &[&str]) -> Result<Uri, Problem> {
-    let named = |pair: &&str| !names.contains(&pair.split('=').next().unwrap_or_default());
-    let query: Vec<_> = uri.query().unwrap_or_default().split('&').filter(named).collect();
+    let kept = |pair: &&str| !names.contains(&pair.split('=').next().unwrap_or_default());
+    let query: Vec<_> = uri.query().unwrap_or_default().split('&').filter(kept).collect();
     let query = query.join("&");
     let separator = if query.is_empty() { "" } else { "?" };
     format!("{}{separator}{query}", uri.path()).parse().map_err(|_| refused("The query cannot be read."))

@@ -138,7 +138,7 @@ fn present(parts: &Parts) -> Result<Uri, Problem> {
     let mut names = PARAMETERS.to_vec();
     names.extend(["after", "wait"]);
     let uri = without(&parts.uri, &names)?;
-    let path = uri.path().strip_suffix("/history").unwrap_or(uri.path());
+    let path = uri.path().strip_suffix("/history").unwrap_or_else(|| uri.path());
     path.parse().map_err(|_| Problem::bad_request("invalid-path", "The path cannot be read."))
 }
 
