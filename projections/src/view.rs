@@ -1,8 +1,8 @@
 //! A read model: its tables, the facts it is made of, and the pure function that makes it.
 
 use crate::{
-    Changes, Live, Projections, fulfilment, inventory, notifications, orders, past::Thing, payments, shipping,
-    table::Table, users,
+    Changes, Live, Projections, fulfilment, inventory, notifications, orders, past::Thing, payments,
+    shipping, table::Table, users,
 };
 use events::{Aggregate, Context};
 use nats::Recorded;
@@ -60,7 +60,7 @@ impl View {
     }
 
     /// The tables whose changed rows are told.
-    pub(crate) fn fed(&self) -> impl Iterator<Item = &'static Table> {
+    pub fn fed(&self) -> impl Iterator<Item = &'static Table> {
         self.live.models.iter().flat_map(|model| model.tables.iter().copied())
     }
 
