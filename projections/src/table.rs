@@ -57,6 +57,16 @@ impl Table {
     }
 }
 
+/// What a column is called in JSON: `user_id` is `userId`.
+pub fn member(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |text, word| {
+        let (head, rest) = word.split_at_checked(1).unwrap_or_default();
+        text + &head.to_ascii_uppercase() + rest
+    })
+}
+
 /// Whether two texts are the same, for `const` code.
 const fn same(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());

@@ -60,7 +60,7 @@ impl View {
     }
 
     /// The tables whose changed rows are told.
-    pub(crate) fn fed(&self) -> impl Iterator<Item = &'static Table> {
+    pub fn fed(&self) -> impl Iterator<Item = &'static Table> {
         self.live.models.iter().flat_map(|model| model.tables.iter().copied())
     }
 

@@ -1,6 +1,7 @@
 //! The AsyncAPI document and the schemas: generated from the types, valid, served to everybody, and true of a running system.
 
 mod document;
+mod feeds;
 mod messages;
 mod operations;
 

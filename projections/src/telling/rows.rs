@@ -4,7 +4,7 @@ use super::pending::Rows;
 use crate::{
     View,
     database::{Database, DatabaseError, Row},
-    table::{Key, Table, Type, Value},
+    table::{Key, Table, Type, Value, member},
 };
 use events::feed;
 use jiff::Timestamp;
@@ -79,7 +79,7 @@ fn sql(table: &Table, rows: usize) -> &'static str {
 
 /// The row as JSON.
 fn json(table: &Table, row: &Row) -> Result<Map<String, Json>, DatabaseError> {
-    table.all().map(|(name, kind)| Ok((camel(name), column(row, name, *kind)?))).collect()
+    table.all().map(|(name, kind)| Ok((member(name), column(row, name, *kind)?))).collect()
 }
 
 fn column(row: &Row, name: &'static str, kind: Type) -> Result<Json, DatabaseError> {
@@ -116,16 +116,6 @@ pub(crate) fn text(value: &Value) -> String {
     }
 }
 
-/// `user_id` as `userId`.
-fn camel(name: &str) -> String {
-    let mut words = name.split('_');
-    let first = words.next().unwrap_or_default().to_owned();
-    words.fold(first, |text, word| {
-        let (head, rest) = word.split_at_checked(1).unwrap_or_default();
-        text + &head.to_ascii_uppercase() + rest
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,7 +131,7 @@ mod tests {
     fn rows_are_asked_for_by_key() {
         let expected = "SELECT a, b, first_seen_at FROM t WHERE (a = $1 AND b = $2) OR (a = $3 AND b = $4)";
         assert_eq!(sql(&TABLE, 2), expected);
-        assert_eq!(camel("first_seen_at"), "firstSeenAt");
-        assert_eq!(camel("id"), "id");
+        assert_eq!(member("first_seen_at"), "firstSeenAt");
+        assert_eq!(member("id"), "id");
     }
 }

@@ -2,6 +2,7 @@
 //! the tables of read models.
 
 use super::{
+    feeds,
     messages::{self, Schemas},
     operations,
 };
@@ -27,8 +28,10 @@ const SETTINGS: [&str; 10] = [
 /// The document.
 pub(super) fn document() -> Value {
     let mut schemas = Schemas::default();
-    let messages = messages::of_facts(&mut schemas);
-    let channels = Aggregate::ALL.map(|aggregate| (key(aggregate), channel(aggregate)));
+    let mut messages = messages::of_facts(&mut schemas);
+    let mut channels = Map::from_iter(Aggregate::ALL.map(|aggregate| (key(aggregate), channel(aggregate))));
+    let mut operations = operations::of_services();
+    feeds::describe(&mut channels, &mut messages, &mut operations);
     json!({
         "asyncapi": "3.0.0",
         "id": "urn:waybill",
@@ -39,14 +42,16 @@ pub(super) fn document() -> Value {
                 JetStream stream, on the one subject of its aggregate; its type is in the headers, which are CloudEvents \
                 1.0 in binary mode. Nothing that was recorded is ever changed or taken away: whoever reads a stream from \
                 the beginning meets every version of every fact, and each has a message here. Facts of one aggregate are \
-                in order; facts of different aggregates of one stream are too; there is no order between streams.",
+                in order; facts of different aggregates of one stream are too; there is no order between streams. Beside the \
+                facts there is a change feed for each read model, view.<service>.>: rows as they are after their last \
+                change, in memory and for a few minutes.",
             "license": { "name": "MIT OR Apache-2.0" },
             "tags": Service::ALL.map(|service| json!({ "name": service.name() })),
         },
         "defaultContentType": "application/json",
         "servers": { "nats": server() },
-        "channels": Map::from_iter(channels),
-        "operations": operations::of_services(),
+        "channels": channels,
+        "operations": operations,
         "components": {
             "messages": messages,
             "messageTraits": { "cloudevent": messages::cloud_event() },
@@ -139,6 +144,5 @@ fn described(aggregate: Aggregate) -> (&'static str, &'static str) {
             "What consumers could not handle, and what operators did about it",
             "The dead letter's id, a UUID.",
         ),
-        Aggregate::Projection => ("What operators asked of a read model, and its switches", "The service."),
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn keys(fact: &'static FactType) -> impl Iterator<Item = String> {
 }
 
 /// The messages; what their bodies are goes into `schemas`.
-pub(super) fn of_facts(schemas: &mut Schemas) -> Value {
+pub(super) fn of_facts(schemas: &mut Schemas) -> Map<String, Value> {
     let mut messages = Map::new();
     // The newest first, so that what is shared has the names that it has today.
     for newest in [true, false] {
@@ -27,7 +27,7 @@ pub(super) fn of_facts(schemas: &mut Schemas) -> Value {
             }
         }
     }
-    Value::Object(messages)
+    messages
 }
 
 fn message(aggregate: Aggregate, fact: &FactType, version: u32, schemas: &mut Schemas) -> Value {

@@ -31,7 +31,7 @@ pub(super) fn durable(service: Service, context: Context) -> String {
 }
 
 /// Every operation of every service.
-pub(super) fn of_services() -> Value {
+pub(super) fn of_services() -> Map<String, Value> {
     let mut operations = Map::new();
     for service in Service::ALL {
         records(service, &mut operations);
@@ -46,7 +46,7 @@ pub(super) fn of_services() -> Value {
             receive(Service::Orders, aggregate, versions(FactType::of(aggregate)), &summary, FOLLOWED);
         operations.insert(format!("orders.follows.{}", key(aggregate)), operation);
     }
-    Value::Object(operations)
+    operations
 }
 
 const FOLLOWED: &str = "Every process reads it from where it started, in order, without a durable consumer.";
