@@ -3,7 +3,7 @@
 //! The vocabulary every other crate speaks. Pure: no I/O, no clock, no async runtime.
 //!
 //! - [`ids`], [`sku`], [`money`], [`personal`]: values that cannot be built wrong
-//! - [`subject`]: contexts, streams and subjects, spelled once
+//! - [`subject`], [`feed`]: contexts, streams and subjects, spelled once
 //! - [`envelope`]: CloudEvents 1.0 attributes carried in message headers
 //! - [`fact`]: the catalogue of every fact, encoding, decoding; [`upcast`]: old versions made new; [`schema`]: their shapes
 //! - one file of facts per context: [`orders`], [`inventory`], [`payments`], [`fraud`], [`shipping`],
@@ -11,6 +11,7 @@
 
 pub mod envelope;
 pub mod fact;
+pub mod feed;
 pub mod fraud;
 pub mod fulfilment;
 pub mod ids;

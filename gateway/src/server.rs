@@ -104,10 +104,7 @@ impl Drop for Place {
 
 async fn serve(gateway: &Arc<Gateway>, stream: TcpStream, peer: Arc<Peer>) {
     let address = peer.address;
-    // Answers are sent as they come: waiting to fill a packet only delays them.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "cannot set TCP_NODELAY");
-    }
+    service::http::prepare(&stream, service::http::STALLED);
     let connections = gateway.config().connections.clone();
     let guarded = Guarded::new(stream, Arc::clone(&peer), connections.head_limits());
     let stop = gateway.ending.stop.clone();

@@ -23,7 +23,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::task::AbortHandle;
+use tokio::{sync::broadcast, task::AbortHandle};
 
 /// The bucket of the keys of personal data.
 pub const PERSONAL_KEYS: &str = "PERSONAL_KEYS";
@@ -32,6 +32,8 @@ const BUCKET: &str = PERSONAL_KEYS;
 const CHECK: &str = "master-key-check";
 /// Keys held in memory, of about 100 bytes each. (The compiler evaluates the `expect`.)
 const CACHED: NonZeroUsize = NonZeroUsize::new(100_000).expect("not zero");
+/// Erasures that wait for who listens at most.
+const ERASURES: usize = 1024;
 /// Pause before watching is tried again.
 const REWATCH: Duration = Duration::from_millis(500);
 
@@ -98,6 +100,7 @@ struct Shared {
     stream: stream::Stream,
     master: MasterKey,
     cache: Arc<Cache>,
+    erasures: broadcast::Sender<UserId>,
     watcher: AbortHandle,
 }
 
@@ -121,12 +124,14 @@ impl KeyRing {
         let changes = bucket.changes().await?;
         let cache = Arc::new(Mutex::new(LruCache::sparse(CACHED)));
         let (followed, known) = (bucket.clone(), Arc::clone(&cache));
+        let erasures = broadcast::Sender::new(ERASURES);
+        let told = erasures.clone();
         let following = tokio::spawn(async move {
-            follow(changes, &known).await;
-            follow_again(followed, known).await;
+            follow(changes, &known, &told).await;
+            follow_again(followed, known, told).await;
         });
         let watcher = following.abort_handle();
-        Ok(Self(Arc::new(Shared { bucket, stream, master: master.clone(), cache, watcher })))
+        Ok(Self(Arc::new(Shared { bucket, stream, master: master.clone(), cache, erasures, watcher })))
     }
 
     /// The key of a user; `None` where there is none: never made, or destroyed.
@@ -135,6 +140,16 @@ impl KeyRing {
             Some(Known::Key(key)) => Ok(Some(key)),
             Some(Known::Erased) | None => Ok(None),
         }
+    }
+
+    /// Whether a user was erased.
+    pub async fn is_erased(&self, user: UserId) -> Result<bool, KeyError> {
+        Ok(matches!(self.known(user).await?, Some(Known::Erased)))
+    }
+
+    /// Tells the users that are erased from now on, by whichever process.
+    pub fn erasures(&self) -> broadcast::Receiver<UserId> {
+        self.0.erasures.subscribe()
     }
 
     /// The key of a user, which is made where there is none; never again for a user who was erased.
@@ -283,13 +298,19 @@ fn lock(cache: &Cache) -> MutexGuard<'_, LruCache<UserId, Known>> {
 }
 
 /// Marks in memory what is destroyed elsewhere.
-async fn follow(changes: impl Stream<Item = Result<Change<Stored>, BucketError>>, cache: &Cache) {
+async fn follow(
+    changes: impl Stream<Item = Result<Change<Stored>, BucketError>>,
+    cache: &Cache,
+    erasures: &broadcast::Sender<UserId>,
+) {
     let mut changes = pin!(changes);
     while let Some(change) = changes.next().await {
         match change {
             Ok(Change::Put { key, value: Stored::Erased }) => {
                 if let Ok(user) = key.parse() {
                     lock(cache).put(user, Known::Erased);
+                    // Nobody need listen.
+                    let _ = erasures.send(user);
                 }
             }
             Ok(Change::Put { .. }) => {}
@@ -300,13 +321,13 @@ async fn follow(changes: impl Stream<Item = Result<Change<Stored>, BucketError>>
 }
 
 /// Follows the bucket again where that has ended. What became known meanwhile is forgotten.
-async fn follow_again(bucket: Bucket, cache: Arc<Cache>) {
+async fn follow_again(bucket: Bucket, cache: Arc<Cache>, erasures: broadcast::Sender<UserId>) {
     loop {
         lock(&cache).clear();
         tokio::time::sleep(REWATCH).await;
         if let Ok(changes) = bucket.changes().await {
             lock(&cache).clear();
-            follow(changes, &cache).await;
+            follow(changes, &cache, &erasures).await;
         }
     }
 }

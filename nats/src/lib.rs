@@ -15,6 +15,7 @@
 //! - [`raw`], [`restore`]: streams as they stand, read for checks and copies, and put back
 //! - [`Quota`]: how many of something are left in a window, shared among processes
 //! - [`Ledger`]: what became of a client's idempotency key
+//! - [`ChangeFeed`]: changed rows of read models, for whoever follows them
 //! - [`Registration`], [`Registry`]: instances of services, kept known by heartbeats
 //! - [`baseline`]: what the wire alone costs, for measurements
 
@@ -23,6 +24,7 @@ mod bucket;
 mod committer;
 mod connection;
 mod consumer;
+mod feed;
 mod keyring;
 mod ledger;
 mod load;
@@ -51,6 +53,7 @@ pub use consumer::{
     ASKED_BY_OPERATORS, Consumer, ConsumerError, ConsumerMetrics, Handler, Manner, Policies, Policy,
     PolicyError, Retry,
 };
+pub use feed::{ChangeFeed, FeedError, FeedHead, FeedNews, FeedOptions, FeedRow, FeedTail, Told};
 pub use keyring::{
     KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, PERSONAL_KEYS, UnwrapError, erased_mark,
     nonce,

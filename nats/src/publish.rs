@@ -261,7 +261,13 @@ fn to_subject(write: &Write) -> async_nats::Subject {
     async_nats::Subject::from(write.timer.as_deref().unwrap_or(write.subject.as_str()))
 }
 
-fn answer(reply: Result<async_nats::Message, async_nats::RequestError>) -> Answer {
+/// The code of the error that an answer tells, if it tells one.
+pub(crate) fn error_code(reply: &[u8]) -> Option<u64> {
+    Some(serde_json::from_slice::<Ack>(reply).ok()?.error?.err_code)
+}
+
+/// What an answer says.
+pub(crate) fn answer(reply: Result<async_nats::Message, async_nats::RequestError>) -> Answer {
     let message = match reply {
         Ok(message) => message,
         Err(error) => {

@@ -4,7 +4,7 @@ use crate::Connection;
 use async_nats::jetstream::{
     context::GetStreamErrorKind,
     kv,
-    stream::{Compression, Config, StorageType},
+    stream::{Compression, Config, StorageType, Stream},
 };
 use events::Context;
 use std::time::Duration;
@@ -194,6 +194,34 @@ fn weaknesses(have: &Config, want: &Config) -> Vec<String> {
         "default".to_owned(),
     );
     found
+}
+
+/// The stream of a change feed, which is created where it is missing. It holds nothing that could be lost: one that is not as
+/// declared, because it was made with other settings, is changed.
+pub(crate) async fn ensure_feed(connection: &Connection, want: Config) -> Result<Stream, TopologyError> {
+    let name = format!("stream {}", want.name);
+    let failed = |action, source: Box<dyn std::error::Error + Send + Sync>| TopologyError::Request {
+        action,
+        name: name.clone(),
+        source,
+    };
+    let have = match connection.jetstream.get_stream(&want.name).await {
+        Ok(stream) => stream,
+        Err(error) if is_missing(&error) => {
+            let created = connection.jetstream.get_or_create_stream(want.clone()).await;
+            created.map_err(|error| failed("create", error.into()))?
+        }
+        Err(error) => return Err(failed("read", error.into())),
+    };
+    let config = &have.cached_info().config;
+    let as_wanted = config.max_age == want.max_age
+        && config.max_bytes == want.max_bytes
+        && config.num_replicas == want.num_replicas;
+    if as_wanted {
+        return Ok(have);
+    }
+    connection.jetstream.update_stream(&want).await.map_err(|error| failed("change", error.into()))?;
+    connection.jetstream.get_stream(&want.name).await.map_err(|error| failed("read", error.into()))
 }
 
 /// Opens a bucket, which is created where it is missing and refused where it keeps less than it has to.

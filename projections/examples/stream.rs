@@ -116,6 +116,7 @@ async fn latency(
         parking: None,
         read_models: None,
         rebuilds: Rebuilds::default(),
+        outlet: None,
     };
     let projections =
         Projections::start(view, &feed, &storage, Clock::system(), &metrics, counters, &shutdown).await?;

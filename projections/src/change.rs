@@ -68,6 +68,11 @@ impl Changes {
         self.rows(table).insert(key.into(), Change::Delete);
     }
 
+    /// The rows that change.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (&'static Table, &Key)> {
+        self.tables.iter().flat_map(|(table, rows)| rows.keys().map(move |key| (*table, key)))
+    }
+
     /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.tables.is_empty()

@@ -3,7 +3,8 @@
 mod queries;
 
 use crate::{
-    Changes, View,
+    Changes, Live, View,
+    live::{LiveModel, SeenBy},
     past::Thing,
     table::{Table, Type, Value, row},
 };
@@ -23,6 +24,20 @@ pub(crate) static VIEW: View = View {
     project,
     things: THINGS,
     routes: queries::routes,
+    live: Live {
+        socket: "/ops/sagas/socket",
+        models: &[LiveModel {
+            name: "sagas",
+            one: "/ops/sagas/{orderId}",
+            single: true,
+            many: Some("/ops/sagas"),
+            tables: &[&SAGAS],
+            seen_by: SeenBy::Operators,
+            filters: &["state"],
+            only_in_one: &["events"],
+            personal: false,
+        }],
+    },
 };
 
 /// What is shown one by one.

@@ -16,6 +16,7 @@ use crate::{
     database::{Database, DatabaseError, Shelf, Storage},
     metrics::ProjectionMetrics,
     projector::{Projector, Standing},
+    telling::Announcer,
 };
 use build::Builder;
 pub(crate) use catalogue::{Catalogue, Own};
@@ -91,6 +92,8 @@ pub(crate) struct Shared {
     progress: watch::Sender<Progress>,
     /// How everything stands, as it was seen last.
     known: watch::Sender<Option<ReadModel>>,
+    /// Who tells others what has changed in what serves.
+    told: Option<Announcer>,
     /// Told when there is something to do.
     nudge: Notify,
     /// Told when what serves takes no commits.
@@ -167,11 +170,17 @@ impl Shared {
             serving: watch::Sender::new(Serving { database, generation, ready }),
             progress: watch::Sender::new(Progress::new(&checkpoints)),
             known: watch::Sender::new(None),
+            told: None,
             nudge: Notify::new(),
             closed: Arc::default(),
         };
         shared.show(&catalogue);
         Ok(shared)
+    }
+
+    /// Others are told what changes in what serves.
+    pub(crate) fn tell_changes(&mut self, announcer: Announcer) {
+        self.told = Some(announcer);
     }
 
     pub(crate) fn serving(&self) -> watch::Receiver<Serving> {
@@ -317,6 +326,8 @@ impl Shared {
             progress,
             bound: None,
             only: None,
+            // What serves nobody, or only programs of before, says nothing.
+            told: self.told.clone().filter(|_| standing.live),
             standing,
             metrics: self.counters.clone(),
             clock: self.clock.clone(),

@@ -3,7 +3,8 @@
 mod queries;
 
 use crate::{
-    Changes, View,
+    Changes, Live, View,
+    live::{LiveModel, SeenBy},
     past::Thing,
     table::{Table, Type, row},
 };
@@ -22,6 +23,33 @@ pub(crate) static VIEW: View = View {
     project,
     things: THINGS,
     routes: queries::routes,
+    live: Live {
+        socket: "/products/socket",
+        models: &[
+            LiveModel {
+                name: "products",
+                one: "/products/{sku}",
+                single: true,
+                many: Some("/products"),
+                tables: &[&PRODUCTS],
+                seen_by: SeenBy::Everybody,
+                filters: &[],
+                only_in_one: &[],
+                personal: false,
+            },
+            LiveModel {
+                name: "inventory",
+                one: "/inventory/{sku}",
+                single: true,
+                many: None,
+                tables: &[&PRODUCTS, &STOCK],
+                seen_by: SeenBy::Everybody,
+                filters: &[],
+                only_in_one: &[],
+                personal: false,
+            },
+        ],
+    },
 };
 
 /// What is shown one by one. Who ordered of it is nobody's business.

@@ -1,6 +1,6 @@
 //! # projections: the read side
 //!
-//! Steps 6 (project), 7 (read model) and 8 (query). The only crate that knows SQL; it meets `commands` in the stream only.
+//! Steps 6 (project), 7 (read model), 8 (query) and 9 (subscribe). The only crate that knows SQL; it meets `commands` in the stream only.
 //!
 //! - [`Projections`]: the front door, one per service
 //! - [`View`]: a read model as data and a pure function; one file per context: `orders`, `inventory`, `payments`,
@@ -8,6 +8,7 @@
 //! - `projector`: from streams into tables, in order, in batches, with the checkpoint in the same transaction
 //! - [`table`], [`Changes`]: tables and changes of rows as values; [`database`]: what keeps them
 //! - `generations`: complete sets of tables, one of which serves while the next is built
+//! - `telling`: changed rows into the change feed, after the commit; [`Live`]: what clients follow
 //! - `freshness`: read your writes; [`Progress`]: how far the tables are
 //! - [`rebuild()`], [`verify()`]: the log folded again, and where the tables differ from it
 
@@ -21,6 +22,7 @@ mod fulfilment;
 mod generations;
 mod history;
 mod inventory;
+mod live;
 mod metrics;
 mod notifications;
 mod orders;
@@ -33,6 +35,7 @@ mod projections;
 mod projector;
 mod shipping;
 mod streams;
+mod telling;
 #[cfg(test)]
 mod testing;
 mod users;
@@ -41,9 +44,10 @@ mod view;
 
 pub use change::Changes;
 pub use generations::Rebuilds;
+pub use live::{FeedMetrics, Live, LiveOptions};
 pub use metrics::ProjectionMetrics;
 pub use progress::{Progress, StreamProgress};
-pub use projections::{Feed, Projections};
+pub use projections::{Feed, Outlet, Projections};
 pub use streams::{EventDocument, Streams};
 pub use verify::{Compared, RebuildError, Rebuilt, compare, live, rebuild, verify};
 pub use view::View;

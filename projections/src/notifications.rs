@@ -4,7 +4,8 @@
 mod queries;
 
 use crate::{
-    Changes, View,
+    Changes, Live, View,
+    live::{LiveModel, SeenBy},
     past::Thing,
     table::{Table, Type, Value, row},
 };
@@ -23,6 +24,20 @@ pub(crate) static VIEW: View = View {
     project,
     things: THINGS,
     routes: queries::routes,
+    live: Live {
+        socket: "/notifications/socket",
+        models: &[LiveModel {
+            name: "notifications",
+            one: "/notifications/{id}",
+            single: true,
+            many: Some("/notifications"),
+            tables: &[&NOTIFICATIONS],
+            seen_by: SeenBy::Owner("userId"),
+            filters: &["userId", "status", "channel"],
+            only_in_one: &[],
+            personal: false,
+        }],
+    },
 };
 
 /// What is shown one by one.

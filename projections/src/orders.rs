@@ -7,7 +7,8 @@ mod queries;
 mod stage;
 
 use crate::{
-    Changes, View, history,
+    Changes, Live, View, history,
+    live::{LiveModel, SeenBy},
     past::Thing,
     table::{Table, Type, Value, row},
 };
@@ -29,6 +30,20 @@ pub(crate) static VIEW: View = View {
     project,
     things: THINGS,
     routes: queries::routes,
+    live: Live {
+        socket: "/orders/socket",
+        models: &[LiveModel {
+            name: "orders",
+            one: "/orders/{id}",
+            single: true,
+            many: Some("/orders"),
+            tables: &[&ORDERS, &PROGRESS],
+            seen_by: SeenBy::Owner("userId"),
+            filters: &["userId", "status"],
+            only_in_one: &[],
+            personal: true,
+        }],
+    },
 };
 
 /// What is shown one by one.

@@ -3,7 +3,8 @@
 mod queries;
 
 use crate::{
-    Changes, View,
+    Changes, Live, View,
+    live::{LiveModel, SeenBy},
     past::Thing,
     table::{Table, Type, Value, row},
 };
@@ -22,6 +23,33 @@ pub(crate) static VIEW: View = View {
     project,
     things: THINGS,
     routes: queries::routes,
+    live: Live {
+        socket: "/payments/socket",
+        models: &[
+            LiveModel {
+                name: "accounts",
+                one: "/accounts/{id}",
+                single: true,
+                many: None,
+                tables: &[&ACCOUNTS],
+                seen_by: SeenBy::Owner("userId"),
+                filters: &[],
+                only_in_one: &[],
+                personal: false,
+            },
+            LiveModel {
+                name: "payments",
+                one: "/payments/{orderId}",
+                single: true,
+                many: None,
+                tables: &[&PAYMENTS],
+                seen_by: SeenBy::Owner("userId"),
+                filters: &[],
+                only_in_one: &[],
+                personal: false,
+            },
+        ],
+    },
 };
 
 /// What is shown one by one. Whose a payment is is said by the account that it is made from.

@@ -1,17 +1,18 @@
 //! The front door: the read model of one service, kept up to date and open for queries.
 
 use crate::{
-    Progress, View,
+    FeedMetrics, Progress, View,
     database::{Database, DatabaseError, Storage},
     freshness,
     generations::{Gauges, Rebuilds, Serving, Shared},
     history::History,
     metrics::{Lag, ProjectionMetrics},
     past::{self, Past},
+    telling::Teller,
 };
 use axum::{Extension, middleware::from_fn_with_state};
 use jiff::Timestamp;
-use nats::{KeyRing, Parking, ReadModel, ReadModels, State};
+use nats::{ChangeFeed, KeyRing, Parking, ReadModel, ReadModels, State};
 use service::{Clock, Metrics, Problem, Shutdown};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -34,6 +35,17 @@ pub struct Feed {
     pub read_models: Option<ReadModels>,
     /// How many generations are built at the same time.
     pub rebuilds: Rebuilds,
+    /// Where changed rows go. Without it nobody is told.
+    pub outlet: Option<Outlet>,
+}
+
+/// Where changed rows go.
+#[derive(Clone, Debug)]
+pub struct Outlet {
+    /// The change feed of the service.
+    pub feed: ChangeFeed,
+    /// What it counts.
+    pub metrics: FeedMetrics,
 }
 
 /// The read model of one service. Cheap to clone.
@@ -59,7 +71,12 @@ impl Projections {
         counters: ProjectionMetrics,
         shutdown: &Shutdown,
     ) -> Result<Self, DatabaseError> {
-        let generations = Shared::open(view, feed, storage, clock.clone(), counters).await?;
+        let mut generations = Shared::open(view, feed, storage, clock.clone(), counters).await?;
+        if let Some(outlet) = &feed.outlet {
+            let (teller, announcer) = Teller::new(view, outlet, &feed.connection, generations.serving());
+            shutdown.spawn(teller.run(shutdown.clone()));
+            generations.tell_changes(announcer);
+        }
         let (serving, progress) = (generations.serving(), generations.progress());
         let known = generations.known();
         let lag = Lag { projection: view.name, progress: progress.clone(), clock: clock.clone() };
@@ -142,6 +159,10 @@ impl Projections {
             ))
         });
         building.unwrap_or_else(|| "a generation is about to be built".to_owned())
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock.clone()
     }
 
     /// The time.

@@ -14,6 +14,7 @@ use crate::{
     Changes, Progress, View,
     database::{Commit, Database, DatabaseError, Move, Past, Writer},
     metrics::{Projection, ProjectionMetrics},
+    telling::{Announcer, Rows},
 };
 use events::Position;
 use nats::{Parking, ReplayError};
@@ -56,6 +57,8 @@ pub(crate) struct Projector {
     /// The one table that is written, where the others have it all already.
     pub(crate) only: Option<&'static str>,
     pub(crate) standing: Standing,
+    /// Who tells others what has changed.
+    pub(crate) told: Option<Announcer>,
     pub(crate) metrics: ProjectionMetrics,
     pub(crate) clock: Clock,
 }
@@ -134,6 +137,9 @@ impl Projector {
         }
         let checkpoints = writer.checkpoints().await?;
         self.publish(&checkpoints);
+        if let Some(told) = &self.told {
+            told.found(&checkpoints);
+        }
         let mut waiting = Waiting::default();
         self.tidy(&mut writer, &mut waiting).await?;
         let (asked, mut asking) = mpsc::channel(1);
@@ -203,6 +209,7 @@ impl Projector {
                 let (context, sequence) = (parked.subject.context(), parked.sequence);
                 return Err(Interruption::Unreadable(Position { context, sequence }));
             }
+            let rows = self.told.as_ref().map(|told| told.rows(&changes));
             if writer.commit_past(changes, &moves, &past).await? == Commit::Done {
                 for parked in &past.parked {
                     let (projection, subject) = (self.view.name, &parked.subject);
@@ -216,6 +223,7 @@ impl Projector {
                 self.metrics.commit_seconds.get_or_create(&projection).observe(took.as_secs_f64());
                 trace::committed(self.view, &batch, took);
                 self.committed(&batch);
+                self.tell(&moves, rows);
                 return Ok(());
             }
             if writer.is_closed().await? {
@@ -223,6 +231,9 @@ impl Projector {
             }
             self.metrics.failed(self.view.name, "lost");
             let checkpoints = writer.checkpoints().await?;
+            if let Some(told) = &self.told {
+                told.found(&checkpoints);
+            }
             waiting.load(writer).await?;
             if !past.held.is_empty() {
                 // Perhaps that was it, with every checkpoint where it was.
@@ -280,6 +291,13 @@ impl Projector {
                 stream.behind_since = behind.then_some(chunk.stored);
             }
         });
+    }
+
+    /// Others are told what was committed.
+    fn tell(&self, moves: &[Move], rows: Option<Rows>) {
+        let Some((told, rows)) = self.told.as_ref().zip(rows) else { return };
+        let left = self.progress.borrow().streams.iter().map(crate::StreamProgress::lag).sum();
+        told.committed(moves, rows, left);
     }
 
     /// What is in the tables, as they say themselves: the database is there.

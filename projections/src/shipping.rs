@@ -3,7 +3,8 @@
 mod queries;
 
 use crate::{
-    Changes, View,
+    Changes, Live, View,
+    live::{LiveModel, SeenBy},
     past::Thing,
     table::{Table, Type, Value, row},
 };
@@ -19,6 +20,20 @@ pub(crate) static VIEW: View = View {
     project,
     things: THINGS,
     routes: queries::routes,
+    live: Live {
+        socket: "/shipments/socket",
+        models: &[LiveModel {
+            name: "shipments",
+            one: "/shipments/{orderId}",
+            single: true,
+            many: None,
+            tables: &[&SHIPMENTS],
+            seen_by: SeenBy::Owner("userId"),
+            filters: &[],
+            only_in_one: &[],
+            personal: true,
+        }],
+    },
 };
 
 /// What is shown one by one.

@@ -5,7 +5,8 @@
 mod queries;
 
 use crate::{
-    Changes, View, history,
+    Changes, Live, View, history,
+    live::{LiveModel, SeenBy},
     past::Thing,
     table::{Table, Type, Value, row},
 };
@@ -24,6 +25,20 @@ pub(crate) static VIEW: View = View {
     project,
     things: THINGS,
     routes: queries::routes,
+    live: Live {
+        socket: "/users/socket",
+        models: &[LiveModel {
+            name: "users",
+            one: "/users/{id}",
+            single: true,
+            many: None,
+            tables: &[&USERS, &SUBSCRIPTIONS],
+            seen_by: SeenBy::Owner("id"),
+            filters: &[],
+            only_in_one: &[],
+            personal: true,
+        }],
+    },
 };
 
 /// What is shown one by one.

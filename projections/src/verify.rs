@@ -80,8 +80,10 @@ async fn fold(
         database: database.clone(),
         progress: sender,
         bound: Some(Arc::from(until)),
+        told: None,
         only: None,
         standing: Standing::default(),
+        told: None,
         metrics: ProjectionMetrics::new(&Metrics::new()),
         clock: Clock::system(),
     };

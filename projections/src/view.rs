@@ -1,8 +1,8 @@
 //! A read model: its tables, the facts it is made of, and the pure function that makes it.
 
 use crate::{
-    Changes, Projections, fulfilment, inventory, notifications, orders, past::Thing, payments, shipping,
-    table::Table, users,
+    Changes, Live, Projections, fulfilment, inventory, notifications, orders, past::Thing, payments,
+    shipping, table::Table, users,
 };
 use events::{Aggregate, Context};
 use nats::Recorded;
@@ -27,6 +27,8 @@ pub struct View {
     pub(crate) things: &'static [Thing],
     /// Its queries.
     pub(crate) routes: fn() -> OpenApiRouter<Projections>,
+    /// What of it clients can follow.
+    pub(crate) live: Live,
 }
 
 impl View {
@@ -55,6 +57,11 @@ impl View {
             digest.update(format!("{name} {key:?} {columns:?} {indexes:?}\n"));
         }
         digest.finalize()[..8].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    }
+
+    /// The tables whose changed rows are told.
+    pub(crate) fn fed(&self) -> impl Iterator<Item = &'static Table> {
+        self.live.models.iter().flat_map(|model| model.tables.iter().copied())
     }
 
     /// The contexts whose streams it reads, each once.

@@ -101,6 +101,7 @@ impl System {
             parking,
             read_models: None,
             rebuilds: Rebuilds::default(),
+            outlet: None,
         };
         let view = View::of(service).unwrap();
         let storage = self.storage(service);

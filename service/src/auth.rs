@@ -17,7 +17,7 @@ pub use documentation::{BEARER, Denied, document};
 pub use extract::{layer, restrict};
 pub use jwks::{Jwks, SourceError};
 pub use principal::{Claims, Principal, Role};
-pub use verifier::{AuthError, Verifier};
+pub use verifier::{AuthError, Verifier, expires, expiry};
 
 /// Who issues access tokens: the claim `iss`.
 pub const ISSUER: &str = "waybill";

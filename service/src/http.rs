@@ -15,7 +15,7 @@ use axum::{
 };
 use futures::FutureExt;
 use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// Joins everything that one request caused, across services. In the extensions of every request.
@@ -201,12 +201,7 @@ pub async fn serve(
     shutdown: CancellationToken,
     drain: Duration,
 ) -> io::Result<bool> {
-    // Answers are small and complete: waiting to fill a packet only delays them.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
+    let listener = listener.tap_io(|stream| prepare(stream, STALLED));
     let deadline = async {
         shutdown.cancelled().await;
         tokio::time::sleep(drain).await;
@@ -217,6 +212,24 @@ pub async fn serve(
         result = server => result.map(|()| true),
         () = deadline => Ok(false),
     }
+}
+
+/// How long a client may take to read what it was sent, before its connection counts as broken.
+pub const STALLED: Duration = Duration::from_secs(60);
+
+/// Prepares a connection of a client, which breaks off when what it was sent is not read within `stalled`.
+pub fn prepare(stream: &TcpStream, stalled: Duration) {
+    // Answers are sent as they come: waiting to fill a packet only delays them.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    // An answer without an end would wait for ever for whoever reads no more, and only Linux can tell.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(stalled)) {
+        tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = stalled;
 }
 
 /// Answers a body as JSON: for handlers outside the documented API.
@@ -233,7 +246,6 @@ mod tests {
     use serde_json::Value;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpStream,
         sync::Notify,
     };
     use tower::ServiceExt;
@@ -259,6 +271,18 @@ mod tests {
             .route("/json", post(async |Body(_): Body<Value>| "ok"))
             .route("/bytes", post(async |bytes: bytes::Bytes| bytes.len().to_string()));
         layers("test", routes, Clock::system())
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn who_reads_no_more_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        prepare(&stream, Duration::from_millis(300));
+        let flood = async { while stream.write_all(&[0; 65536]).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(60), flood).await.expect("the connection breaks off");
+        drop(client);
     }
 
     async fn send(request: Request) -> (Response, String) {

@@ -162,10 +162,15 @@ impl Problem {
         self.0.field.as_deref()
     }
 
+    /// The document, for what tells problems other than by an answer.
+    pub fn to_json(&self) -> String {
+        // Strings, numbers and lists of them always serialize.
+        serde_json::to_string(&self.0).unwrap_or_default()
+    }
+
     /// The body, as JSON.
     pub(crate) fn body(&self) -> Body {
-        // Strings, numbers and lists of them always serialize.
-        Body::from(serde_json::to_vec(&self.0).unwrap_or_default())
+        Body::from(self.to_json())
     }
 }
 

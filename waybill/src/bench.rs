@@ -15,6 +15,7 @@ mod recovery;
 mod report;
 mod rivals;
 mod stage;
+mod subscriptions;
 mod timers;
 
 use crate::failure::Failure;
@@ -74,6 +75,11 @@ enum What {
     Timers,
     /// Sagas under way when everything is killed and started again
     Recovery,
+    /// Clients that follow read models: memory, latency, and what telling takes from projecting
+    Subscriptions,
+    /// Follows for 'subscriptions', in a process of its own
+    #[value(hide = true)]
+    Idle,
     /// The same work on other event stores (builds the crate in rivals/)
     Rivals,
     /// Everything but the rivals
@@ -99,6 +105,9 @@ impl Scale {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if args.what == What::Rivals {
         return rivals::run(args.json, args.quick).await;
+    }
+    if args.what == What::Idle {
+        return subscriptions::idle().await;
     }
     let scale = if args.quick { Scale { rounds: 1, divisor: 10 } } else { Scale { rounds: 3, divisor: 1 } };
     let profiles =
@@ -131,6 +140,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         }
         if wants(What::Projection) {
             Box::pin(projection::measure(durability, scale, &mut report)).await?;
+        }
+        if wants(What::Subscriptions) {
+            Box::pin(subscriptions::measure(durability, scale, &mut report)).await?;
         }
     }
     report.print(args.json)

@@ -12,6 +12,7 @@ use crate::{
     flow::Flow,
     outside::Outside,
     settings::Ports,
+    subscriptions::Subscriptions,
 };
 use commands::notifications::Channels;
 use nats::{Connection, Durability, From, Policies};
@@ -67,6 +68,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         host: IpAddr::V4(Ipv4Addr::LOCALHOST),
         ports: Ports::free(),
         users_calls: UsersCalls::default(),
+        subscriptions: Subscriptions::default(),
         outside: Outside::default(),
         channels: Channels::outbox(dir.path().join("outbox")),
         policies: Policies::default(),

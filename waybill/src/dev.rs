@@ -17,6 +17,7 @@ use crate::{
     flow::{Flow, FlowArgs},
     outside::{Outside, OutsideArgs},
     settings::{self, NATS, Ports},
+    subscriptions::{SubscriptionArgs, Subscriptions},
     system::{Config, Service, System, reachable},
 };
 use commands::notifications::Channels;
@@ -73,6 +74,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     calls: CallArgs,
     #[command(flatten)]
+    subscriptions: SubscriptionArgs,
+    #[command(flatten)]
     outside: OutsideArgs,
     #[command(flatten)]
     channels: ChannelArgs,
@@ -89,6 +92,7 @@ pub(crate) struct Plan {
     pub(crate) postgres: Option<PostgresUrl>,
     pub(crate) ports: Ports,
     pub(crate) users_calls: UsersCalls,
+    pub(crate) subscriptions: Subscriptions,
     pub(crate) outside: Outside,
     pub(crate) channels: Channels,
     pub(crate) policies: Policies,
@@ -146,6 +150,7 @@ pub(crate) fn check(args: &Args) -> Result<(), Failure> {
 fn read(args: &Args) -> Result<Plan, Failure> {
     let given = args.outside.flags().into_iter().chain(args.calls.flags());
     let given = given.chain(args.channels.flags()).chain(args.flow.flags());
+    let given = given.chain(args.subscriptions.flags());
     let mut flags = settings::flags(given.chain([
         ("--durability", Some(args.durability.clone())),
         ("--host", Some(args.host.clone())),
@@ -159,6 +164,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let postgres = flags.optional("--postgres");
     let policies = flags.optional("--on-failure").unwrap_or_default();
     let (outside, users_calls) = (Outside::read(&mut flags), UsersCalls::read(&mut flags));
+    let subscriptions = Subscriptions::read(&mut flags);
     let channels = args.channels.read(&mut flags, &args.data);
     let flow = Flow::read(&mut flags);
     let (data, gateway_config) = (args.data.clone(), args.gateway_config.clone());
@@ -170,6 +176,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         postgres,
         ports,
         users_calls,
+        subscriptions,
         outside,
         channels,
         policies,
@@ -198,6 +205,7 @@ impl Local {
             databases,
             durability: plan.durability,
             users_calls: plan.users_calls,
+            subscriptions: plan.subscriptions,
             outside: plan.outside.clone(),
             channels: plan.channels.clone(),
             policies: plan.policies.clone(),

@@ -5,7 +5,7 @@
 //! - [`system`]: one function makes a service of its write side, its read side and its probes; `dev`, `serve`, `demo` and
 //!   the tests all start services with it
 //! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
-//!   are sent; [`flow`]: how orders are carried through; all by flags
+//!   are sent; [`flow`]: how orders are carried through; [`subscriptions`]: how many may follow; all by flags
 //! - [`databases`]: where read models are kept
 //! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `saga`, `token`, `health`, `bench`: one file per subcommand
 //! - `contracts`: what others rely on: the schemas of facts and the AsyncAPI document, served to everybody
@@ -23,6 +23,7 @@ pub mod edge;
 pub mod failure;
 pub mod flow;
 pub mod outside;
+pub mod subscriptions;
 pub mod system;
 
 mod archive;

@@ -9,6 +9,7 @@ use crate::{
     flow::{Flow, FlowArgs},
     outside::{Outside, OutsideArgs},
     settings::{self, MasterKeyArgs},
+    subscriptions::{SubscriptionArgs, Subscriptions},
     system::{Advertise, Config, Service, System},
 };
 use futures::future::OptionFuture;
@@ -77,6 +78,8 @@ pub(crate) struct Args {
     databases: DatabaseArgs,
     #[command(flatten)]
     calls: CallArgs,
+    #[command(flatten)]
+    subscriptions: SubscriptionArgs,
     #[command(flatten)]
     outside: OutsideArgs,
     #[command(flatten)]
@@ -158,6 +161,7 @@ pub(crate) fn check(args: &Args) -> Result<(), Failure> {
 fn read(args: &Args) -> Result<Plan, Failure> {
     let given = args.outside.flags().into_iter().chain(args.calls.flags());
     let given = given.chain(args.channels.flags()).chain(args.flow.flags()).chain(args.databases.flags());
+    let given = given.chain(args.subscriptions.flags());
     let mut flags = settings::flags(given.chain([
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
@@ -201,7 +205,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
     let policies = flags.optional("--on-failure").unwrap_or_default();
     let trusted_proxies = flags.optional("--trusted-proxies");
-    let users_calls = UsersCalls::read(flags);
+    let (users_calls, subscriptions) = (UsersCalls::read(flags), Subscriptions::read(flags));
     // A gateway alone opens nothing that is locked with the master key.
     let alone = named.services.is_empty();
     let master_key = if alone { Some(MasterKey::generate()) } else { args.master_key.read(flags.faults()) }?;
@@ -220,6 +224,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         jwks_url,
         trusted_proxies,
         users_calls,
+        subscriptions,
         advertise,
         ..usual
     })

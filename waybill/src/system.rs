@@ -13,6 +13,7 @@ use crate::{
     failure::{Failure, because},
     flow::Flow,
     outside::Outside,
+    subscriptions::Subscriptions,
 };
 use commands::notifications::Channels;
 use events::Context;
@@ -149,6 +150,8 @@ pub struct Config {
     pub trusted_proxies: TrustedProxies,
     /// How orders call the users service.
     pub users_calls: UsersCalls,
+    /// How many may follow read models, and how long they may be away.
+    pub subscriptions: Subscriptions,
     /// How services stay known to others.
     pub registry: RegistryOptions,
     /// Where others reach the services; where they listen, unless it is said.
@@ -179,6 +182,7 @@ impl Config {
             jwks_url: None,
             trusted_proxies: TrustedProxies::loopback(),
             users_calls: UsersCalls::default(),
+            subscriptions: Subscriptions::default(),
             registry: RegistryOptions::default(),
             advertise: None,
             rebuilds: Rebuilds::default(),

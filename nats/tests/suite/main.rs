@@ -6,6 +6,7 @@
 mod append;
 mod bucket;
 mod consumer;
+mod feed;
 mod keyring;
 mod load;
 mod parking;

@@ -30,6 +30,7 @@ const fn view(tables: &'static [&'static Table]) -> View {
         project: |_, _| (),
         things: &[],
         routes: OpenApiRouter::new,
+        live: crate::Live::NOTHING,
     }
 }
 

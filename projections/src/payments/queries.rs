@@ -116,6 +116,8 @@ async fn entries(
 struct Payment {
     order_id: Uuid,
     account_id: Uuid,
+    /// Whose account it is; null until that is known here.
+    user_id: Option<Uuid>,
     /// `charged`, `failed` or `refunded`.
     #[schema(example = "charged")]
     status: String,
@@ -151,6 +153,7 @@ async fn payment(
     Ok(Json(Payment {
         order_id: row.get("order_id")?,
         account_id: row.get("account_id")?,
+        user_id: row.find("user_id")?,
         status: row.get("status")?,
         amount: if charged { Some(Money::of(row, "amount")?) } else { None },
         reason: row.find("reason")?,

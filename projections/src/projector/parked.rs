@@ -161,12 +161,14 @@ impl Projector {
                 }
             }
         }
+        let rows = self.told.as_ref().map(|told| told.rows(&changes));
         let after = still.as_ref().map(|(_, parked)| parked);
         let checkpoint = Position { context, sequence: at };
         if writer.bring_back(changes, checkpoint, parked, after).await? == Commit::Lost {
             // Another projector was faster: what it left is looked at again.
             return Err(Interruption::Overtaken);
         }
+        self.tell(&[], rows);
         if !self.standing.live {
             return Ok(());
         }

@@ -29,6 +29,8 @@ pub(super) fn routes() -> OpenApiRouter<Projections> {
 #[serde(rename_all = "camelCase")]
 struct Shipment {
     order_id: Uuid,
+    /// Whose it is.
+    user_id: Option<Uuid>,
     /// `scheduled`, `dispatched`, `delivered`, `failed` or `cancelled`.
     #[schema(example = "scheduled")]
     status: String,
@@ -90,6 +92,7 @@ async fn shipment(
     let address = reveal(&keys, sealed.as_ref()).await?;
     Ok(Json(Shipment {
         order_id: row.get("order_id")?,
+        user_id: row.find("user_id")?,
         status: row.get("status")?,
         carrier: row.find("carrier")?,
         tracking_number: row.find("tracking_number")?,

@@ -4,6 +4,7 @@ use super::{AUDIENCE, Claims, ISSUER, Jwks, Principal, jwks::PAUSE};
 use crate::{Clock, Problem};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, crypto};
 use lru::LruCache;
 use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
@@ -169,6 +170,18 @@ impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier").field("jwks", &self.0.jwks).finish_non_exhaustive()
     }
+}
+
+/// When the token of a request ends that was found good: for what goes on after the request. None where there is none.
+pub fn expiry(headers: &HeaderMap) -> Option<Timestamp> {
+    expires(bearer(headers).ok()??)
+}
+
+/// When a token ends that was found good.
+pub fn expires(token: &str) -> Option<Timestamp> {
+    let (_, rest) = token.split_once('.')?;
+    let claims: Claims = decode(rest.split_once('.')?.0)?;
+    Timestamp::from_second(claims.exp).ok()
 }
 
 /// The token of `Authorization: Bearer <token>`.

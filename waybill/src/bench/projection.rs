@@ -61,6 +61,7 @@ async fn project(stage: &Stage, events: u64, round: usize) -> Result<Sample, Fai
         parking: None,
         read_models: None,
         rebuilds: Rebuilds::default(),
+        outlet: None,
     };
     let running = Projections::start(view, &feed, &storage, clock, &metrics, counters, &shutdown).await?;
     let last = Position { context: Context::Orders, sequence: events };

@@ -5,10 +5,10 @@ use crate::{calls::UsersCalls, contracts, failure::Failure};
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
 use nats::{
-    Connection, EventStore, KeyRing, Parking, ReadModels, Registry, RegistryOptions, StoreMetrics,
-    StoreOptions,
+    ChangeFeed, Connection, EventStore, FeedOptions, KeyRing, Parking, ReadModels, Registry, RegistryOptions,
+    StoreMetrics, StoreOptions,
 };
-use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, Streams, View};
+use projections::{Feed, FeedMetrics, Outlet, ProjectionMetrics, Projections, Rebuilds, Streams, View};
 use serde_json::{Map, Value};
 use service::{
     Check, Metrics, Probes, Shutdown,
@@ -58,19 +58,23 @@ pub(super) async fn assemble(
     if let Some(view) = View::of(service.name()) {
         let storage = config.databases.storage(service, &config.data);
         let (counters, clock) = (ProjectionMetrics::new(&metrics), config.clock.clone());
-        let feed = feed(&environment, reading, config.rebuilds.clone()).await?;
+        let outlet = outlet(config, service, &reading, &metrics).await?;
+        let feed = feed(&environment, reading, config.rebuilds.clone(), outlet.clone()).await?;
         let started = Projections::start(view, &feed, &storage, clock, &metrics, counters, shutdown).await?;
-        read_side = Some(started);
+        read_side = Some((started, outlet));
     }
 
-    let queries = read_side.as_ref().map(|read_side| read_side.router(keys)).unwrap_or_default();
+    let live = |(read_side, outlet): &(Projections, Outlet)| {
+        read_side.live(keys, outlet, config.subscriptions.live, shutdown)
+    };
+    let queries = read_side.as_ref().map(live).unwrap_or_default();
     let queries = queries.merge(log.unwrap_or_default());
     let (paths, api) = write_side.http.merge(queries).split_for_parts();
     let described = described(service, api);
     let leaving = shutdown.leaving();
     let stays = move || if leaving.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) };
     let mut probes = probes(service, config, &writing, metrics).check("process", Arc::new(stays));
-    if let Some(read_side) = &read_side {
+    if let Some((read_side, _)) = &read_side {
         probes = probes.check("projections", read_side.check());
     }
     let ready = probes.ready();
@@ -97,12 +101,26 @@ async fn feed(
     environment: &Environment,
     connection: Connection,
     rebuilds: Rebuilds,
+    outlet: Outlet,
 ) -> Result<Feed, Failure> {
     let store = EventStore::new(&connection, environment.store.clone());
     let (clock, replicas) = (environment.clock.clone(), environment.store.replicas);
     let parking = Parking::open(&connection, store.clone(), clock.clone(), replicas).await?;
     let read_models = ReadModels::open(&connection, store, clock, replicas).await?;
-    Ok(Feed { connection, parking: Some(parking), read_models: Some(read_models), rebuilds })
+    let (parking, read_models, outlet) = (Some(parking), Some(read_models), Some(outlet));
+    Ok(Feed { connection, parking, read_models, rebuilds, outlet })
+}
+
+/// Where changed rows go, for whoever follows them.
+async fn outlet(
+    config: &Config,
+    service: Service,
+    connection: &Connection,
+    metrics: &Metrics,
+) -> Result<Outlet, Failure> {
+    let options = FeedOptions { replicas: config.replicas, ..config.subscriptions.feed };
+    let feed = ChangeFeed::open(connection, service.name(), options).await?;
+    Ok(Outlet { feed, metrics: FeedMetrics::new(metrics) })
 }
 
 /// How orders ask for their customers: whichever instance of the users service is known, through a breaker.

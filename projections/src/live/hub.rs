@@ -1,0 +1,386 @@
+//! Follows the change feed for everybody: asks for each document that has changed and that somebody follows, once, and puts
+//! it into the queues of those who do.
+
+use super::{
+    LiveModel, LiveOptions, Shared,
+    cursor::Cursor,
+    document::Document,
+    history::{Entry, History},
+    metrics::FeedMetrics,
+    queue::{Change, Item, Now, Queue, Why},
+    registry::{Registry, Seat, Slot},
+    target::{self, Target},
+};
+use crate::View;
+use events::Position;
+use lru::LruCache;
+use service::{Clock, Problem, auth::Principal};
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Documents whose owner is remembered, of about 100 bytes each. (The compiler evaluates the `expect`.)
+const OWNERS: NonZeroUsize = NonZeroUsize::new(50_000).expect("not zero");
+/// How long what was looked at waits until the feed has told as much.
+pub(super) const HELD: Duration = Duration::from_secs(1);
+/// How long somebody may wait until the feed is followed.
+const READY_WITHIN: Duration = Duration::from_secs(5);
+
+/// Who follows what, and where the feed is.
+pub(crate) struct Hub {
+    view: &'static View,
+    /// How long the feed keeps what has changed.
+    retention: Duration,
+    options: LiveOptions,
+    metrics: FeedMetrics,
+    clock: Clock,
+    state: Mutex<State>,
+    ready: watch::Sender<bool>,
+    /// Changes with every mark.
+    marks: watch::Sender<u64>,
+}
+
+struct State {
+    epoch: u64,
+    sequence: u64,
+    /// Everything committed up to here is in the queues.
+    told: Vec<Position>,
+    /// With which mark the feed began; `None` before it was seen.
+    begins: Option<u64>,
+    registry: Registry,
+    history: History,
+    owners: LruCache<(usize, Arc<str>), Uuid>,
+    /// What each query answered, where nothing has changed since.
+    answers: LruCache<Arc<str>, u64>,
+    /// When the last user was erased, in seconds since 1970.
+    erased: i64,
+}
+
+impl State {
+    /// What was told before is worth nothing.
+    fn forget(&mut self, floor: u64) {
+        self.history.clear(floor);
+        self.answers.clear();
+    }
+}
+
+/// Somebody who wants to follow something.
+pub(crate) struct Newcomer<'a> {
+    pub(crate) model: usize,
+    pub(crate) target: &'a Target,
+    pub(crate) principal: &'a Principal,
+    pub(crate) queue: &'a Arc<Queue>,
+    pub(crate) tag: u32,
+    pub(crate) cursor: Option<Cursor>,
+}
+
+/// A place among those who follow, given back when it is dropped.
+pub(crate) struct Place {
+    shared: Arc<Shared>,
+    seat: Seat,
+    id: u64,
+    user: Uuid,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.hub.lock().registry.leave(&self.seat, self.id, self.user);
+    }
+}
+
+/// What somebody has missed, or why he has to begin anew; neither where he comes for the first time.
+pub(crate) type Missed = Result<Vec<(u64, Arc<str>)>, Option<Why>>;
+
+/// Documents of one key that somebody wants.
+pub(super) struct Wanted {
+    pub(super) model: usize,
+    pub(super) key: Arc<str>,
+    pub(super) sequence: u64,
+    /// The queries that answer them.
+    pub(super) paths: HashSet<Arc<str>>,
+}
+
+/// What has changed up to a mark, looked at.
+pub(super) struct Looked {
+    pub(super) wanted: Vec<Wanted>,
+    pub(super) found: HashMap<Arc<str>, Now>,
+    /// The mark.
+    pub(super) sequence: u64,
+    /// What it says.
+    pub(super) told: Vec<Position>,
+    /// When the first of it was told.
+    pub(super) oldest: Option<jiff::Timestamp>,
+}
+
+impl Hub {
+    pub(super) fn new(
+        view: &'static View,
+        retention: Duration,
+        options: LiveOptions,
+        metrics: FeedMetrics,
+        clock: Clock,
+    ) -> Self {
+        let state = State {
+            epoch: 0,
+            sequence: 0,
+            told: Vec::new(),
+            begins: None,
+            registry: Registry::default(),
+            history: History::default(),
+            owners: LruCache::sparse(OWNERS),
+            answers: LruCache::sparse(OWNERS),
+            erased: i64::MIN,
+        };
+        let (ready, marks) = (watch::Sender::new(false), watch::Sender::new(0));
+        Self { view, retention, options, metrics, clock, state: Mutex::new(state), ready, marks }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics while it is held, and if it did, who follows would begin anew at the next mark.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cursor(&self, state: &State) -> Cursor {
+        Cursor { epoch: state.epoch, sequence: state.sequence, time: self.clock.now().as_second() }
+    }
+
+    /// Where the feed is.
+    pub(crate) fn now(&self) -> Cursor {
+        self.cursor(&self.lock())
+    }
+
+    /// Everything that changes from here on comes into the newcomer's queue.
+    pub(crate) async fn enter(
+        shared: &Arc<Shared>,
+        newcomer: Newcomer<'_>,
+    ) -> Result<(Place, Missed), Problem> {
+        let hub = &shared.hub;
+        let mut ready = hub.ready.subscribe();
+        let followed = tokio::time::timeout(READY_WITHIN, ready.wait_for(|ready| *ready)).await;
+        if !matches!(followed, Ok(Ok(_))) {
+            let detail = "The change feed cannot be followed at the moment.";
+            return Err(Problem::unavailable("feed-unavailable", detail, 1));
+        }
+        let Newcomer { model, target, principal, queue, tag, cursor } = newcomer;
+        let (seat, declared) = (Seat::of(model, target), &hub.view.live.models[model]);
+        let path = match target {
+            Target::One { key, path } => (**path != *target::one(declared, key)).then(|| Arc::clone(path)),
+            Target::Many { .. } => None,
+        };
+        let slot = Slot { id: 0, queue: Arc::clone(queue), tag, path, operator: principal.is_operator() };
+        let mut state = hub.lock();
+        let id = state.registry.enter(&seat, slot, principal, &hub.options)?;
+        let now = hub.cursor(&state);
+        let missed = match cursor {
+            None => Err(None),
+            Some(cursor) if declared.personal && principal.is_operator() && cursor.time <= state.erased => {
+                Err(Some(Why::Erased))
+            }
+            Some(cursor) => state.history.since(cursor, now, model, hub.retention).map_err(Some),
+        };
+        drop(state);
+        let place = Place { shared: Arc::clone(shared), seat, id, user: principal.user };
+        Ok((place, missed))
+    }
+
+    /// Waits, not for long, until everything committed up to `position` is in the queues. Where the feed is then.
+    pub(crate) async fn reached(&self, position: &[Position]) -> Cursor {
+        let mut marks = self.marks.subscribe();
+        let there = marks.wait_for(|_| covers(&self.lock().told, position));
+        let _ = tokio::time::timeout(HELD, there).await;
+        self.now()
+    }
+
+    /// The feed is this one from now on.
+    pub(super) fn begins(&self, epoch: u64) {
+        let mut state = self.lock();
+        // Documents of another shape are another feed.
+        let epoch = epoch ^ fingerprint(self.view);
+        if state.epoch != epoch {
+            // Whoever followed another one begins anew with the first mark of this one.
+            state.begins = (state.epoch != 0).then_some(0);
+            (state.epoch, state.sequence) = (epoch, 0);
+            state.forget(0);
+        }
+    }
+
+    /// Everything that was told before is there.
+    pub(super) fn ready(&self) {
+        if !self.ready.send_replace(true) {
+            let mut state = self.lock();
+            let sequence = state.sequence;
+            state.history.began(sequence);
+        }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        *self.ready.borrow()
+    }
+
+    /// How long the feed keeps what has changed.
+    pub(super) fn retention(&self) -> Duration {
+        self.retention
+    }
+
+    /// Something was left out: everybody has to look again.
+    pub(super) fn lost(&self) {
+        let mut state = self.lock();
+        let sequence = state.sequence;
+        state.forget(sequence + 1);
+        let count = state.registry.reset(Why::Lost, self.options.queue, |_, _| true);
+        tracing::warn!(projection = self.view.name, count, "changes were missed: who follows begins anew");
+    }
+
+    /// Whether the feed has begun anew with this mark.
+    pub(super) fn begun(&self, sequence: u64, begins: u64) -> bool {
+        let mut state = self.lock();
+        let anew = state.begins.replace(begins).is_some_and(|before| before != begins);
+        state.history.raise(begins);
+        if anew {
+            state.sequence = sequence;
+            state.forget(sequence);
+            let count = state.registry.reset(Why::Lost, self.options.queue, |_, _| true);
+            tracing::info!(projection = self.view.name, count, "the change feed begins anew");
+        }
+        anew
+    }
+
+    /// Tells everybody what has changed, and that with it everything is told up to a mark.
+    pub(super) fn tell_all(&self, looked: &Looked) {
+        let mut state = self.lock();
+        for wanted in &looked.wanted {
+            self.tell(&mut state, wanted, &looked.found);
+        }
+        state.sequence = state.sequence.max(looked.sequence);
+        state.told.clone_from(&looked.told);
+        drop(state);
+        self.marks.send_replace(looked.sequence);
+        if let Some(oldest) = looked.oldest {
+            let took = self.clock.now().duration_since(oldest).as_secs_f64();
+            self.metrics.follow_seconds(self.view.name, took.max(0.0));
+        }
+    }
+
+    /// A user is no more.
+    fn erase(&self, user: Uuid) {
+        let mut state = self.lock();
+        state.erased = self.clock.now().as_second();
+        state.registry.end_user(user);
+        let models = self.view.live.models;
+        let sees = |model: usize, slot: &Slot| models[model].personal && slot.operator;
+        state.registry.reset(Why::Erased, self.options.queue, sees);
+    }
+
+    /// What has to be asked for, of what has changed.
+    pub(super) fn wanted(&self, changed: Vec<(u64, usize, Arc<str>)>) -> Vec<Wanted> {
+        let mut state = self.lock();
+        let wanted = changed.into_iter().map(|(sequence, model, key)| {
+            let usual: Arc<str> = target::one(&self.view.live.models[model], &key).into();
+            let mut paths = HashSet::new();
+            for slot in state.registry.at(&Seat::One(model, Arc::clone(&key))) {
+                paths.insert(slot.path.as_ref().map_or_else(|| Arc::clone(&usual), Arc::clone));
+            }
+            let of_owner = state.registry.has_owned(model)
+                && state
+                    .owners
+                    .get(&(model, Arc::clone(&key)))
+                    .copied()
+                    .is_none_or(|owner| !state.registry.at(&Seat::Owned(model, owner)).is_empty());
+            if of_owner || !state.registry.at(&Seat::All(model)).is_empty() {
+                paths.insert(usual);
+            }
+            if paths.is_empty() {
+                let usual = target::one(&self.view.live.models[model], &key);
+                state.answers.pop(&*usual);
+            }
+            Wanted { model, key, sequence, paths }
+        });
+        wanted.collect()
+    }
+
+    /// Puts a change into the queues of those who follow it.
+    fn tell(&self, state: &mut State, wanted: &Wanted, found: &HashMap<Arc<str>, Now>) {
+        let Wanted { model, ref key, sequence, .. } = *wanted;
+        let declared = &self.view.live.models[model];
+        let usual = target::one(declared, key);
+        let now = |path: &str| found.get(path).cloned().unwrap_or(Now::Unknown);
+        let cursor = Cursor { sequence, ..self.cursor(state) };
+        let before = state.answers.pop(usual.as_str());
+        if let Now::Known(document) = now(&usual) {
+            state.answers.put(usual.as_str().into(), document.digest);
+            if before == Some(document.digest) && wanted.paths.len() == 1 {
+                // It was told twice: whoever follows has it.
+                return;
+            }
+        }
+        let change = |now| Arc::new(Change { cursor, key: Arc::clone(key), now });
+        let known = now(&usual);
+        if let Now::Known(document) = &known
+            && let Some(owner) = owner(declared, document)
+        {
+            state.owners.put((model, Arc::clone(key)), owner);
+        }
+        let owner = state.owners.get(&(model, Arc::clone(key))).copied();
+        let shared = change(known);
+        let registry = &state.registry;
+        let push = |slot: &Slot| {
+            let change = match &slot.path {
+                None => Arc::clone(&shared),
+                Some(path) => change(now(path)),
+            };
+            if !slot.queue.push(slot.tag, Item::Change(change), self.options.queue) {
+                self.metrics.dropped(self.view.name, "slow");
+                tracing::info!(projection = self.view.name, "a client that takes too long is dropped");
+            }
+        };
+        registry.at(&Seat::One(model, Arc::clone(key))).iter().for_each(push);
+        registry.at(&Seat::All(model)).iter().for_each(push);
+        match owner {
+            Some(owner) => registry.at(&Seat::Owned(model, owner)).iter().for_each(push),
+            // Whoever came while nobody wanted it has to look himself whether it is his.
+            None if matches!(shared.now, Now::Unknown) => registry.all_owned(model).for_each(push),
+            None => {}
+        }
+        state.history.push(Entry { sequence, model, key: Arc::clone(key) });
+    }
+}
+
+fn owner(model: &LiveModel, document: &Document) -> Option<Uuid> {
+    match model.seen_by {
+        super::SeenBy::Owner(member) => document.user(member),
+        super::SeenBy::Everybody | super::SeenBy::Operators => None,
+    }
+}
+
+/// Ends what users follow that are erased.
+pub(super) async fn watch_erasures(shared: Arc<Shared>) {
+    let token = shared.shutdown.token();
+    let mut erasures = shared.keys.erasures();
+    while let Some(erased) = token.run_until_cancelled(erasures.recv()).await {
+        match erased {
+            Ok(user) => shared.hub.erase(user.uuid()),
+            // More at once than are remembered: nobody knows whom it concerns.
+            Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => shared.hub.lost(),
+            Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Whether everything up to `position` is told.
+pub(super) fn covers(told: &[Position], position: &[Position]) -> bool {
+    let covered = |one: &Position| told.iter().any(|told| told.context == one.context && told >= one);
+    position.iter().all(|one| one.sequence == 0 || covered(one))
+}
+
+/// Tells the documents of one version of the program from those of another (FNV-1a).
+fn fingerprint(view: &View) -> u64 {
+    let text = format!("{} {:?} {:?}", view.version, view.tables, view.live);
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    // As many bits as the epoch leaves free to look at.
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step) & 0x000f_ffff_ffff_ffff
+}

@@ -1,0 +1,203 @@
+//! Follows the change feed, asks once for each document that has changed and that somebody follows, and hands it to the hub.
+//!
+//! What a query answers may be ahead of what the feed has told: it contains what was committed a moment ago and is not told
+//! yet. Told with the sequence of an earlier change, it would come once more to whoever goes on from there. So an answer is
+//! held until the feed has told as much as the tables contained; what has changed again until then is looked at again.
+
+use super::{
+    LiveModel, Shared,
+    hub::{HELD, Looked, Wanted, covers},
+    queue::Now,
+};
+use crate::telling::read;
+use events::Position;
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use nats::{ChangeFeed, FeedNews, Told};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, timeout_at};
+
+/// Changes taken at once at most.
+const BATCH: usize = 500;
+/// Documents asked for at once.
+const LOOKS: usize = 8;
+/// How long something that changes all the time is looked at again before it is told all the same.
+const PATIENCE: Duration = Duration::from_millis(250);
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Which document, of which kind.
+type Name = (usize, Arc<str>);
+
+/// What is on its way from the feed to those who follow.
+#[derive(Default)]
+struct Way {
+    /// What has changed and was not looked at, with its last change.
+    changed: BTreeMap<Name, u64>,
+    /// Since when it is looked at in vain.
+    again: HashMap<Name, Instant>,
+    /// When the first of it was told.
+    oldest: Option<Timestamp>,
+    held: Option<Held>,
+}
+
+/// What was looked at, and until when it waits for what the tables contained.
+struct Held {
+    looked: Looked,
+    contained: Vec<Position>,
+    until: Instant,
+}
+
+/// Follows the feed until the shutdown.
+pub(super) async fn follow(shared: Arc<Shared>, feed: ChangeFeed) {
+    let token = shared.shutdown.token();
+    let hub = &shared.hub;
+    let (mut tail, mut way) = (feed.tail(), Way::default());
+    let mut outage = Some(Instant::now());
+    let mut left = None;
+    while !token.is_cancelled() {
+        if let Some(since) = outage {
+            let Some(connected) = token.run_until_cancelled(tail.connect()).await else { return };
+            let Ok(pending) = connected else {
+                let _ = token.run_until_cancelled(tokio::time::sleep(RETRY)).await;
+                continue;
+            };
+            // What was told and forgotten meanwhile is missing.
+            if hub.is_ready() && since.elapsed() > hub.retention() * 4 / 5 {
+                hub.lost();
+            }
+            hub.begins(tail.epoch());
+            left = left.or(Some(pending));
+            outage = None;
+        }
+        if left == Some(0) {
+            hub.ready();
+        }
+        let until = way.held.as_ref().map_or_else(far, |held| held.until);
+        let next = timeout_at(until, tail.next(BATCH));
+        let Some(told) = token.run_until_cancelled(next).await else { return };
+        match told {
+            Ok(Ok(told)) => {
+                left = left.map(|left| left.saturating_sub(told.len() as u64));
+                for one in told {
+                    take(&shared, &mut way, one).await;
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(projection = shared.view.name, %error, "the change feed is followed again");
+                outage = Some(Instant::now());
+            }
+            // Better twice than too late.
+            Err(_) => {
+                if let Some(held) = way.held.take() {
+                    hub.tell_all(&held.looked);
+                }
+            }
+        }
+    }
+}
+
+/// A time that does not come.
+fn far() -> Instant {
+    Instant::now() + Duration::from_hours(1)
+}
+
+/// Takes one message of the feed.
+async fn take(shared: &Arc<Shared>, way: &mut Way, told: Told) {
+    match told.news {
+        FeedNews::Row { model: table, key } => {
+            let Some(key) = key.into_iter().next() else { return };
+            let key: Arc<str> = key.into();
+            let models = shared.view.live.models.iter().enumerate();
+            for (model, _) in models.filter(|(_, model)| model.tables.iter().any(|one| one.name == table)) {
+                way.changed.insert((model, Arc::clone(&key)), told.sequence);
+            }
+            way.oldest = way.oldest.or(Some(told.time));
+        }
+        FeedNews::Mark { begins } => {
+            if shared.hub.begun(told.sequence, begins) {
+                *way = Way::default();
+            }
+            mark(shared, way, told.sequence, &told.position).await;
+        }
+        // Told when it is connected.
+        FeedNews::Anew => {}
+    }
+}
+
+/// Everything up to here is told.
+async fn mark(shared: &Arc<Shared>, way: &mut Way, sequence: u64, position: &str) {
+    let told = read(position);
+    if let Some(mut held) = way.held.take() {
+        held.looked.wanted.retain(|wanted| {
+            let name = (wanted.model, Arc::clone(&wanted.key));
+            if !way.changed.contains_key(&name) {
+                return true;
+            }
+            way.again.entry(name).or_insert_with(Instant::now).elapsed() > PATIENCE
+        });
+        if !covers(&told, &held.contained) {
+            way.held = Some(held);
+            return;
+        }
+        shared.hub.tell_all(&held.looked);
+        for wanted in held.looked.wanted {
+            way.again.remove(&(wanted.model, wanted.key));
+        }
+    }
+    let mut changed: Vec<_> =
+        std::mem::take(&mut way.changed).into_iter().map(|((model, key), at)| (at, model, key)).collect();
+    changed.sort();
+    let wanted = shared.hub.wanted(changed);
+    let found = look_at(shared, &wanted, position).await;
+    let contained = shared.contained();
+    let looked = Looked { wanted, found, sequence, told, oldest: way.oldest.take() };
+    if looked.found.is_empty() || covers(&looked.told, &contained) {
+        shared.hub.tell_all(&looked);
+        way.again.clear();
+    } else {
+        way.held = Some(Held { looked, contained, until: Instant::now() + HELD });
+    }
+}
+
+/// Asks for what is wanted, each document once.
+async fn look_at(shared: &Arc<Shared>, wanted: &[Wanted], position: &str) -> HashMap<Arc<str>, Now> {
+    let mut looks = Vec::new();
+    for one in wanted {
+        for path in &one.paths {
+            looks.push((&shared.view.live.models[one.model], Arc::clone(path)));
+        }
+    }
+    let position: Arc<str> = position.into();
+    let looks = looks.into_iter().map(|(model, path)| {
+        let (shared, position) = (Arc::clone(shared), Arc::clone(&position));
+        async move {
+            let now = look(&shared, model, &path, &position).await;
+            (path, now)
+        }
+    });
+    let looks: Vec<_> = looks.collect();
+    stream::iter(looks).buffer_unordered(LOOKS).collect().await
+}
+
+/// One document; asked for until there is an answer.
+async fn look(shared: &Shared, model: &LiveModel, path: &str, position: &str) -> Now {
+    let token = shared.shutdown.token();
+    loop {
+        let begun = shared.documents.moment();
+        match shared.documents.look(model, path, position).await {
+            Ok(Some(document)) => return Now::Known(Arc::new(document)),
+            Ok(None) => return Now::Gone(begun),
+            Err(problem) => {
+                let error = problem.detail();
+                tracing::warn!(projection = shared.view.name, error, "a changed document is asked for again");
+                if token.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+                    return Now::Unknown;
+                }
+            }
+        }
+    }
+}

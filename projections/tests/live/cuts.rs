@@ -1,0 +1,134 @@
+//! The connection is cut a thousand times at random places, and what the client was told is compared with the log.
+
+use crate::{
+    client::Events,
+    proxy::Proxy,
+    rig::{DEADLINE, Node, OPERATOR, Rig, until},
+};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+const CUTS: usize = 1000;
+const PRODUCTS: u64 = 8;
+
+/// What a client has been told.
+#[derive(Default)]
+struct Transcript {
+    prices: BTreeMap<String, u64>,
+    last: String,
+    changes: u64,
+    resets: u64,
+    faults: Vec<String>,
+}
+
+impl Transcript {
+    fn hear(&mut self, name: &str, id: &str, data: &Value) {
+        match name {
+            "snapshot" => {
+                let items = data["items"].as_array().unwrap();
+                for item in items {
+                    let (sku, price) = read(item);
+                    let before = self.prices.insert(sku.clone(), price).unwrap_or(0);
+                    // A snapshot may say again what is known, never less.
+                    if price < before {
+                        self.faults.push(format!("{sku} went from {before} back to {price} in a snapshot"));
+                    }
+                }
+                if items.len() < self.prices.len() {
+                    self.faults.push("a snapshot has lost something".to_owned());
+                }
+            }
+            "change" => {
+                let (sku, price) = read(data);
+                let before = self.prices.insert(sku.clone(), price).unwrap_or(0);
+                if price <= before {
+                    self.faults.push(format!("{sku} went from {before} to {price} at {id}"));
+                }
+                self.changes += 1;
+            }
+            "reset" => self.resets += 1,
+            "live" => {}
+            other => self.faults.push(format!("{other}: {data}")),
+        }
+        self.last = id.to_owned();
+    }
+}
+
+fn read(item: &Value) -> (String, u64) {
+    (item["sku"].as_str().unwrap().to_owned(), item["price"]["amount"].as_u64().unwrap())
+}
+
+/// Follows through the proxy until it is cut so many times; then to the end without cuts.
+async fn follow(rig: &Rig, proxy: &Proxy, seed: u64, done: &AtomicBool) -> Transcript {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut transcript = Transcript::default();
+    let path = "/products/stream?limit=100";
+    loop {
+        let over = proxy.cuts.load(Ordering::SeqCst) >= CUTS;
+        // Most are cut within the first events, some later.
+        let most = 1 << random.u32(6..13);
+        proxy.cut_after(if over { usize::MAX } else { 1 + random.usize(..most) });
+        let last = Some(transcript.last.clone()).filter(|last| !last.is_empty());
+        let Ok(mut events) = Events::open(proxy.address, path, OPERATOR, last.as_deref()).await else {
+            continue;
+        };
+        assert_eq!(events.status, 200, "{}", events.head);
+        loop {
+            let wait = if over { Duration::from_secs(1) } else { DEADLINE };
+            match tokio::time::timeout(wait, events.next()).await {
+                Ok(Ok(event)) => transcript.hear(&event.name, &event.id, &event.data),
+                Ok(Err(_)) => break,
+                Err(_) if done.load(Ordering::SeqCst) => {
+                    let said = transcript.prices == rig.prices();
+                    if said {
+                        return transcript;
+                    }
+                    transcript.faults.push(format!("{:?} is not {:?}", transcript.prices, rig.prices()));
+                    return transcript;
+                }
+                Err(_) => done.store(true, Ordering::SeqCst),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_thousand_cuts_nothing_is_missing_and_nothing_came_twice() {
+    let rig = Arc::new(Rig::start().await);
+    let node: Node = rig.usual("inventory").await;
+    let proxy = Proxy::start(node.address).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (rig, cuts) = (Arc::clone(&rig), Arc::clone(&proxy.cuts));
+        tokio::spawn(async move {
+            let mut number = 0;
+            while cuts.load(Ordering::SeqCst) < CUTS {
+                rig.product(&format!("P{}", number % PRODUCTS)).await;
+                number += 1;
+            }
+            number
+        })
+    };
+    let transcript = follow(&rig, &proxy, 42, &done).await;
+    let written = writer.await.unwrap();
+    assert_eq!(transcript.faults, Vec::<String>::new());
+    assert!(transcript.changes > 500 && written > 500, "{} of {written}", transcript.changes);
+    assert_eq!(transcript.resets, 0, "the feed keeps enough");
+    let (_, page) = node.get("/products?limit=100", OPERATOR).await;
+    let answer: BTreeMap<_, _> = page["items"].as_array().unwrap().iter().map(read).collect();
+    assert_eq!(transcript.prices, answer);
+    let open = "waybill_feed_subscriptions{projection=\"inventory\",carrier=\"events\"} ";
+    until("those that were cut are forgotten", async || {
+        // The server learns of a cut when it next writes.
+        rig.product("P0").await;
+        node.counted(open) <= 1.0
+    })
+    .await;
+}
