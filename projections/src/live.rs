@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 
 /// What of a read model can be followed.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Live {
     /// Where clients open a `WebSocket` for all of it.
     pub(crate) socket: &'static str,

@@ -80,6 +80,7 @@ async fn fold(
         database: database.clone(),
         progress: sender,
         bound: Some(Arc::from(until)),
+        told: None,
         only: None,
         standing: Standing::default(),
         told: None,

@@ -45,6 +45,7 @@ static CHANGED: View = View {
     project: orders::VIEW.project,
     things: orders::VIEW.things,
     routes: orders::VIEW.routes,
+    live: orders::VIEW.live,
 };
 
 struct Rig {
@@ -121,6 +122,7 @@ impl Rig {
             parking: None,
             read_models: Some(self.models().await),
             rebuilds: Rebuilds::default(),
+            outlet: None,
         }
     }
 

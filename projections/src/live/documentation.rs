@@ -17,10 +17,10 @@ pub(super) fn document(mut router: OpenApiRouter, view: &View) -> OpenApiRouter 
     let api = router.get_openapi_mut();
     for model in view.live.models {
         if model.single {
-            add(api, model, model.one, &[]);
+            add(api, model, model.one, &["asOf"]);
         }
         if let Some(many) = model.many {
-            let left_out = ["cursor", "minAge", "stuck"];
+            let left_out = ["cursor", "minAge", "stuck", "asOf"];
             add(api, model, many, &left_out);
         }
     }

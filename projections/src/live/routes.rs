@@ -103,6 +103,10 @@ impl Asked {
             match name.as_str() {
                 LAST_EVENT_ID => asked.cursor = Some(value),
                 UNTIL if value == "live" => asked.until_live = true,
+                "asOf" => {
+                    let detail = "The past does not change: ask for it without following it.";
+                    return Err(Problem::bad_request("invalid-query", detail).with_field("asOf"));
+                }
                 UNTIL => {
                     let detail = "An answer ends with the connection, or until=live.";
                     return Err(Problem::bad_request("invalid-query", detail).with_field(UNTIL));
