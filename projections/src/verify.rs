@@ -83,7 +83,6 @@ async fn fold(
         told: None,
         only: None,
         standing: Standing::default(),
-        told: None,
         metrics: ProjectionMetrics::new(&Metrics::new()),
         clock: Clock::system(),
     };
