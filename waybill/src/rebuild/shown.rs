@@ -80,7 +80,8 @@ pub(super) fn table(model: &Value) -> String {
     let mut out = format!("{}\n", text(&model["service"]));
     for one in model["generations"].as_array().into_iter().flatten() {
         let (state, begun) = (text(&one["state"]), text(&one["begunAt"]));
-        let _ = write!(out, "  {:>3}  {state:8}  version {}  since {begun}", one["number"], one["version"]);
+        let number = one["number"].as_u64().unwrap_or_default();
+        let _ = write!(out, "  {number:>3}  {state:8}  version {}  since {begun}", one["version"]);
         if let Some(table) = one["model"].as_str() {
             let _ = write!(out, "  {table} only");
         }
