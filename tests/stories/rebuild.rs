@@ -113,9 +113,9 @@ async fn waybill(front: &Front, token: &str, arguments: &[&str]) -> Output {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_builds_again_goes_back_and_drops_through_the_gateway() {
-    let world = World::of(&[Service::Operations, Service::Orders], |_| ()).await.unwrap();
+    let world = World::of(&[Service::Users, Service::Operations, Service::Orders], |_| ()).await.unwrap();
     let front = Front::start(&world).await.unwrap();
-    front.knows(&[Service::Operations]).await.unwrap();
+    front.knows(&[Service::Users, Service::Operations]).await.unwrap();
     eventually("the gateway has the keys of tokens", SOON, async || {
         let answer = front.api.get(Service::Operations, "/ops/projections").await.unwrap();
         (answer.status == 200).then_some(())
