@@ -136,7 +136,7 @@ impl ChangeFeed {
         let mut connected = self.connection.connected.clone();
         connected.mark_unchanged();
         if connected.changed().await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
@@ -167,7 +167,7 @@ impl ChangeFeed {
         position: &str,
     ) -> Result<FeedHead, FeedError> {
         crash_point("feed.before", self.service);
-        let mut messages: Vec<_> = rows.into_iter().map(|row| self.message(row, position)).collect();
+        let mut messages: Vec<_> = rows.into_iter().map(|row| Self::message(row, position)).collect();
         messages.push(self.mark(head.begins, position));
         let mut last = head.last;
         while !messages.is_empty() {
@@ -194,7 +194,7 @@ impl ChangeFeed {
         FeedTail::new(self.clone())
     }
 
-    fn message(&self, row: FeedRow, position: &str) -> (String, HeaderMap, Bytes) {
+    fn message(row: FeedRow, position: &str) -> (String, HeaderMap, Bytes) {
         let mut headers = HeaderMap::new();
         headers.insert(feed::POSITION, position);
         if row.body.is_none() {

@@ -30,14 +30,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         for first in (0..rows).step_by(usize::try_from(batch)?) {
             arrays(&mut connection, first..first + batch).await?;
         }
-        let (took, rate) = (started.elapsed(), rows as u128 * 1_000_000 / started.elapsed().as_micros());
+        let (took, rate) = (started.elapsed(), u128::from(rows) * 1_000_000 / started.elapsed().as_micros());
         println!("{round}: unnest {took:.2?}, {rate} rows/s");
         raw_sql(MAKE).execute(&mut connection).await?;
         let started = Instant::now();
         for first in (0..rows).step_by(usize::try_from(batch)?) {
             copied(&mut connection, first..first + batch).await?;
         }
-        let (took, rate) = (started.elapsed(), rows as u128 * 1_000_000 / started.elapsed().as_micros());
+        let (took, rate) = (started.elapsed(), u128::from(rows) * 1_000_000 / started.elapsed().as_micros());
         println!("{round}: COPY and merge {took:.2?}, {rate} rows/s");
     }
     Ok(())

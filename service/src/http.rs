@@ -215,7 +215,7 @@ pub async fn serve(
 }
 
 /// How long a client may take to read what it was sent, before its connection counts as broken.
-pub const STALLED: Duration = Duration::from_secs(60);
+pub const STALLED: Duration = Duration::from_mins(1);
 
 /// Prepares a connection of a client, which breaks off when what it was sent is not read within `stalled`.
 pub fn prepare(stream: &TcpStream, stalled: Duration) {
@@ -280,8 +280,9 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
         prepare(&stream, Duration::from_millis(300));
-        let flood = async { while stream.write_all(&[0; 65536]).await.is_ok() {} };
-        tokio::time::timeout(Duration::from_secs(60), flood).await.expect("the connection breaks off");
+        let zeros = vec![0; 65536];
+        let flood = async { while stream.write_all(&zeros).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_mins(1), flood).await.expect("the connection breaks off");
         drop(client);
     }
 

@@ -27,7 +27,7 @@ fn quoted() -> BTreeSet<String> {
     found
 }
 
-/// Names of metrics in a text, without what OpenMetrics puts behind them.
+/// Names of metrics in a text, without what `OpenMetrics` puts behind them.
 fn metrics(text: &str) -> BTreeSet<String> {
     let words = text.split(|char: char| !char.is_ascii_alphanumeric() && char != '_');
     let names = words.filter(|word| word.starts_with("waybill_"));

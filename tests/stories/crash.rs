@@ -94,9 +94,9 @@ async fn kill_everything(cluster: Option<Cluster>) {
             }
             if let Some(cluster) = &cluster {
                 if round % 2 == 0 {
-                    cluster.kill()
+                    cluster.kill();
                 } else {
-                    cluster.stop_immediately()
+                    cluster.stop_immediately();
                 }
                 cluster.launch();
             }

@@ -1,7 +1,6 @@
 //! What a user can rely on, told on real processes.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
-#![expect(clippy::large_futures, reason = "tests have room for their futures")]
 
 mod access;
 mod again;

@@ -46,7 +46,7 @@ async fn orders(world: &World, count: u32) -> Uuid {
     for number in 0..count {
         let after = [stocked.position().unwrap(), credited.position().unwrap()];
         let placed = api.place(&format!("cart-{number}"), &cart, &after).await.unwrap();
-        first.get_or_insert(placed.expect(202, "an order").unwrap().id().unwrap());
+        first.get_or_insert_with(|| placed.expect(202, "an order").unwrap().id().unwrap());
     }
     world.settled().await.unwrap();
     world.told(&["email"]).await;
@@ -112,7 +112,10 @@ async fn the_log_is_printed_in_parts_and_in_every_form() {
     let created =
         all.iter().find(|e| e["type"] == "order.created" && e["data"]["orderId"] == json!(order)).unwrap();
     let id = created["id"].as_str().unwrap();
-    assert_eq!(places(&lines(&nats, &["--output", "json", "--event", id]).await), places(&[created.clone()]));
+    assert_eq!(
+        places(&lines(&nats, &["--output", "json", "--event", id]).await),
+        places(std::slice::from_ref(created))
+    );
     let caused = lines(&nats, &["--output", "json", "--causation", id]).await;
     let kinds: BTreeSet<_> = caused.iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["inventory.reserved", "notification.sent", "stock.reserved"].into());

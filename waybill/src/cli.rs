@@ -107,7 +107,7 @@ impl Cli {
             eprintln!("{}", failure::report(&*failure));
             failure::exit_code(&*failure)
         })?;
-        let command = file.into_defaults(Self::command());
+        let command = file.as_defaults_of(Self::command());
         let parse = |arguments: &[_]| {
             let matches = command.clone().try_get_matches_from(arguments)?;
             let origins = file.origins(&command, &matches);

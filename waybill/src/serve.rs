@@ -227,12 +227,12 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
         flow,
         master_key,
         policies,
-        rebuilds,
         jwks_url,
         trusted_proxies,
         users_calls,
         subscriptions,
         advertise,
+        rebuilds,
         ..usual
     })
 }

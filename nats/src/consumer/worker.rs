@@ -122,7 +122,7 @@ impl Worker {
         let sequence = delivered.info()?.stream_sequence;
         let failure = self.failure(&delivered.subject, sequence, None, error.to_string(), 1);
         self.give_up(failure, None).await?;
-        self.acknowledge(&delivered).await
+        self.acknowledge(delivered).await
     }
 
     async fn acknowledge(&self, delivered: &Delivered) -> Result<(), Lost> {

@@ -10,9 +10,9 @@ async fn open(rig: &Rig, options: FeedOptions) -> ChangeFeed {
     ChangeFeed::open(&rig.connection, SERVICE, options).await.unwrap()
 }
 
-fn row(key: u64, body: impl ToString) -> FeedRow {
+fn row(key: u64, body: impl std::fmt::Display) -> FeedRow {
     let subject = events::feed::subject(SERVICE, "things", [key.to_string()]);
-    FeedRow { subject, body: Some(body.to_string().into()) }
+    FeedRow { subject, body: Some(format!("{body}").into()) }
 }
 
 /// Follows until the mark says this, and gives what was told.

@@ -1,7 +1,5 @@
 //! Generations over a real nats-server: built while another serves, switched to, taken up by another process, given up.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 #[path = "../../examples/apply/flows.rs"]
 mod flows;
 

@@ -67,8 +67,8 @@ fn add(api: &mut OpenApi, model: &LiveModel, query: &str, left_out: &[&str]) {
 }
 
 fn socket(api: &mut OpenApi, view: &View) {
-    let known = api.paths.paths.values().filter_map(|path| path.get.as_ref());
-    let known = known.filter(|operation| operation.security.is_some()).next_back().cloned();
+    let mut known = api.paths.paths.values().filter_map(|path| path.get.as_ref());
+    let known = known.rfind(|operation| operation.security.is_some()).cloned();
     let Some(mut operation) = known else { return };
     (operation.parameters, operation.responses) = (None, Responses::new());
     let names = view.live.models.iter().map(|model| model.name).collect::<Vec<_>>().join(", ");

@@ -75,12 +75,11 @@ async fn follow(
     let Endpoint { shared, model, list } = endpoint;
     let declared: &LiveModel = &shared.view.live.models[model];
     let mut wanted = Asked::read(query, &headers)?;
-    let target = match list {
-        Some(path) => Target::many(declared, path, &wanted.query, &principal)?,
-        None => {
-            let key = params.iter().next().map(|(_, value)| value).unwrap_or_default();
-            Target::one(declared, key, &wanted.query)
-        }
+    let target = if let Some(path) = list {
+        Target::many(declared, path, &wanted.query, &principal)?
+    } else {
+        let key = params.iter().next().map(|(_, value)| value).unwrap_or_default();
+        Target::one(declared, key, &wanted.query)
     };
     let cursor = wanted.cursor.take();
     let cursor = cursor.map(|text| text.parse()).transpose().map_err(|()| no_cursor(LAST_EVENT_ID))?;

@@ -59,7 +59,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, wish: Wish) -> Result<Response,
         follow,
         queue,
     };
-    events.say(said);
+    events.say(&said);
     let body = stream::unfold(events, |mut events| async move {
         let next = events.next().await?;
         Some((Ok::<_, Infallible>(next), events))
@@ -124,7 +124,7 @@ impl Events {
             () = tokio::time::sleep_until(wake) => self.woken(),
             item = self.queue.next() => match item {
                 Ok((_, item)) => match self.follow.take(item).await {
-                    Ok(said) => self.say(said),
+                    Ok(said) => self.say(&said),
                     Err(problem) => self.end("failed", &problem),
                 },
                 Err(End::Slow) => self.end("too-slow", &slow()),
@@ -144,7 +144,7 @@ impl Events {
         }
     }
 
-    fn say(&mut self, said: Vec<Said>) {
+    fn say(&mut self, said: &[Said]) {
         self.out.extend(said.iter().map(event));
     }
 

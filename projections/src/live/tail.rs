@@ -60,7 +60,7 @@ pub(super) async fn follow(shared: Arc<Shared>, feed: ChangeFeed) {
     let mut left = None;
     while !token.is_cancelled() {
         if let Some(since) = outage {
-            let Some(connected) = token.run_until_cancelled(tail.connect()).await else { return };
+            let Some(connected) = token.run_until_cancelled(Box::pin(tail.connect())).await else { return };
             let Ok(pending) = connected else {
                 let _ = token.run_until_cancelled(tokio::time::sleep(RETRY)).await;
                 continue;
@@ -77,7 +77,7 @@ pub(super) async fn follow(shared: Arc<Shared>, feed: ChangeFeed) {
             hub.ready();
         }
         let until = way.held.as_ref().map_or_else(far, |held| held.until);
-        let next = timeout_at(until, tail.next(BATCH));
+        let next = timeout_at(until, Box::pin(tail.next(BATCH)));
         let Some(told) = token.run_until_cancelled(next).await else { return };
         match told {
             Ok(Ok(told)) => {

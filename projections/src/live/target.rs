@@ -86,7 +86,10 @@ impl Target {
         filters.iter().all(|(name, wanted)| match document.value.get(name) {
             Some(serde_json::Value::String(text)) => text == wanted,
             Some(serde_json::Value::Null) | None => false,
-            Some(other) => other.to_string() == *wanted,
+            Some(other) => {
+                let shown = other.to_string();
+                shown == *wanted
+            }
         })
     }
 }

@@ -109,8 +109,8 @@ impl Events {
                 let mut data = None;
                 for line in block.lines() {
                     match line.split_once(": ") {
-                        Some(("id", id)) => event.id = id.to_owned(),
-                        Some(("event", name)) => event.name = name.to_owned(),
+                        Some(("id", id)) => id.clone_into(&mut event.id),
+                        Some(("event", name)) => name.clone_into(&mut event.name),
                         Some(("data", text)) => data = Some(text.to_owned()),
                         Some(("retry", text)) => self.retry = Some(text.parse().unwrap()),
                         _ => assert!(line.is_empty() || line.starts_with(':'), "{line}"),

@@ -57,7 +57,7 @@ impl Transcript {
             "live" => {}
             other => self.faults.push(format!("{other}: {data}")),
         }
-        self.last = id.to_owned();
+        id.clone_into(&mut self.last);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Live answers over real connections: what clients are told is what the log says, whatever is cut on the way.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::large_futures, reason = "tests have room for their futures")]
 
 #[path = "../../examples/apply/flows.rs"]
 mod flows;

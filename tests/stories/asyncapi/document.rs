@@ -100,7 +100,7 @@ fn channel(aggregate: Aggregate) -> Value {
         "description": format!("{what}. Recorded by {service} in the stream {}.", context.stream()),
         "servers": [{ "$ref": "#/servers/nats" }],
         "parameters": { "id": { "description": id } },
-        "messages": Map::from_iter(messages),
+        "messages": messages.collect::<Map<_, _>>(),
         "tags": [{ "name": service.name() }],
         "x-jetstream": { "stream": stream(context) },
     })

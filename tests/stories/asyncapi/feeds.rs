@@ -25,7 +25,7 @@ pub(super) fn describe(
         }
         let own = feed::mark(view.name);
         let summary = format!("How far the feed of {} is.", view.name);
-        channels.insert(own.clone(), channel(view, feed::mark(view.name), &summary, Map::new(), MARK));
+        channels.insert(own.clone(), channel(view, &feed::mark(view.name), &summary, &Map::new(), MARK));
         operations.insert(format!("{}.marks", view.name), send(view, &own, MARK, &summary));
         for table in tables.into_values() {
             let key = format!("{own}.{}", table.name);
@@ -40,7 +40,7 @@ pub(super) fn describe(
             });
             let parts: Vec<_> = table.key.iter().map(|(name, _)| format!("{{{}}}", member(name))).collect();
             let address = format!("{own}.{}.{}", table.name, parts.join("."));
-            channels.insert(key.clone(), channel(view, address, &summary, columns.collect(), &key));
+            channels.insert(key.clone(), channel(view, &address, &summary, &columns.collect(), &key));
             operations
                 .insert(format!("{}.tells.{}", view.name, table.name), send(view, &key, &key, &summary));
         }
@@ -49,9 +49,9 @@ pub(super) fn describe(
 
 fn channel(
     view: &View,
-    address: String,
+    address: &str,
     summary: &str,
-    parameters: Map<String, Value>,
+    parameters: &Map<String, Value>,
     message: &str,
 ) -> Value {
     json!({
@@ -120,7 +120,7 @@ fn row(view: &View, table: &Table, summary: &str) -> Value {
         } },
         "payload": {
             "type": "object",
-            "properties": Map::from_iter(properties),
+            "properties": properties.collect::<Map<_, _>>(),
             "required": required,
         },
     })

@@ -85,7 +85,7 @@ fn answers(service: Service, operations: &mut Map<String, Value>) {
             }
             operation["summary"] = json!(format!("{service} answers facts of {context}."));
             operation["bindings"]["nats"]["x-jetstream"] =
-                consumer(&durable, *context, filter(service, *context));
+                consumer(&durable, *context, &filter(service, *context));
             operations.insert(format!("{service}.answers.{}", key(aggregate)), operation);
         }
         obeys(service, &durable, operations);
@@ -100,7 +100,7 @@ fn obeys(service: Service, durable: &str, operations: &mut Map<String, Value>) {
         format!("What operators ask of {durable}: to try again what it has parked, or to give it up.");
     let mut operation = receive(service, Aggregate::DeadLetter, versions(asked), &summary, ANSWERED);
     let (own, ops) = (format!("{durable}-ops"), Context::Ops);
-    operation["bindings"]["nats"]["x-jetstream"] = consumer(&own, ops, ops.filter());
+    operation["bindings"]["nats"]["x-jetstream"] = consumer(&own, ops, &ops.filter());
     // Without the service's name in front and the channel behind, which is not known here.
     let name = durable.trim_start_matches(service.name()).trim_start_matches("-{channel}");
     operations.insert(format!("{service}.obeys.{}", name.trim_start_matches('-')), operation);
@@ -120,7 +120,7 @@ fn holds(operations: &mut Map<String, Value>) {
     let kinds = FactType::of(held).iter().filter(|fact| commands::fulfilment::HELD.contains(&fact.name));
     let summary = "fulfilment sees to it that stock is not held for ever by an order that nobody pays.";
     let mut operation = receive(service, held, versions(kinds), summary, ANSWERED);
-    operation["bindings"]["nats"]["x-jetstream"] = consumer(durable, held.context(), held.filter());
+    operation["bindings"]["nats"]["x-jetstream"] = consumer(durable, held.context(), &held.filter());
     operations.insert(format!("{service}.holds.{}", key(held)), operation);
     obeys(service, durable, operations);
 }
@@ -140,7 +140,7 @@ fn projects(service: Service, operations: &mut Map<String, Value>) {
     }
 }
 
-fn consumer(durable: &str, context: Context, filter: String) -> Value {
+fn consumer(durable: &str, context: Context, filter: &str) -> Value {
     json!({ "consumer": { "stream": context.stream(), "durable": durable, "filter": filter, "ack": "explicit" } })
 }
 

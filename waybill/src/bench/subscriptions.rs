@@ -99,7 +99,7 @@ async fn follow(stage: &Stage, scale: Scale, case: Case, report: &mut Report) ->
         let (executor, clock, user) = (executor.clone(), stage.clock.clone(), *user);
         let heard = followers.heard();
         asked.spawn(async move {
-            let order = Uuid::from_u64_pair(number, user.as_u128() as u64);
+            let order = Uuid::from_u64_pair(number, user.as_u64_pair().1);
             let placement = Placement { user_id: UserId::new(user), ..stage::placement(order) };
             let placed =
                 stage::ask(&executor, &clock, order, true, OrderCommand::Place(Box::new(placement))).await;
@@ -158,13 +158,13 @@ async fn cost(stage: &Stage, scale: Scale, case: Case, report: &mut Report) -> R
     let events = 2 * ids.len() as u64;
     let (mut mute, mut projected, mut told) = (vec![], vec![], vec![]);
     for turn in 0..if scale.rounds == 1 { 1 } else { TURNS } {
-        mute.push(project(stage, events, &format!("mute-{turn}"), None).await?.0);
+        mute.push(Box::pin(project(stage, events, &format!("mute-{turn}"), None)).await?.0);
         let options = FeedOptions::default();
         let feed = ChangeFeed::open(&stage.connection, "orders", options).await?;
         // As if everything before the orders were told.
         let nothing = "ORDERS:0, INVENTORY:0, PAYMENTS:0, SHIPPING:0";
         feed.begin(&feed.head().await?, nothing).await?;
-        let (tables, all) = project(stage, events, &format!("told-{turn}"), Some(feed)).await?;
+        let (tables, all) = Box::pin(project(stage, events, &format!("told-{turn}"), Some(feed))).await?;
         projected.push(tables);
         told.push(all);
     }

@@ -31,7 +31,7 @@ pub(super) fn check(path: &Path) -> Result<String, Failure> {
 }
 
 fn check_section(file: &File, section: &str) -> Result<(), Failure> {
-    let command = file.into_defaults(Cli::command());
+    let command = file.as_defaults_of(Cli::command());
     // What runs is not part of the file: all of it has to be right.
     let line = ["waybill", section].into_iter().chain((section == "serve").then_some("all"));
     let matches = command.clone().try_get_matches_from(line).map_err(|error| error.to_string())?;

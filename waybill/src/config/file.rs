@@ -89,7 +89,7 @@ impl File {
     }
 
     /// The command line with what the file says as its defaults: a flag and a variable go before it.
-    pub(crate) fn into_defaults(&self, mut command: Command) -> Command {
+    pub(crate) fn as_defaults_of(&self, mut command: Command) -> Command {
         for ((section, key), value) in &self.settings {
             let set = |command: Command| {
                 let Some(id) = flag(&command, key).map(|argument| argument.get_id().clone()) else {
@@ -195,7 +195,7 @@ mod tests {
     }
 
     fn matches(file: &File, line: &[&str]) -> (ArgMatches, Origins) {
-        let command = file.into_defaults(command());
+        let command = file.as_defaults_of(command());
         let matches = command.clone().try_get_matches_from(line).unwrap();
         let origins = file.origins(&command, &matches);
         (matches, origins)

@@ -87,14 +87,13 @@ impl Places {
 
     fn check(&self, flag: &'static str, contexts: &[Context], faults: &mut Faults) {
         match self {
-            Self::Any => {}
             Self::One(_) if contexts.len() > 1 => {
                 faults.add(
                     flag,
                     "a sequence is a place in one stream: name it with --stream, or say ORDERS:1000",
                 );
             }
-            Self::One(_) => {}
+            Self::Any | Self::One(_) => {}
             Self::Each(positions) => {
                 for foreign in positions.iter().filter(|at| !contexts.contains(&at.context)) {
                     faults.add(flag, format!("{} is not read", foreign.context.stream()));

@@ -8,7 +8,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
     query, query_scalar, raw_sql,
 };
-use std::fmt;
+use std::fmt::{self, Write};
 use tokio::time::{error::Elapsed, timeout};
 
 /// Where the catalogue of a service is kept.
@@ -204,12 +204,15 @@ impl Writer {
         for table in tables {
             let names: Vec<_> = table.all().map(|(name, _)| *name).collect();
             let (names, table) = (names.join(", "), table.name);
-            sql += &format!(
+            // Writing to a string cannot fail.
+            let _ = write!(
+                sql,
                 "DELETE FROM {table}; INSERT INTO {table} ({names}) SELECT {names} FROM {source}.{table};"
             );
         }
         let parked = "projection, subject, sequence, error, asked";
-        sql += &format!(
+        let _ = write!(
+            sql,
             "DELETE FROM waybill_parked; \
              INSERT INTO waybill_parked ({parked}) SELECT {parked} FROM {source}.waybill_parked;"
         );
