@@ -41,7 +41,12 @@ impl PostgresUrl {
 
     /// The whole URL, with its password.
     pub fn reveal(&self) -> String {
-        self.0.to_url_lossy().to_string()
+        let mut url = self.0.to_url_lossy();
+        // Of the driver's own, which nothing else can read.
+        let known = |(name, _): &(_, _)| PARAMETERS.iter().any(|known| name == known);
+        let pairs: Vec<_> = url.query_pairs().into_owned().filter(known).collect();
+        url.query_pairs_mut().clear().extend_pairs(pairs);
+        url.to_string()
     }
 
     /// Its database.
@@ -99,11 +104,9 @@ mod tests {
         assert!(url.reveal().contains("orders:s3cret@db:5433/orders"));
         let other = url.with("users", "u", "p/@:");
         assert_eq!(other.to_string(), "postgres://u@db:5433/users");
-        let again: PostgresUrl = other.reveal().split('?').next().unwrap().parse().unwrap();
-        assert_eq!(
-            again.reveal(),
-            other.with("users", "u", "p/@:").reveal().replace("sslmode=disable", "sslmode=prefer")
-        );
+        let again: PostgresUrl = other.reveal().parse().unwrap();
+        assert_eq!(again.reveal(), other.reveal());
+        assert!(again.reveal().ends_with("@db:5433/users?sslmode=disable"), "{}", again.reveal());
     }
 
     #[test]
