@@ -476,25 +476,24 @@ async fn first(
     clock: &Clock,
 ) -> Result<Catalogue, DatabaseError> {
     loop {
-        let (revision, mut catalogue) = match shelf.load().await? {
-            Some((revision, text)) => (revision, Catalogue::read(&text)?),
-            None => {
-                // What was asked of tables that are gone is not asked of these.
-                let asked = match &feed.read_models {
-                    Some(models) => models
-                        .last(view.name)
-                        .await
-                        .map_err(|error| DatabaseError::new("begin the catalogue of generations", error))?,
-                    None => 0,
-                };
-                let now = clock.now();
-                let begun = match storage.adopt(view).await? {
-                    Some(true) => Catalogue::first(own, 0, asked, now),
-                    Some(false) => Catalogue::first(&Own::before(), 0, asked, now),
-                    None => Catalogue::first(own, 1, asked, now),
-                };
-                (0, begun)
-            }
+        let (revision, mut catalogue) = if let Some((revision, text)) = shelf.load().await? {
+            (revision, Catalogue::read(&text)?)
+        } else {
+            // What was asked of tables that are gone is not asked of these.
+            let asked = match &feed.read_models {
+                Some(models) => models
+                    .last(view.name)
+                    .await
+                    .map_err(|error| DatabaseError::new("begin the catalogue of generations", error))?,
+                None => 0,
+            };
+            let now = clock.now();
+            let begun = match storage.adopt(view).await? {
+                Some(true) => Catalogue::first(own, 0, asked, now),
+                Some(false) => Catalogue::first(&Own::before(), 0, asked, now),
+                None => Catalogue::first(own, 1, asked, now),
+            };
+            (0, begun)
         };
         let before = catalogue.clone();
         catalogue.ensure(own, true, false, clock.now())?;

@@ -178,7 +178,7 @@ impl Builder {
         let projector = self.shared.projector(database.clone(), progress, Standing::default());
         let projector = Projector { bound: bound.clone(), only, ..projector };
         let stop = self.stop.child_token();
-        let mut session = std::pin::pin!(projector.session(&stop));
+        let mut session = Box::pin(projector.session(&stop));
         let mut said = Instant::now();
         let outcome = loop {
             let next = BEAT.saturating_sub(said.elapsed());

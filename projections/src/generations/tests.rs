@@ -1,7 +1,5 @@
 //! Generations over a real nats-server: built while another serves, switched to, taken up by another process, given up.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 #[path = "../../examples/apply/flows.rs"]
 mod flows;
 
@@ -205,8 +203,8 @@ impl Rig {
     }
 
     async fn catalogue(&self) -> Catalogue {
-        let mut shelf = self.storage().shelf("orders").await.unwrap();
-        Catalogue::read(&shelf.load().await.unwrap().unwrap().1).unwrap()
+        let mut kept = self.storage().shelf("orders").await.unwrap();
+        Catalogue::read(&kept.load().await.unwrap().unwrap().1).unwrap()
     }
 
     async fn states(&self) -> Vec<(u32, State)> {
