@@ -18,16 +18,16 @@ impl Shelf {
     /// The document with its revision.
     pub(crate) async fn load(&mut self) -> Result<Option<(u64, String)>, DatabaseError> {
         match &mut self.0 {
-            Kind::Sqlite(shelf) => shelf.load().await,
-            Kind::Postgres(shelf) => shelf.load().await,
+            Kind::Sqlite(kept) => kept.load().await,
+            Kind::Postgres(kept) => kept.load().await,
         }
     }
 
     /// Replaces the document that has this revision, 0 for none. False where somebody was faster.
     pub(crate) async fn swap(&mut self, revision: u64, document: &str) -> Result<bool, DatabaseError> {
         match &mut self.0 {
-            Kind::Sqlite(shelf) => shelf.swap(revision, document).await,
-            Kind::Postgres(shelf) => shelf.swap(revision, document).await,
+            Kind::Sqlite(kept) => kept.swap(revision, document).await,
+            Kind::Postgres(kept) => kept.swap(revision, document).await,
         }
     }
 }

@@ -203,8 +203,8 @@ impl Rig {
     }
 
     async fn catalogue(&self) -> Catalogue {
-        let mut shelf = self.storage().shelf("orders").await.unwrap();
-        Catalogue::read(&shelf.load().await.unwrap().unwrap().1).unwrap()
+        let mut kept = self.storage().shelf("orders").await.unwrap();
+        Catalogue::read(&kept.load().await.unwrap().unwrap().1).unwrap()
     }
 
     async fn states(&self) -> Vec<(u32, State)> {
