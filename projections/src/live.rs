@@ -19,7 +19,7 @@ mod sse;
 mod tail;
 mod target;
 
-use crate::{Outlet, Progress, Projections, View, table::Table};
+use crate::{Outlet, Projections, View, table::Table};
 use axum::Router;
 use document::Documents;
 use events::Position;
@@ -28,7 +28,6 @@ pub use metrics::FeedMetrics;
 use nats::KeyRing;
 use service::{Clock, Shutdown};
 use std::{sync::Arc, time::Duration};
-use tokio::sync::watch;
 use utoipa_axum::router::OpenApiRouter;
 
 /// What of a read model can be followed.
@@ -113,7 +112,7 @@ pub(crate) struct Shared {
     pub(crate) documents: Documents,
     pub(crate) hub: Hub,
     pub(crate) keys: KeyRing,
-    progress: watch::Receiver<Progress>,
+    projections: Projections,
     pub(crate) options: LiveOptions,
     pub(crate) metrics: FeedMetrics,
     pub(crate) clock: Clock,
@@ -121,9 +120,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// What the tables contain, as far as this process knows.
+    /// What the tables contain at most, as far as this process knows: also what is committed at this moment.
     fn contained(&self) -> Vec<Position> {
-        self.progress.borrow().streams.iter().map(|stream| stream.position).collect()
+        self.projections.ahead()
     }
 }
 
@@ -144,7 +143,7 @@ impl Projections {
             documents: Documents::new(inner),
             hub: Hub::new(view, feed.retention(), options, metrics.clone(), clock.clone()),
             keys: keys.clone(),
-            progress: self.progress(),
+            projections: self.clone(),
             options,
             metrics,
             clock,

@@ -8,9 +8,10 @@ use crate::{
     history::History,
     metrics::{Lag, ProjectionMetrics},
     past::{self, Past},
-    telling::Teller,
+    telling::{Announcer, Teller},
 };
 use axum::{Extension, middleware::from_fn_with_state};
+use events::Position;
 use jiff::Timestamp;
 use nats::{ChangeFeed, KeyRing, Parking, ReadModel, ReadModels, State};
 use service::{Clock, Metrics, Problem, Shutdown};
@@ -56,6 +57,8 @@ pub struct Projections {
     known: watch::Receiver<Option<ReadModel>>,
     view: &'static View,
     connection: nats::Connection,
+    /// Who is told of commits, where somebody is.
+    announcer: Option<Announcer>,
     clock: Clock,
 }
 
@@ -72,11 +75,12 @@ impl Projections {
         shutdown: &Shutdown,
     ) -> Result<Self, DatabaseError> {
         let mut generations = Shared::open(view, feed, storage, clock.clone(), counters).await?;
-        if let Some(outlet) = &feed.outlet {
+        let announcer = feed.outlet.as_ref().map(|outlet| {
             let (teller, announcer) = Teller::new(view, outlet, &feed.connection, generations.serving());
             shutdown.spawn(teller.run(shutdown.clone()));
-            generations.tell_changes(announcer);
-        }
+            generations.tell_changes(announcer.clone());
+            announcer
+        });
         let (serving, progress) = (generations.serving(), generations.progress());
         let known = generations.known();
         let lag = Lag { projection: view.name, progress: progress.clone(), clock: clock.clone() };
@@ -85,7 +89,7 @@ impl Projections {
         metrics.registry().register_collector(Box::new(gauges));
         shutdown.spawn(Arc::new(generations).run(shutdown.clone()));
         let connection = feed.connection.clone();
-        Ok(Self { serving, progress, known, view, connection, clock })
+        Ok(Self { serving, progress, known, view, connection, announcer, clock })
     }
 
     /// The queries, documented. What is personal in their answers is opened with `keys`, when it is asked for.
@@ -162,6 +166,16 @@ impl Projections {
     }
 
     /// The clock.
+    /// What the tables contain at most, as far as this process knows.
+    pub(crate) fn ahead(&self) -> Vec<Position> {
+        let ahead = self.announcer.as_ref().map(Announcer::ahead).unwrap_or_default();
+        let progress = self.progress.borrow();
+        let most = |at: Position| {
+            ahead.iter().copied().filter(|one| one.context == at.context).fold(at, Position::max)
+        };
+        progress.streams.iter().map(|stream| most(stream.position)).collect()
+    }
+
     pub(crate) fn clock(&self) -> Clock {
         self.clock.clone()
     }

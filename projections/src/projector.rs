@@ -209,7 +209,10 @@ impl Projector {
                 let (context, sequence) = (parked.subject.context(), parked.sequence);
                 return Err(Interruption::Unreadable(Position { context, sequence }));
             }
-            let rows = self.told.as_ref().map(|told| told.rows(&changes));
+            let rows = self.told.as_ref().map(|told| {
+                told.intend(&moves);
+                told.rows(&changes)
+            });
             if writer.commit_past(changes, &moves, &past).await? == Commit::Done {
                 for parked in &past.parked {
                     let (projection, subject) = (self.view.name, &parked.subject);

@@ -17,13 +17,12 @@ async fn one_order_is_followed_from_its_answer_to_its_last_change() {
     assert_eq!(node.get(&format!("{path}/stream"), OPERATOR).await.0, 404);
     let mut list = node.follow("/orders/stream", OPERATOR).await;
     assert_eq!(list.expect("snapshot").await.data["items"], json!([]));
-    list.expect("live").await;
+    let before = list.expect("live").await.id;
     assert!(list.head.contains("text/event-stream") && list.retry.is_some(), "{}", list.head);
 
     rig.order(1, &node).await;
-    let first = list.expect("change").await;
-    assert_eq!((&first.data["version"], &first.data["stage"]), (&json!(1), &json!("placed")));
-    let mut seen = vec![first];
+    // Steps that come faster than they are told are told as one.
+    let mut seen = vec![list.expect("change").await];
     while seen.last().unwrap().data["stage"] != "scheduled" || seen.last().unwrap().data["version"] != 2 {
         seen.push(list.expect("change").await);
     }
@@ -35,7 +34,7 @@ async fn one_order_is_followed_from_its_answer_to_its_last_change() {
     let mut own = node.follow(&format!("{path}/stream"), user_id(1).uuid()).await;
     assert_eq!(own.expect("snapshot").await.data, now);
     own.expect("live").await;
-    for (id, missed) in [(seen[0].id.clone(), true), (seen.last().unwrap().id.clone(), false)] {
+    for (id, missed) in [(before, true), (seen.last().unwrap().id.clone(), false)] {
         let again = format!("{path}/stream?lastEventId={id}&until=live");
         let mut again = node.follow(&again, user_id(1).uuid()).await;
         if missed {
@@ -63,7 +62,6 @@ async fn a_list_tells_what_is_in_it_and_what_is_not_any_more() {
     }
     rig.order(1, &node).await;
     let id = json!({ "id": order_id(1).to_string() });
-    assert_eq!(pending.expect("change").await.data["status"], "pending");
     let gone = async {
         loop {
             let event = pending.next().await.unwrap();
@@ -118,7 +116,7 @@ async fn a_cursor_that_is_worth_nothing_is_answered_with_a_snapshot() {
     let rig = Rig::start().await;
     let node = rig.usual("inventory").await;
     rig.product("TEA").await;
-    let mut tea = node.follow("/products/stream", OPERATOR).await;
+    let mut tea = node.follow("/products/stream?after=INVENTORY:1", OPERATOR).await;
     tea.expect("snapshot").await;
     let id = tea.expect("live").await.id;
     let parts: Vec<_> = id.split('-').collect();
@@ -160,9 +158,10 @@ async fn a_client_that_does_not_read_is_dropped_and_delays_nobody() {
     let small = tokio::net::TcpSocket::new_v4().unwrap();
     small.set_recv_buffer_size(1024).unwrap();
     let mut lazy = small.connect(node.address).await.unwrap();
-    let request = format!("GET /products/stream HTTP/1.1\r\nhost: x\r\nx-user: {OPERATOR}\r\n\r\n");
+    let request =
+        format!("GET /products/stream?after=INVENTORY:1 HTTP/1.1\r\nhost: x\r\nx-user: {OPERATOR}\r\n\r\n");
     tokio::io::AsyncWriteExt::write_all(&mut lazy, request.as_bytes()).await.unwrap();
-    let mut eager = node.follow("/products/stream", OPERATOR).await;
+    let mut eager = node.follow("/products/stream?after=INVENTORY:1", OPERATOR).await;
     eager.expect("snapshot").await;
     eager.expect("live").await;
     let slow = "waybill_feed_dropped_total{projection=\"inventory\",reason=\"slow\"} ";
