@@ -113,7 +113,8 @@ fn a_release_has_no_crash_points() {
 /// Every Rust file of the house.
 fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let crates = ["events", "service", "nats", "commands", "projections", "gateway", "waybill", "tests"];
+    let crates =
+        ["events", "service", "nats", "commands", "projections", "gateway", "waybill", "tests", "contracts"];
     let mut folders: Vec<_> = crates.map(|name| root().join(name)).to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
