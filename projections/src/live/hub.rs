@@ -218,6 +218,11 @@ impl Hub {
         }
     }
 
+    /// Whether the mark that the feed began with was seen.
+    pub(super) fn has_begun(&self) -> bool {
+        self.lock().begins.is_some()
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         *self.ready.borrow()
     }

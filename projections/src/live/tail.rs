@@ -73,7 +73,8 @@ pub(super) async fn follow(shared: Arc<Shared>, feed: ChangeFeed) {
             left = left.or(Some(pending));
             outage = None;
         }
-        if left == Some(0) {
+        // Where the feed was never begun there is no place to follow from.
+        if left == Some(0) && hub.has_begun() {
             hub.ready();
         }
         let until = way.held.as_ref().map_or_else(far, |held| held.until);
