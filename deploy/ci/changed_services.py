@@ -111,7 +111,7 @@ class Side:
         # Whole files that are tests are declared as such by the file above them.
         only_tests = "|".join(re.findall(r"#\[cfg\(test\)\]\nmod (\w+);", "".join(text for _, text in self.files.values())))
         self.files = {
-            path: of for path, of in self.files.items() if not (only_tests and re.search(rf"/({only_tests})\.rs$", path))
+            path: of for path, of in self.files.items() if not (only_tests and re.search(rf"/({only_tests})(\.rs$|/)", path))
         }
 
     def defining(self, module, name):

@@ -317,8 +317,8 @@ mod tests {
             ("authentication", 100, 900)
         );
         for route in config.routes.iter() {
-            // Operators may ask for many dead letters at once, and the log is searched for a while.
-            let long = ["/api/ops/dead-letters", "/api/ops/streams"];
+            // Operators may ask for many dead letters at once, tables are made, and the log is searched for a while.
+            let long = ["/api/ops/dead-letters", "/api/ops/projections", "/api/ops/streams"];
             let many = long.iter().any(|path| route.pattern.to_string().starts_with(path));
             let timeout = Duration::from_secs(if many { 10 } else { 3 });
             assert_eq!(route.timeout, timeout, "{}", route.pattern);

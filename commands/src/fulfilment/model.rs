@@ -13,11 +13,12 @@ mod book;
 mod course;
 mod desk;
 mod fault;
+mod verdict;
 
 use super::{Definition, definition::IMPATIENT};
 use crate::orders::OrderStatus;
 use book::{Book, Shelf};
-use course::{Move, Verdict};
+use course::Move;
 use events::{DomainEvent, Fact};
 use fault::Fault;
 use stateright::{Checker, HasDiscoveries, Model, Property};
@@ -26,6 +27,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
+use verdict::Verdict;
 
 /// What an order costs; it asks for one unit.
 const PRICE: i64 = 450;

@@ -2,8 +2,9 @@
 
 use super::{
     Bounds, PRICE,
-    course::{Course, Move, Verdict},
+    course::{Course, Move},
     desk::{Standings, recorded, state, written},
+    verdict::Verdict,
 };
 use crate::{
     Decision, Key, Stop,

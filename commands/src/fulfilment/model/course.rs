@@ -11,9 +11,8 @@ use crate::{
     choreography::world::{Effect, Service},
     fraud::Clearance,
     fulfilment::{self, Ask, Process, ProcessCommand, ProcessState, Times, Verb},
-    inventory::{Reservation, ReservationState},
     orders::{Order, OrderCommand, OrderStatus},
-    payments::{self, Payment, PaymentState},
+    payments,
     shipping::{self, Answer, Booking, Parcel, Shipment, ShipmentState},
 };
 use events::{
@@ -83,38 +82,19 @@ enum Flight {
 /// See the file's text.
 #[derive(Clone)]
 pub(super) struct Course {
-    standings: Standings,
+    pub(super) standings: Standings,
     inbox: BTreeMap<Address, Message>,
     flight: Flight,
     /// What the carrier has: a parcel, and that it is called off.
-    carrier: (bool, bool),
+    pub(super) carrier: (bool, bool),
     /// Whether an operator has brought back a parked process. From then on every request comes in time.
     mended: bool,
     /// What was undone, in the order in which services recorded it.
-    undone: Vec<Step>,
-    /// How often the order has ended.
-    ends: u8,
-    /// Whether the process was ever parked.
-    parked: bool,
-}
-
-/// What the properties ask of a course.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a question of its own")]
-pub(super) struct Verdict {
-    pub(super) status: OrderStatus,
-    pub(super) charged: bool,
-    pub(super) refunded: bool,
-    pub(super) reserved: bool,
-    pub(super) scheduled: bool,
-    pub(super) parcel: bool,
-    pub(super) ends: u8,
     pub(super) undone: Vec<Step>,
+    /// How often the order has ended.
+    pub(super) ends: u8,
+    /// Whether the process was ever parked.
     pub(super) parked: bool,
-    /// Whether nothing has to happen any more.
-    pub(super) rests: bool,
-    /// Whether the process is where its order is, and waits for nothing.
-    pub(super) settled: bool,
 }
 
 fn is_shared(subject: &str) -> bool {
@@ -127,16 +107,8 @@ fn is_request((_, kind): Address) -> bool {
     matches!(kind, "process.started" | "step.requested" | "compensation.requested")
 }
 
-/// Whether nothing has to happen: what only may happen is not waited for.
-fn rests(moves: &[Move]) -> bool {
-    let free = |it: &Move| {
-        matches!(it, Move::Cancel | Move::Interfere(Verb::Retry | Verb::Cancel | Verb::Compensate))
-    };
-    moves.iter().all(free)
-}
-
 /// All orders are the same one: which of them is which makes no difference.
-fn order_id() -> OrderId {
+pub(super) fn order_id() -> OrderId {
     crate::fixtures::order(1)
 }
 
@@ -172,15 +144,15 @@ impl Course {
         out
     }
 
-    fn process(&self) -> Option<ProcessState> {
+    pub(super) fn process(&self) -> Option<ProcessState> {
         state(&self.standings, &Key::<Process>::new(order_id()))
     }
 
-    fn shipment(&self) -> ShipmentState {
+    pub(super) fn shipment(&self) -> ShipmentState {
         state(&self.standings, &Key::<Shipment>::new(order_id()))
     }
 
-    fn status(&self) -> OrderStatus {
+    pub(super) fn status(&self) -> OrderStatus {
         state(&self.standings, &Key::<Order>::new(order_id())).unwrap().status
     }
 
@@ -241,35 +213,6 @@ impl Course {
             Move::Handle(_) | Move::Book | Move::BookInVain | Move::Record => false,
             Move::Interfere(verb) => verb != Verb::Resume,
             Move::HandleAgain(_) | Move::Leave(_) | Move::Die | Move::CallOffAndDie | Move::Cancel => true,
-        }
-    }
-
-    /// What the properties ask.
-    pub(super) fn verdict(&self, moves: &[Move]) -> Verdict {
-        let id = order_id();
-        let payment = state(&self.standings, &Key::<Payment>::new(id));
-        let process = self.process();
-        let status = self.status();
-        let phase = if status == OrderStatus::Completed {
-            fulfilment::Phase::Completed
-        } else {
-            fulfilment::Phase::Failed
-        };
-        Verdict {
-            status,
-            charged: matches!(payment, PaymentState::Charged { .. }),
-            refunded: payment == PaymentState::Refunded,
-            reserved: matches!(
-                state(&self.standings, &Key::<Reservation>::new(id)),
-                ReservationState::Reserved(_)
-            ),
-            scheduled: self.shipment() == ShipmentState::Scheduled,
-            parcel: self.carrier.0,
-            ends: self.ends,
-            undone: self.undone.clone(),
-            parked: self.parked,
-            rests: rests(moves),
-            settled: process.is_some_and(|it| it.phase == phase && !it.parked && it.timer().is_none()),
         }
     }
 
