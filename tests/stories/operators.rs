@@ -80,8 +80,7 @@ impl Desk {
             .args(line.split_whitespace())
             .args(more)
             .args(["--url", &format!("{}/api", self.front.url), "--nats-url", &self.world.nats.url()])
-            .arg("--master-key-file")
-            .arg(&key)
+            .env("WAYBILL_MASTER_KEY_FILE", &key)
             .output()
             .await
             .unwrap();

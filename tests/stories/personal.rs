@@ -145,7 +145,7 @@ async fn personal_data_are_in_no_stream_no_read_model_and_no_log() {
     assert!(dev.stop().await.unwrap().success());
     assert_eq!(search_files(&data, &secrets), [""; 0]);
     let hits = search_files(&data, &["POT-9", "POST /orders", "/orders"]).join("\n");
-    for file in ["inventory.sqlite", "orders.sqlite", "waybill.log"] {
+    for file in ["inventory.1.sqlite", "orders.1.sqlite", "waybill.log"] {
         assert!(hits.contains(file), "the search searches {file}: {hits}");
     }
 }

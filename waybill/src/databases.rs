@@ -10,7 +10,7 @@ use projections::{
     database::{PostgresUrl, Storage},
 };
 use service::config::Settings;
-use std::{collections::BTreeMap, env, path::Path, str::FromStr};
+use std::{collections::BTreeMap, env, fs, path::Path, str::FromStr};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -21,7 +21,8 @@ Examples:
 /// Flags that say where read models are kept. What they are given is never shown: it holds passwords.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct DatabaseArgs {
-    /// Database of the one service, on PostgreSQL; also in `WAYBILL_DATABASE_URL_<SERVICE>` or `DATABASE_URL` [default: SQLite]
+    /// Database of the one service, on PostgreSQL; also in `WAYBILL_DATABASE_URL_<SERVICE>` or `DATABASE_URL`, or in the file that
+    /// one of these with `_FILE` behind it names [default: SQLite]
     #[arg(long, value_name = "URL", env = "WAYBILL_DATABASE_URL", hide_env_values = true)]
     database_url: Option<Secret>,
     /// Databases of several services
@@ -127,7 +128,15 @@ impl DatabaseArgs {
         let wanted: Vec<_> = services.iter().copied().filter(|service| has_view(*service)).collect();
         let mut databases = BTreeMap::new();
         let mut take = |flags: &mut Settings, name: &str, service| {
-            let Some(text) = variables(name).filter(|text| !text.is_empty()) else { return };
+            let given = |name: &str| variables(name).filter(|text| !text.is_empty());
+            // Secrets of containers are files.
+            let file = format!("{name}_FILE");
+            let text = match given(&file).map(fs::read_to_string) {
+                Some(Ok(text)) => Some(text.trim().to_owned()),
+                Some(Err(error)) => return flags.faults().add(&file, error),
+                None => given(name),
+            };
+            let Some(text) = text else { return };
             match text.parse() {
                 Ok(url) => {
                     databases.insert(service, url);
@@ -232,6 +241,18 @@ mod tests {
         let both = &[Service::Users, Service::Orders, Service::Operations][..];
         let found = read([(one, None), (several, pairs)], both, &env[..1]).unwrap();
         assert_eq!(found, "users=postgres://a@h:5432/u orders=postgres://a@h:5432/o");
+    }
+
+    #[test]
+    fn a_url_may_be_in_a_file() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "postgres://orders:secret@db/orders\n").unwrap();
+        let path = file.path().to_str().unwrap();
+        let none = [("--database-url", None), ("--database-urls", None)];
+        let found = read(none, &[Service::Orders], &[("DATABASE_URL_FILE", path)]).unwrap();
+        assert!(found.starts_with("orders=") && !found.contains("secret"), "{found}");
+        let fault = read(none, &[Service::Orders], &[("DATABASE_URL_FILE", "/no/such/file")]).unwrap_err();
+        assert!(fault.contains("DATABASE_URL_FILE"), "{fault}");
     }
 
     #[test]

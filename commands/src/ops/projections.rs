@@ -45,7 +45,7 @@ pub(super) fn routes(api: Api, models: ReadModels) -> OpenApiRouter {
 /// The read model of a service.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Shown {
+struct ShownReadModel {
     /// Whose read model.
     #[schema(example = "orders")]
     service: String,
@@ -123,7 +123,7 @@ struct ShownBuild {
     fault: Option<String>,
 }
 
-impl From<ReadModel> for Shown {
+impl From<ReadModel> for ShownReadModel {
     fn from(model: ReadModel) -> Self {
         let ReadModel { service, models, generations, asked, refused } = model;
         let live = generations.iter().find(|one| one.state == Stage::Live).map(|one| one.number);
@@ -164,7 +164,7 @@ impl From<Generation> for ShownGeneration {
 #[derive(Serialize, ToSchema)]
 struct ReadModelList {
     /// By the names of their services.
-    items: Vec<Shown>,
+    items: Vec<ShownReadModel>,
 }
 
 /// How read models stand cannot be read now.
@@ -188,13 +188,13 @@ async fn list(State(ops): State<Arc<Ops>>, principal: Principal) -> Result<Json<
 #[utoipa::path(
     get, path = "/ops/projections/{service}", tag = "operations", security(("bearer" = [])),
     params(("service" = String, Path, description = "The service", example = "orders")),
-    responses((status = 200, body = Shown), Unknown, Denied, Away)
+    responses((status = 200, body = ShownReadModel), Unknown, Denied, Away)
 )]
 async fn show(
     State(ops): State<Arc<Ops>>,
     principal: Principal,
     Path(service): Path<String>,
-) -> Result<Json<Shown>, Problem> {
+) -> Result<Json<ShownReadModel>, Problem> {
     principal.require(Role::Operator)?;
     Ok(Json(ops.find(&service).await?.into()))
 }

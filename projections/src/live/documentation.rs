@@ -53,7 +53,8 @@ fn add(api: &mut OpenApi, model: &LiveModel, query: &str, left_out: &[&str]) {
     parameters.push(text("Last-Event-ID", ParameterIn::Header, id, None));
     let until = "`live` ends the answer when everything there is was told.";
     parameters.push(text(UNTIL, ParameterIn::Query, until, Some("live")));
-    let events = ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::String))).build();
+    // Of one event, as OpenAPI has it for streams.
+    let events = ContentBuilder::new().schema(Some(ObjectBuilder::new().schema_type(Type::Object))).build();
     let events = ResponseBuilder::new().description("Events").content("text/event-stream", events);
     let responses = &mut operation.responses.responses;
     responses.insert("200".to_owned(), RefOr::T(events.build()));
