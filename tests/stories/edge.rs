@@ -74,7 +74,7 @@ async fn every_operation_has_a_route_that_says_who_may_and_how_often() {
                 assert_eq!(route.auth, if public { Auth::Public } else { Auth::Required }, "{operation:?}");
                 let role = match () {
                     () if public => None,
-                    () if OPERATORS.contains(&operation) => Some(Role::Operator),
+                    () if OPERATORS.contains(&operation) || path.starts_with("/ops/") => Some(Role::Operator),
                     () => Some(Role::Customer),
                 };
                 assert_eq!(route.role, role, "{operation:?}");
