@@ -17,6 +17,7 @@ mod edge;
 mod failure_stories;
 mod gateway;
 mod notifications;
+mod operators;
 mod order;
 mod outage;
 mod personal;
