@@ -1,6 +1,6 @@
 //! A gateway in front of the services of a [`World`].
 
-use crate::World;
+use crate::{World, eventually};
 use reqwest::RequestBuilder;
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
@@ -51,9 +51,18 @@ impl Front {
         Ok(Self { api: Api::at(urls.into()).with_tokens(tokens), url, edge })
     }
 
-    /// Waits until it knows these services.
+    /// Waits until it knows these services, and can tell a good token where the users service is among them.
     pub async fn knows(&self, services: &[Service]) -> Result<(), Failure> {
-        self.edge.wait_for(services.iter().map(|service| service.name()), READY_WITHIN).await
+        self.edge.wait_for(services.iter().map(|service| service.name()), READY_WITHIN).await?;
+        if services.contains(&Service::Users) {
+            // A gateway that has just begun has yet to ask the users service for the keys of tokens.
+            eventually("the gateway has the keys of tokens", READY_WITHIN, async || {
+                let asked = self.api.http().get(format!("{}/api/ops/instances", self.url));
+                (self.as_operator(asked).await.ok()?.status == 200).then_some(())
+            })
+            .await;
+        }
+        Ok(())
     }
 
     /// The instances of a service that it knows.

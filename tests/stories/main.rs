@@ -27,6 +27,7 @@ mod refusals;
 mod replay;
 mod saga;
 mod schemathesis;
+mod subscriptions;
 mod trace;
 mod undo;
 mod users;

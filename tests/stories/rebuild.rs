@@ -116,11 +116,6 @@ async fn an_operator_builds_again_goes_back_and_drops_through_the_gateway() {
     let world = World::of(&[Service::Users, Service::Operations, Service::Orders], |_| ()).await.unwrap();
     let front = Front::start(&world).await.unwrap();
     front.knows(&[Service::Users, Service::Operations]).await.unwrap();
-    eventually("the gateway has the keys of tokens", SOON, async || {
-        let answer = front.api.get(Service::Operations, "/ops/projections").await.unwrap();
-        (answer.status == 200).then_some(())
-    })
-    .await;
     record(&world, 0..50).await;
     let operator = world.api.tokens().unwrap().operator().await.unwrap();
     let said = async |arguments: &[&str]| {
