@@ -11,6 +11,7 @@ use async_nats::{
         context::{PublishError, PublishErrorKind},
         kv::{self, Operation},
         message::PublishMessage,
+        stream::LastRawMessageErrorKind,
     },
 };
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -121,6 +122,27 @@ impl Bucket {
         }
     }
 
+    /// The value of a key as the leader of the bucket has it. Any copy may answer [`get`](Self::get), and one that is
+    /// behind would say that there is no value yet.
+    pub(crate) async fn newest<T: DeserializeOwned>(
+        &self,
+        key: &str,
+    ) -> Result<Option<Kept<T>>, BucketError> {
+        let subject = format!("$KV.{}.{key}", self.store.name);
+        let message = match self.store.stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => message,
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => return Ok(None),
+            Err(error) => return Err(self.away(error)),
+        };
+        // Removed by us, or by the server at the end of its lifetime.
+        let gone =
+            ["KV-Operation", "Nats-Marker-Reason"].iter().any(|name| message.headers.get(*name).is_some());
+        if gone {
+            return Ok(None);
+        }
+        Ok(Some(Kept { value: self.decode(key, &message.payload)?, revision: message.sequence }))
+    }
+
     /// Sets a key, whatever it was. Gives the revision.
     pub async fn put<T: Serialize>(
         &self,
@@ -173,14 +195,14 @@ impl Bucket {
         purged.map_err(|error| self.away(error))
     }
 
-    /// Removes the value that has this revision; `false` where the key has changed since.
-    pub(crate) async fn remove_at(&self, key: &str, revision: u64) -> Result<bool, BucketError> {
+    /// Removes the value that has this revision. Gives the revision of its removal; `None` where the key has changed since.
+    pub(crate) async fn remove_at(&self, key: &str, revision: u64) -> Result<Option<u64>, BucketError> {
         let mut headers = HeaderMap::new();
         headers.insert("KV-Operation", "DEL");
         headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(revision));
         // The marker is for watchers, who are told of it at once.
         let message = PublishMessage::build().headers(headers).ttl(MARKER);
-        Ok(self.send(key, message).await?.is_some())
+        self.send(key, message).await
     }
 
     /// The keys that begin with `prefix`, which is whole tokens with their dots, at this moment; and some that are gone.

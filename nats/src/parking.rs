@@ -175,7 +175,7 @@ impl Parking {
     /// What is parked under the keys that begin with `prefix`.
     pub(crate) async fn of(&self, prefix: &str) -> Result<Vec<Kept<DeadLetter>>, BucketError> {
         let keys = self.bucket.keys(prefix).await?;
-        let found = futures::future::try_join_all(keys.iter().map(|key| self.bucket.get(key))).await?;
+        let found = futures::future::try_join_all(keys.iter().map(|key| self.bucket.newest(key))).await?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -185,7 +185,7 @@ impl Parking {
         consumer: &str,
         id: DeadLetterId,
     ) -> Result<Option<Kept<DeadLetter>>, BucketError> {
-        self.bucket.get(&key(consumer, id)).await
+        self.bucket.newest(&key(consumer, id)).await
     }
 
     /// Parks the key of a message that failed, and says so in the stream of operations. Done again it has no other effect.
@@ -198,7 +198,7 @@ impl Parking {
         let id = DeadLetterId::of(&failure.consumer, &failure.subject);
         let (key, now) = (key(&failure.consumer, id), self.clock.now());
         let (kept, joined) = loop {
-            let Some(Kept { value, revision }) = self.bucket.get::<DeadLetter>(&key).await? else {
+            let Some(Kept { value, revision }) = self.bucket.newest::<DeadLetter>(&key).await? else {
                 let (done, through) = (failure.sequence.saturating_sub(1), failure.sequence);
                 let (since, failed) = (now, now);
                 let value = DeadLetter { id, failure: failure.clone(), holds, since, failed, done, through };
@@ -229,7 +229,7 @@ impl Parking {
     ) -> Result<Option<Kept<DeadLetter>>, BucketError> {
         let key = key(consumer, id);
         loop {
-            let Some(Kept { value, revision }) = self.bucket.get::<DeadLetter>(&key).await? else {
+            let Some(Kept { value, revision }) = self.bucket.newest::<DeadLetter>(&key).await? else {
                 return Ok(None);
             };
             if value.through >= through {
@@ -270,12 +270,15 @@ impl Parking {
         Ok(Some(Kept { value, revision }))
     }
 
-    /// Lets the key flow again: nothing waits. `false`: the record has changed since.
-    pub(crate) async fn release(&self, kept: &Kept<DeadLetter>) -> Result<bool, BucketError> {
+    /// Lets the key flow again: nothing waits. Gives the revision at which it does. `None`: the record has changed since.
+    pub(crate) async fn release(&self, kept: &Kept<DeadLetter>) -> Result<Option<u64>, BucketError> {
         let letter = &kept.value;
         self.bucket.remove_at(&key(&letter.failure.consumer, letter.id), kept.revision).await
     }
 }
+
+#[cfg(test)]
+pub(crate) use tests::letter;
 
 #[cfg(test)]
 mod tests {
@@ -287,7 +290,7 @@ mod tests {
         Failed { consumer, stream, sequence, subject, kind: None, error, attempts: 1 }.into()
     }
 
-    fn letter(sequence: u64, done: u64, through: u64) -> DeadLetter {
+    pub(crate) fn letter(sequence: u64, done: u64, through: u64) -> DeadLetter {
         let (failure, now) = (failure(sequence), Timestamp::UNIX_EPOCH);
         let id = DeadLetterId::of("a-b", &failure.subject);
         DeadLetter { id, failure, holds: Holds::Aggregate, since: now, failed: now, done, through }

@@ -34,9 +34,12 @@ struct Known {
 }
 
 impl Known {
-    /// Whether it is news.
+    /// Whether it is news. At one revision a record is gone after it was there.
     fn learn(&mut self, id: DeadLetterId, revision: u64, value: Option<DeadLetter>) -> bool {
-        if self.letters.get(&id).is_some_and(|(newest, _)| *newest > revision) {
+        let old = |(newest, known): &(u64, Option<DeadLetter>)| {
+            *newest > revision || (*newest == revision && known.is_none())
+        };
+        if self.letters.get(&id).is_some_and(old) {
             return false;
         }
         let pauses = |letter: &DeadLetter| usize::from(letter.holds == Holds::Consumer);
@@ -99,8 +102,10 @@ impl Parked {
     }
 
     /// What waits of a subject, as far as it is known.
-    pub(super) fn get(&self, id: DeadLetterId) -> Option<DeadLetter> {
-        self.lock().letters.get(&id)?.1.clone()
+    pub(super) fn get(&self, id: DeadLetterId) -> Option<Kept<DeadLetter>> {
+        let known = self.lock();
+        let (revision, value) = known.letters.get(&id)?;
+        Some(Kept { value: value.clone()?, revision: *revision })
     }
 
     /// A record as it is now.
@@ -108,11 +113,10 @@ impl Parked {
         self.learn(kept.value.id, kept.revision, Some(kept.value.clone()));
     }
 
-    /// A record is gone that was known until then.
-    pub(super) fn forget(&self, id: DeadLetterId) {
-        let revision = self.lock().letters.get(&id).map_or(0, |(revision, _)| *revision);
-        // Its removal is a later revision than the last one that is known.
-        self.learn(id, revision + 1, None);
+    /// A record is gone since this revision, or some later one. What was recorded behind it stays known: a key that is
+    /// parked once more while the news of its release are on their way is parked.
+    pub(super) fn forget(&self, id: DeadLetterId, revision: u64) {
+        self.learn(id, revision, None);
     }
 
     fn learn(&self, id: DeadLetterId, revision: u64, value: Option<DeadLetter>) {
@@ -136,5 +140,48 @@ impl Parked {
     fn lock(&self) -> MutexGuard<'_, Known> {
         // Every statement leaves the map valid.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parking::letter;
+
+    fn waits(known: &Known, id: DeadLetterId) -> bool {
+        known.letters.get(&id).is_some_and(|(_, value)| value.is_some())
+    }
+
+    #[test]
+    fn a_key_that_is_parked_once_more_is_parked_whatever_comes_late_of_its_release() {
+        let (mut known, letter) = (Known::default(), letter(5, 4, 5));
+        let id = letter.id;
+        // Parked at 10, released at 11, parked again at 12: the news and what this process did itself in any order.
+        let parked = (10, Some(letter.clone()));
+        let released = [(11, None), (11, None), (10, None)];
+        let again = (12, Some(letter));
+        known.learn(id, parked.0, parked.1.clone());
+        for at in 0..=released.len() {
+            for (revision, value) in &released[..at] {
+                known.learn(id, *revision, value.clone());
+            }
+            known.learn(id, again.0, again.1.clone());
+            for (revision, value) in [&released[at..], std::slice::from_ref(&parked)].concat() {
+                known.learn(id, revision, value);
+            }
+            assert!(waits(&known, id), "what of its release comes late lets it flow: {at}");
+            assert_eq!((known.parked, known.letters.len()), (1, 1));
+        }
+    }
+
+    #[test]
+    fn what_is_gone_is_not_there_again_because_of_old_news() {
+        let (mut known, letter) = (Known::default(), letter(5, 4, 5));
+        let id = letter.id;
+        assert!(known.learn(id, 10, Some(letter.clone())));
+        assert!(known.learn(id, 10, None), "it was seen to be gone, at some revision behind");
+        assert!(!known.learn(id, 10, Some(letter)));
+        assert!(!waits(&known, id));
+        assert_eq!(known.parked, 0);
     }
 }

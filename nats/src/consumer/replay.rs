@@ -80,10 +80,13 @@ async fn replay(main: &Worker, request: &Request, cause: &Cause) -> Result<&'sta
         if main.stop.is_cancelled() {
             return Err("stopping".into());
         }
+        let known = main.parked.get(request.id);
         let Some(kept) = parking.get(durable, request.id).await? else {
+            if let Some(known) = known {
+                main.parked.forget(request.id, known.revision);
+            }
             // Perhaps by somebody who died before he could say so.
             parking.say_resolved(request.id, durable, through, cause).await?;
-            main.parked.forget(request.id);
             return Ok("resolved");
         };
         main.parked.note(&kept);
@@ -110,8 +113,8 @@ async fn step(main: &Worker, kept: Kept<DeadLetter>, cause: &Cause) -> Result<Op
     let letter = &kept.value;
     let behind = main.behind(&letter.failure.subject, letter.done).await?;
     let Some((sequence, message)) = behind.filter(|(sequence, _)| *sequence <= letter.through) else {
-        if parking.release(&kept).await? {
-            main.parked.forget(letter.id);
+        if let Some(revision) = parking.release(&kept).await? {
+            main.parked.forget(letter.id, revision);
         }
         return Ok(None);
     };

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     Message, MessageError, ParkingError, Recorded,
+    bucket::Kept,
     parking::{Cause, Failed},
 };
 use async_nats::jetstream::{AckKind, Message as Delivered};
@@ -231,7 +232,7 @@ impl Worker {
     async fn waits(&self, message: &Message) -> Result<bool, Lost> {
         let (durable, sequence) = (&self.consumer.durable, message.position.sequence);
         let id = DeadLetterId::of(durable, message.subject.as_str());
-        let Some(known) = self.parked.get(id) else { return Ok(false) };
+        let Some(Kept { value: known, revision }) = self.parked.get(id) else { return Ok(false) };
         if known.covers(sequence) {
             if known.failure.sequence == sequence {
                 let cause = Cause::of(self.consumer.service, Some(message));
@@ -248,7 +249,7 @@ impl Worker {
             self.parked.note(&kept);
             return Ok(kept.value.covers(sequence));
         }
-        self.parked.forget(id);
+        self.parked.forget(id, revision);
         Ok(false)
     }
 

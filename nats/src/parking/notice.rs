@@ -45,7 +45,7 @@ impl Parking {
     ) -> Result<(), ParkingError> {
         let id = DeadLetterId::of(consumer, subject.as_str());
         while let Some(kept) = self.get(consumer, id).await? {
-            if self.release(&kept).await? {
+            if self.release(&kept).await?.is_some() {
                 let through = kept.value.through;
                 return self.say_resolved(id, consumer, through, &Cause::of(service, None)).await;
             }

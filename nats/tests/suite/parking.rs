@@ -184,12 +184,26 @@ async fn audit(rig: &Rig) -> Vec<String> {
     all.iter().map(|message| message.kind().to_owned()).collect()
 }
 
-pub(crate) async fn unacknowledged(rig: &Rig) -> (usize, u64) {
+/// How many messages of a durable consumer are unacknowledged, and how many were not delivered yet. `None` where there is
+/// no such consumer.
+async fn open_at(rig: &Rig, durable: &str, context: Context) -> Option<(usize, u64)> {
     let jetstream = jetstream::new(rig.client().await);
-    let consumer: jetstream::consumer::PullConsumer =
-        jetstream.get_consumer_from_stream(DURABLE, "INVENTORY").await.unwrap();
-    let info = consumer.cached_info();
-    (info.num_ack_pending, info.num_pending)
+    let consumer: Result<jetstream::consumer::PullConsumer, _> =
+        jetstream.get_consumer_from_stream(durable, context.stream()).await;
+    let info = consumer.ok()?;
+    let info = info.cached_info();
+    Some((info.num_ack_pending, info.num_pending))
+}
+
+pub(crate) async fn unacknowledged(rig: &Rig) -> (usize, u64) {
+    open_at(rig, DURABLE, Context::Inventory).await.unwrap()
+}
+
+/// Whether the workers have done all that they will do: nothing is open of what arrived, nor of what was asked for.
+pub(crate) async fn at_rest(rig: &Rig) -> bool {
+    let asked = format!("{DURABLE}-ops");
+    open_at(rig, DURABLE, Context::Inventory).await == Some((0, 0))
+        && open_at(rig, &asked, Context::Ops).await == Some((0, 0))
 }
 
 async fn parked(rig: &Rig, of: &Subject) -> DeadLetter {

@@ -31,6 +31,23 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     soon(what, wait).await;
 }
 
+/// Asks again and again until the answer is the expected one; says what it was instead.
+pub(crate) async fn becomes<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    expected: &T,
+    mut is: impl AsyncFnMut() -> T,
+) {
+    let start = tokio::time::Instant::now();
+    loop {
+        let found = soon(what, is()).await;
+        if found == *expected {
+            return;
+        }
+        assert!(start.elapsed() < DEADLINE, "not in time: {what} is {found:?}, expected {expected:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 pub(crate) struct Rig {
     pub(crate) server: Server,
     pub(crate) connection: Connection,
