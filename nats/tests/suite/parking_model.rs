@@ -8,7 +8,7 @@
 
 use crate::{
     parking::{Running, World, add, at_rest, discard, letter, retry, start_at},
-    rig::{Rig, becomes, item, until},
+    rig::{DEADLINE, Rig, becomes, item, until},
 };
 use events::Subject;
 use proptest::{prelude::*, sample::select};
@@ -196,7 +196,8 @@ impl Real {
 
     fn kill(&mut self, worker: usize) {
         if let Some(Worker(runtime, _)) = self.workers[worker].take() {
-            runtime.shutdown_background();
+            // Its threads go on for some turns, and could handle what the next step brings: it is dead when they are.
+            runtime.shutdown_timeout(DEADLINE);
         }
     }
 }
