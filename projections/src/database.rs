@@ -13,7 +13,7 @@ mod sqlite;
 
 pub(crate) use generation::Shelf;
 pub use moment::{Difference, Disagreement, Moment};
-pub use postgres::{PostgresUrl, UrlError};
+pub use postgres::{Cluster, ClusterError, PostgresUrl, UrlError};
 pub use row::{Row, Stored};
 
 use crate::{change::Changes, table::Value, view::View};

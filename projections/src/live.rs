@@ -4,6 +4,7 @@
 //! all. A [`hub`] follows the change feed, asks the queries once for each document that has changed and that somebody
 //! follows, and hands it to everybody who does. What a client follows begins with the answer of the query itself.
 
+mod bookmark;
 mod cursor;
 mod document;
 mod documentation;

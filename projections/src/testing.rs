@@ -8,6 +8,7 @@ pub(crate) use postgres::Cluster;
 
 use crate::{
     Changes, View,
+    database::Cluster as Started,
     database::{Database, Moment, Storage},
 };
 use events::{

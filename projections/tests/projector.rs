@@ -6,7 +6,7 @@
 mod flows;
 #[path = "projector/past.rs"]
 mod past;
-#[expect(unreachable_pub, reason = "shared with the end-to-end tests")]
+#[expect(unreachable_pub, dead_code, reason = "shared with the end-to-end tests, which use all of it")]
 #[path = "../../tests/src/postgres.rs"]
 mod postgres;
 
@@ -25,6 +25,7 @@ use nats::{
     server::{Binary, Config, Server},
 };
 use postgres::Cluster;
+use projections::database::Cluster as Started;
 use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, View, database::Storage, verify};
 use serde_json::Value;
 use service::{

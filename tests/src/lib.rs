@@ -28,6 +28,8 @@ mod subscriber;
 mod wait;
 mod world;
 
+use projections::database::Cluster as Started;
+
 pub use collector::{CollectedLog, CollectedSpan, Collector};
 pub use front::Front;
 pub use mail::{MailServer, Received as ReceivedMail};

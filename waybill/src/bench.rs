@@ -18,9 +18,10 @@ mod stage;
 mod subscriptions;
 mod timers;
 
-use crate::failure::Failure;
+use crate::{databases::Secret, failure::Failure, settings::fault};
 use events::orders::Workflow;
 use nats::Durability;
+use projections::database::PostgresUrl;
 use report::Report;
 
 pub(crate) const EXAMPLES: &str = "\
@@ -30,6 +31,10 @@ Examples:
   waybill bench flow --workflow orchestration  the same, beside orders that a saga carries
   waybill bench gateway                        requests through the gateway and through nginx
   waybill bench memory                         the gateway after a million client addresses
+  waybill bench projection --postgres postgres://postgres:secret@db/postgres
+                                               events into read models, on SQLite and on this server
+  waybill bench projection --events 5000000    what building from a long stream takes from memory
+  waybill bench subscriptions                  10 000 clients that wait and 1000 that hear of changes
   waybill bench timers                         100 000 of them: memory, and how late they fire
   waybill bench recovery                       10 000 sagas under way, kill -9 of everything, started again
   waybill bench all --json > figures.json
@@ -49,6 +54,13 @@ pub(crate) struct Args {
     /// Beside the flow as it is, measure orders that this carries: orchestration
     #[arg(long, value_name = "WORKFLOW")]
     workflow: Option<Workflow>,
+    /// With 'projection': a PostgreSQL server, as somebody who may make databases and roles; it makes and removes
+    /// databases called waybill_bench_<NUMBER> [default: one that is started where PostgreSQL is installed]
+    #[arg(long, value_name = "URL", env = "WAYBILL_BENCH_POSTGRES", hide_env_values = true)]
+    postgres: Option<Secret>,
+    /// With 'projection': only measure what building takes from memory, from a stream of so many events
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1000..))]
+    events: Option<u64>,
     /// A tenth of the load
     #[arg(long)]
     quick: bool,
@@ -112,6 +124,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let scale = if args.quick { Scale { rounds: 1, divisor: 10 } } else { Scale { rounds: 3, divisor: 1 } };
     let profiles =
         args.durability.map_or_else(|| vec![Durability::Interval, Durability::Always], |one| vec![one]);
+    let postgres = args.postgres.as_ref().map(|url| url.reveal().parse::<PostgresUrl>()).transpose();
+    let postgres = postgres.map_err(fault("--postgres"))?;
+    let options = projection::Options { postgres, events: args.events };
     let mut report = Report::new();
     for durability in profiles {
         let wants = |what| args.what == What::All || args.what == what;
@@ -139,7 +154,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             Box::pin(gateway::measure_memory(durability, scale, &mut report)).await?;
         }
         if wants(What::Projection) {
-            Box::pin(projection::measure(durability, scale, &mut report)).await?;
+            Box::pin(projection::measure(durability, scale, &options, &mut report)).await?;
         }
         if wants(What::Subscriptions) {
             Box::pin(subscriptions::measure(durability, scale, &mut report)).await?;

@@ -60,6 +60,16 @@ impl std::fmt::Debug for Secret {
 pub struct Databases(BTreeMap<Service, PostgresUrl>);
 
 impl Databases {
+    /// One service has its read model here; the others are on SQLite.
+    pub(crate) fn of(service: Service, url: PostgresUrl) -> Self {
+        Self(BTreeMap::from([(service, url)]))
+    }
+
+    /// Whether every read model is on SQLite.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Where the read model of a service is kept.
     pub fn storage(&self, service: Service, folder: &Path) -> Storage {
         match self.0.get(&service) {

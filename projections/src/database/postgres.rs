@@ -3,6 +3,7 @@
 //! A generation of tables is a schema, and the search path of a connection names exactly one. A commit is as durable as
 //! the server makes it: with its own setting nothing that was answered is missing after a crash.
 
+mod cluster;
 mod generation;
 mod moment;
 mod parked;
@@ -24,6 +25,7 @@ use sqlx::{
 use statement::Statements;
 use std::{fmt, time::Duration};
 
+pub use cluster::{Cluster, ClusterError};
 pub(super) use generation::{Shelf, close, closed, remove, reopen};
 pub(super) use moment::rows;
 pub(super) use row::{bool, int, json, text, timestamp, uuid};

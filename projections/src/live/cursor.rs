@@ -1,4 +1,4 @@
-//! Where a client is in a feed: the `id` of every event, which it gives back to go on there.
+//! Where a client is in a feed: the first part of the `id` of every event, which it gives back to go on there.
 
 use std::{fmt, str::FromStr};
 

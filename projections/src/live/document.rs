@@ -48,8 +48,30 @@ pub(crate) struct Document {
     pub(crate) digest: u64,
     /// Its members.
     pub(crate) value: Value,
-    /// When looking at it began.
+    /// When it was looked at.
+    pub(crate) look: Look,
+}
+
+/// When something was looked at, in moments of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// What was committed before this it shows.
     pub(crate) begun: u64,
+    /// What was committed after this it does not.
+    pub(crate) ended: u64,
+}
+
+impl Look {
+    /// Whether the other one shows no less. Of two that overlap nobody knows.
+    pub(crate) fn is_before(self, other: Self) -> bool {
+        self.ended < other.begun
+    }
+}
+
+/// What looking at one document gave; `None` where it is gone.
+pub(crate) struct Seen {
+    pub(crate) document: Option<Document>,
+    pub(crate) look: Look,
 }
 
 impl Documents {
@@ -89,24 +111,24 @@ impl Documents {
         Ok(Answer { json, position })
     }
 
-    /// One document, as it is or later; `None` where it is gone. The tables contain `position` when it is looked at.
-    pub(crate) async fn look(
-        &self,
-        model: &LiveModel,
-        path: &str,
-        position: &str,
-    ) -> Result<Option<Document>, Problem> {
+    /// One document, as it is or later. The tables contain `position` when it is looked at.
+    pub(crate) async fn look(&self, model: &LiveModel, path: &str, position: &str) -> Result<Seen, Problem> {
         let begun = self.moment();
-        match self.ask(path, OBSERVER, position).await {
-            Ok(answer) => Document::new(model, answer.json, begun).map(Some),
-            Err(problem) if problem.status() == StatusCode::NOT_FOUND => Ok(None),
+        let answer = self.ask(path, OBSERVER, position).await;
+        let look = Look { begun, ended: self.moment() };
+        match answer {
+            Ok(answer) => {
+                let document = Document::new(model, answer.json, look)?;
+                Ok(Seen { document: Some(document), look })
+            }
+            Err(problem) if problem.status() == StatusCode::NOT_FOUND => Ok(Seen { document: None, look }),
             Err(problem) => Err(problem),
         }
     }
 }
 
 impl Document {
-    pub(crate) fn new(model: &LiveModel, json: Bytes, begun: u64) -> Result<Self, Problem> {
+    pub(crate) fn new(model: &LiveModel, json: Bytes, look: Look) -> Result<Self, Problem> {
         let mut value: Value = serde_json::from_slice(&json).map_err(|_| Problem::internal())?;
         let mut listed = json.clone();
         if !model.only_in_one.is_empty()
@@ -115,7 +137,7 @@ impl Document {
             members.retain(|name, _| !model.only_in_one.contains(&name.as_str()));
             listed = members_of(members).into();
         }
-        Ok(Self { digest: digest(&value), json, listed, value, begun })
+        Ok(Self { digest: digest(&value), json, listed, value, look })
     }
 
     /// The user in a member.

@@ -6,8 +6,9 @@
 
 use super::{
     LiveModel, Shared,
+    bookmark::{Ahead, Bookmark, GONE},
     cursor::Cursor,
-    document::{Document, digest},
+    document::{Document, Look, Seen, digest},
     hub::{Hub, Missed, Newcomer, Place},
     queue::{Change, Item, Now, Queue, Why},
     target::{self, Target},
@@ -25,7 +26,7 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Said {
     /// Where the client is once it has it; nowhere new while a snapshot is on its way.
-    pub(crate) cursor: Option<Cursor>,
+    pub(crate) cursor: Option<Bookmark>,
     pub(crate) what: What,
 }
 
@@ -77,6 +78,8 @@ pub(crate) struct Follow {
     tag: u32,
     /// Of one document, what the client has of it.
     has: Option<u64>,
+    /// What it has that the feed tells only later.
+    ahead: Ahead,
     _place: Place,
 }
 
@@ -84,6 +87,8 @@ pub(crate) struct Follow {
 struct Fresh {
     sequence: u64,
     document: Option<Arc<Document>>,
+    look: Look,
+    ahead: bool,
 }
 
 impl Follow {
@@ -98,9 +103,10 @@ impl Follow {
             return Err(super::sse::erased());
         }
         let (queue, tag) = (Arc::clone(newcomer.queue), newcomer.tag);
+        let ahead = newcomer.cursor.map(|bookmark| bookmark.ahead.clone()).unwrap_or_default();
         let (place, missed) = Hub::enter(shared, newcomer).await?;
         let shared = Arc::clone(shared);
-        let mut this = Self { shared, model, target, principal, queue, tag, has: None, _place: place };
+        let mut this = Self { shared, model, target, principal, queue, tag, has: None, ahead, _place: place };
         let said = this.opening(missed).await?;
         Ok((this, said))
     }
@@ -109,32 +115,37 @@ impl Follow {
         &self.shared.view.live.models[self.model]
     }
 
+    /// Where the client is that has everything up to `cursor`.
+    pub(crate) fn at(&self, cursor: Cursor) -> Bookmark {
+        Bookmark { cursor, ahead: self.ahead.clone() }
+    }
+
     /// What is told first.
     async fn opening(&mut self, mut missed: Missed) -> Result<Vec<Said>, Problem> {
         loop {
             // Also where nothing was missed the query says whether he may ask.
+            let begun = self.shared.documents.moment();
             let answer = self.shared.documents.ask(self.target.path(), self.principal, "").await?;
+            let whole = Look { begun, ended: self.shared.documents.moment() };
             let mut fresh = match &missed {
-                Ok(missed) => self.looks(missed, &answer.json).await?,
+                Ok(missed) => self.looks(missed, &answer.json, whole).await?,
                 Err(_) => HashMap::new(),
             };
-            let looked = self.shared.documents.moment();
-            let now = self.shared.hub.reached(&self.shared.contained()).await;
-            let mut again = None;
-            for item in self.queue.extract(self.tag, now.sequence) {
-                match item {
-                    Item::Reset(why) => again = Some(why),
-                    Item::Change(change) => self.merge(&mut fresh, &change, looked, missed.is_ok()).await?,
-                }
-            }
-            if let Some(why) = again {
-                missed = Err(Some(why));
-                continue;
-            }
-            let live = Said { cursor: Some(now), what: What::Live(answer.position) };
-            let mut said = match missed {
-                Ok(_) => self.told(fresh, Some(now)),
+            let now = match self.settle(&mut fresh, missed.is_err().then_some(whole)).await? {
+                Ok(now) => now,
                 Err(why) => {
+                    missed = Err(Some(why));
+                    continue;
+                }
+            };
+            let mut said = match missed {
+                Ok(_) => {
+                    // Of what was missed it has something else.
+                    self.has = Some(if fresh.is_empty() { bytes(&answer.json) } else { GONE });
+                    self.told(fresh, Some(now))
+                }
+                Err(why) => {
+                    self.ahead = Ahead::default();
                     let has = self.keep(&answer.json)?;
                     let say = |what| Said { cursor: None, what };
                     let reset = why.map(|why| say(What::Reset(why)));
@@ -147,71 +158,67 @@ impl Follow {
                     said
                 }
             };
-            said.push(live);
+            said.push(Said { cursor: Some(self.at(now)), what: What::Live(answer.position) });
             return Ok(said);
         }
     }
 
-    /// What was missed, as it is now.
+    /// What was missed, as it is now. `whole` is when the query was answered.
     async fn looks(
         &self,
         missed: &[(u64, Arc<str>)],
         answer: &Bytes,
+        whole: Look,
     ) -> Result<HashMap<Arc<str>, Fresh>, Problem> {
         let mut fresh = HashMap::new();
         for (sequence, key) in missed {
-            let document = match &self.target {
+            let seen = match &self.target {
                 Target::One { key: one, .. } if one != key => continue,
-                Target::One { .. } => Some(Document::new(self.declared(), answer.clone(), 0)?),
-                Target::Many { .. } => {
-                    let path = target::one(self.declared(), key);
-                    self.shared.documents.look(self.declared(), &path, "").await?
+                Target::One { .. } => {
+                    let document = Document::new(self.declared(), answer.clone(), whole)?;
+                    Seen { document: Some(document), look: whole }
                 }
+                Target::Many { .. } => self.look(key).await?,
             };
-            let document = document.map(Arc::new);
-            fresh.insert(Arc::clone(key), Fresh { sequence: *sequence, document });
+            fresh.insert(Arc::clone(key), Fresh::seen(*sequence, seen));
         }
         Ok(fresh)
     }
 
-    /// Adds what was heard while the tables were looked at. `each` says whether documents were looked at one by one, and not
-    /// all at once.
-    async fn merge(
+    /// Waits until the feed has told all that was looked at, and adds what was heard meanwhile. Where the client is then, or
+    /// why it has to begin anew. `whole` is when everything was looked at at once.
+    async fn settle(
         &self,
         fresh: &mut HashMap<Arc<str>, Fresh>,
-        change: &Change,
-        looked: u64,
-        each: bool,
-    ) -> Result<(), Problem> {
-        let sequence = change.cursor.sequence;
-        let document = match &change.now {
-            Now::Known(document) if document.begun > looked => Some(Arc::clone(document)),
-            Now::Gone(begun) if *begun > looked => None,
-            now => {
-                // Our own look contains it.
-                if let Some(known) = fresh.get_mut(&change.key) {
-                    known.sequence = sequence;
-                    return Ok(());
-                }
-                match now {
-                    _ if !each => return Ok(()),
-                    Now::Known(document) => Some(Arc::clone(document)),
-                    Now::Gone(_) => None,
-                    Now::Unknown => self.look(&change.key).await?,
+        whole: Option<Look>,
+    ) -> Result<Result<Cursor, Why>, Problem> {
+        loop {
+            let now = self.shared.hub.reached(&self.shared.contained()).await?;
+            let mut unsure = Vec::new();
+            for item in self.queue.extract(self.tag, now.sequence) {
+                match item {
+                    Item::Reset(why) => return Ok(Err(why)),
+                    Item::Change(change) if merge(fresh, &change, whole) => {}
+                    Item::Change(change) => unsure.push(change),
                 }
             }
-        };
-        fresh.insert(Arc::clone(&change.key), Fresh { sequence, document });
-        Ok(())
+            if unsure.is_empty() {
+                return Ok(Ok(now));
+            }
+            for change in unsure {
+                let seen = self.look(&change.key).await?;
+                fresh.insert(Arc::clone(&change.key), Fresh::seen(change.cursor.sequence, seen));
+            }
+        }
     }
 
     /// What the client is told of these, in the order of their changes. Without a place it stays where it is.
     fn told(&mut self, fresh: HashMap<Arc<str>, Fresh>, now: Option<Cursor>) -> Vec<Said> {
         let mut fresh: Vec<_> = fresh.into_iter().collect();
         fresh.sort_by_key(|(_, fresh)| fresh.sequence);
-        let told = fresh.into_iter().filter_map(|(key, Fresh { sequence, document })| {
+        let told = fresh.into_iter().filter_map(|(key, Fresh { sequence, document, ahead, .. })| {
             let cursor = now.map(|now| Cursor { sequence, ..now });
-            self.tell(&key, document.as_deref(), cursor)
+            self.tell(&key, document.as_deref(), cursor, ahead)
         });
         told.collect()
     }
@@ -235,47 +242,96 @@ impl Follow {
             Item::Reset(why) => return self.opening(Err(Some(why))).await,
             Item::Change(change) => change,
         };
-        let document = match &change.now {
-            Now::Known(document) => Some(Arc::clone(document)),
-            Now::Gone(_) => None,
-            Now::Unknown => self.look(&change.key).await?,
+        let (document, ahead) = match &change.now {
+            Now::Known(document) => (Some(Arc::clone(document)), change.ahead),
+            Now::Gone(_) => (None, change.ahead),
+            // As it is by now.
+            Now::Unknown => (self.look(&change.key).await?.document.map(Arc::new), true),
         };
-        Ok(self.tell(&change.key, document.as_deref(), Some(change.cursor)).into_iter().collect())
+        let said = self.tell(&change.key, document.as_deref(), Some(change.cursor), ahead);
+        Ok(said.into_iter().collect())
     }
 
     /// Looks at a document.
-    async fn look(&self, key: &Arc<str>) -> Result<Option<Arc<Document>>, Problem> {
+    async fn look(&self, key: &Arc<str>) -> Result<Seen, Problem> {
         let model = self.declared();
         let path = match &self.target {
             Target::One { path, .. } => path.to_string(),
             Target::Many { .. } => target::one(model, key),
         };
-        Ok(self.shared.documents.look(model, &path, "").await?.map(Arc::new))
+        self.shared.documents.look(model, &path, "").await
     }
 
-    /// What the client is told of a document; nothing where it has that, or may not see it.
-    fn tell(&mut self, key: &Arc<str>, document: Option<&Document>, cursor: Option<Cursor>) -> Option<Said> {
+    /// What the client is told of a document; nothing where it has that, or may not see it. `ahead` says whether the feed may
+    /// tell it once more.
+    fn tell(
+        &mut self,
+        key: &Arc<str>,
+        document: Option<&Document>,
+        cursor: Option<Cursor>,
+        ahead: bool,
+    ) -> Option<Said> {
         let model = self.declared();
-        let removed = || What::Removed(model.key(), Arc::clone(key));
-        let what = match (&self.target, document) {
-            (_, Some(document)) if !target::may_see(model, document, &self.principal) => return None,
+        if document.is_some_and(|document| !target::may_see(model, document, &self.principal)) {
+            return None;
+        }
+        let removed = || (What::Removed(model.key(), Arc::clone(key)), GONE);
+        let (what, digest, has) = match (&self.target, document) {
             (Target::One { .. }, Some(document)) => {
-                let now = Some(bytes(&document.json));
-                if std::mem::replace(&mut self.has, now) == now {
-                    return None;
-                }
-                What::Change(document.json.clone())
+                let now = bytes(&document.json);
+                let had = self.has.replace(now) == Some(now);
+                (What::Change(document.json.clone()), now, had)
             }
             (Target::One { .. }, None) => {
-                self.has.take()?;
-                removed()
+                let (what, digest) = removed();
+                (what, digest, self.has.take().is_none())
             }
             (Target::Many { .. }, Some(document)) if self.target.holds(document) => {
-                What::Change(document.listed.clone())
+                (What::Change(document.listed.clone()), document.digest, false)
             }
-            (Target::Many { .. }, _) => removed(),
+            (Target::Many { .. }, _) => {
+                let (what, digest) = removed();
+                (what, digest, false)
+            }
         };
-        Some(Said { cursor, what })
+        let has = has || self.ahead.has(key, digest);
+        if ahead {
+            self.ahead.note(key, digest);
+        } else {
+            self.ahead.forget(key);
+        }
+        (!has).then(|| Said { cursor: cursor.map(|cursor| self.at(cursor)), what })
+    }
+}
+
+impl Fresh {
+    /// Something that the client's own look has shown: the feed has told all of it when it is told.
+    fn seen(sequence: u64, Seen { document, look }: Seen) -> Self {
+        Self { sequence, document: document.map(Arc::new), look, ahead: false }
+    }
+}
+
+/// Adds what was heard to what was looked at: of a document whichever was looked at later. Whether that is known.
+fn merge(fresh: &mut HashMap<Arc<str>, Fresh>, change: &Change, whole: Option<Look>) -> bool {
+    let (document, look) = match &change.now {
+        Now::Known(document) => (Some(Arc::clone(document)), document.look),
+        Now::Gone(look) => (None, *look),
+        Now::Unknown => return false,
+    };
+    let (sequence, ahead) = (change.cursor.sequence, change.ahead);
+    match fresh.get(&change.key).map(|own| own.look).or(whole) {
+        Some(own) if look.is_before(own) => {
+            // Our own look contains it.
+            if let Some(own) = fresh.get_mut(&change.key) {
+                own.sequence = sequence;
+            }
+            true
+        }
+        Some(own) if !own.is_before(look) => false,
+        Some(_) | None => {
+            fresh.insert(Arc::clone(&change.key), Fresh { sequence, document, look, ahead });
+            true
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::{
     LiveModel, LiveOptions, Shared,
+    bookmark::Bookmark,
     cursor::Cursor,
     document::Document,
     history::{Entry, History},
@@ -26,9 +27,7 @@ use uuid::Uuid;
 
 /// Documents whose owner is remembered, of about 100 bytes each. (The compiler evaluates the `expect`.)
 const OWNERS: NonZeroUsize = NonZeroUsize::new(50_000).expect("not zero");
-/// How long what was looked at waits until the feed has told as much.
-pub(super) const HELD: Duration = Duration::from_secs(1);
-/// How long somebody may wait until the feed is followed.
+/// How long somebody may wait until the feed is followed, and until it has told what he was shown.
 const READY_WITHIN: Duration = Duration::from_secs(5);
 
 /// Who follows what, and where the feed is.
@@ -76,7 +75,7 @@ pub(crate) struct Newcomer<'a> {
     pub(crate) principal: &'a Principal,
     pub(crate) queue: &'a Arc<Queue>,
     pub(crate) tag: u32,
-    pub(crate) cursor: Option<Cursor>,
+    pub(crate) cursor: Option<&'a Bookmark>,
 }
 
 /// A place among those who follow, given back when it is dropped.
@@ -103,6 +102,8 @@ pub(super) struct Wanted {
     pub(super) sequence: u64,
     /// The queries that answer them.
     pub(super) paths: HashSet<Arc<str>>,
+    /// Whether they may contain what the feed tells only behind `sequence`.
+    pub(super) ahead: bool,
 }
 
 /// What has changed up to a mark, looked at.
@@ -163,10 +164,10 @@ impl Hub {
         let mut ready = hub.ready.subscribe();
         let followed = tokio::time::timeout(READY_WITHIN, ready.wait_for(|ready| *ready)).await;
         if !matches!(followed, Ok(Ok(_))) {
-            let detail = "The change feed cannot be followed at the moment.";
-            return Err(Problem::unavailable("feed-unavailable", detail, 1));
+            return Err(away());
         }
         let Newcomer { model, target, principal, queue, tag, cursor } = newcomer;
+        let cursor = cursor.map(|bookmark| bookmark.cursor);
         let (seat, declared) = (Seat::of(model, target), &hub.view.live.models[model]);
         let path = match target {
             Target::One { key, path } => (**path != *target::one(declared, key)).then(|| Arc::clone(path)),
@@ -188,12 +189,15 @@ impl Hub {
         Ok((place, missed))
     }
 
-    /// Waits, not for long, until everything committed up to `position` is in the queues. Where the feed is then.
-    pub(crate) async fn reached(&self, position: &[Position]) -> Cursor {
+    /// Waits, not for long, until everything committed up to `position` is in the queues. Where the feed is then. Whoever was
+    /// shown more than that has no place to go on from.
+    pub(crate) async fn reached(&self, position: &[Position]) -> Result<Cursor, Problem> {
         let mut marks = self.marks.subscribe();
         let there = marks.wait_for(|_| covers(&self.lock().told, position));
-        let _ = tokio::time::timeout(HELD, there).await;
-        self.now()
+        match tokio::time::timeout(READY_WITHIN, there).await {
+            Ok(Ok(_)) => Ok(self.now()),
+            Ok(Err(_)) | Err(_) => Err(away()),
+        }
     }
 
     /// The feed is this one from now on.
@@ -303,14 +307,14 @@ impl Hub {
                 let usual = target::one(&self.view.live.models[model], &key);
                 state.answers.pop(&*usual);
             }
-            Wanted { model, key, sequence, paths }
+            Wanted { model, key, sequence, paths, ahead: false }
         });
         wanted.collect()
     }
 
     /// Puts a change into the queues of those who follow it.
     fn tell(&self, state: &mut State, wanted: &Wanted, found: &HashMap<Arc<str>, Now>) {
-        let Wanted { model, ref key, sequence, .. } = *wanted;
+        let Wanted { model, ref key, sequence, ahead, .. } = *wanted;
         let declared = &self.view.live.models[model];
         let usual = target::one(declared, key);
         let now = |path: &str| found.get(path).cloned().unwrap_or(Now::Unknown);
@@ -323,7 +327,7 @@ impl Hub {
                 return;
             }
         }
-        let change = |now| Arc::new(Change { cursor, key: Arc::clone(key), now });
+        let change = |now| Arc::new(Change { cursor, key: Arc::clone(key), now, ahead });
         let known = now(&usual);
         if let Now::Known(document) = &known
             && let Some(owner) = owner(declared, document)
@@ -353,6 +357,11 @@ impl Hub {
         }
         state.history.push(Entry { sequence, model, key: Arc::clone(key) });
     }
+}
+
+fn away() -> Problem {
+    let detail = "The change feed cannot be followed at the moment.";
+    Problem::unavailable("feed-unavailable", detail, 1)
 }
 
 fn owner(model: &LiveModel, document: &Document) -> Option<Uuid> {

@@ -1,6 +1,9 @@
 //! What waits for one client. Nobody waits for the client: when too much waits, the client is dropped.
 
-use super::{cursor::Cursor, document::Document};
+use super::{
+    cursor::Cursor,
+    document::{Document, Look},
+};
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -25,6 +28,8 @@ pub(crate) struct Change {
     pub(crate) key: Arc<str>,
     /// What it is now.
     pub(crate) now: Now,
+    /// Whether it may contain what the feed tells only behind the cursor.
+    pub(crate) ahead: bool,
 }
 
 /// What a document is now.
@@ -32,8 +37,8 @@ pub(crate) struct Change {
 pub(crate) enum Now {
     /// This.
     Known(Arc<Document>),
-    /// Gone, as looked at from this moment on.
-    Gone(u64),
+    /// Gone, when it was looked at.
+    Gone(Look),
     /// Whoever wants to know has to look.
     Unknown,
 }

@@ -238,7 +238,7 @@ impl Socket {
             principal: &self.principal,
             queue: &self.queue,
             tag: self.last,
-            cursor,
+            cursor: cursor.as_ref(),
         };
         let (follow, said) = Follow::begin(&shared, newcomer).await?;
         self.follows.insert(self.last, (wanted.id, follow));

@@ -2,7 +2,7 @@
 
 use super::{
     Shared,
-    cursor::Cursor,
+    bookmark::Bookmark,
     follow::{Follow, Said},
     hub::Newcomer,
     queue::{End, Queue},
@@ -29,7 +29,7 @@ const SOON: std::ops::Range<u32> = 500..1500;
 pub(super) struct Wish {
     pub(super) model: usize,
     pub(super) target: Target,
-    pub(super) cursor: Option<Cursor>,
+    pub(super) cursor: Option<Bookmark>,
     pub(super) principal: Principal,
     pub(super) expires: Option<Timestamp>,
     /// Whether it ends when everything there is has been told.
@@ -45,7 +45,7 @@ pub(super) async fn answer(shared: &Arc<Shared>, wish: Wish) -> Result<Response,
         principal: &wish.principal,
         queue: &queue,
         tag: 0,
-        cursor: wish.cursor,
+        cursor: wish.cursor.as_ref(),
     };
     let (follow, said) = Follow::begin(shared, newcomer).await?;
     let now = Instant::now();
@@ -138,7 +138,7 @@ impl Events {
             self.end("expired", &expired());
         } else {
             // Where the feed is, unless something of it is still to be told.
-            let cursor = self.shared().hub.now();
+            let cursor = self.follow.at(self.shared().hub.now());
             let id = if self.queue.is_empty() { format!("id: {cursor}\n") } else { String::new() };
             self.out.push_back(format!(": still here\n{id}\n").into());
         }
@@ -161,7 +161,7 @@ impl Events {
 
 fn event(said: &Said) -> Bytes {
     let data = said.what.data();
-    let id = said.cursor.map(|cursor| format!("id: {cursor}\n")).unwrap_or_default();
+    let id = said.cursor.as_ref().map(|cursor| format!("id: {cursor}\n")).unwrap_or_default();
     let head = format!("{id}event: {}\ndata: ", said.what.name());
     let mut event = BytesMut::with_capacity(head.len() + data.len() + 2);
     event.put_slice(head.as_bytes());

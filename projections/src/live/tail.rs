@@ -2,11 +2,13 @@
 //!
 //! What a query answers may be ahead of what the feed has told: it contains what was committed a moment ago and is not told
 //! yet. Told with the sequence of an earlier change, it would come once more to whoever goes on from there. So an answer is
-//! held until the feed has told as much as the tables contained; what has changed again until then is looked at again.
+//! held until the feed has told as much as the tables contained; what has changed again until then is looked at again. What
+//! cannot wait any longer is told as *ahead*, and named in the ids of those who were told ([`bookmark`](super::bookmark)).
 
 use super::{
     LiveModel, Shared,
-    hub::{HELD, Looked, Wanted, covers},
+    document::Seen,
+    hub::{Looked, Wanted, covers},
     queue::Now,
 };
 use crate::telling::read;
@@ -27,6 +29,8 @@ const BATCH: usize = 500;
 const LOOKS: usize = 8;
 /// How long something that changes all the time is looked at again before it is told all the same.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// How long anything waits until the feed has told as much as it contains.
+const HELD: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
 
 /// Which document, of which kind.
@@ -91,9 +95,10 @@ pub(super) async fn follow(shared: Arc<Shared>, feed: ChangeFeed) {
                 tracing::warn!(projection = shared.view.name, %error, "the change feed is followed again");
                 outage = Some(Instant::now());
             }
-            // Better twice than too late.
+            // Nobody tells the feed: better ahead of it than too late.
             Err(_) => {
-                if let Some(held) = way.held.take() {
+                if let Some(mut held) = way.held.take() {
+                    held.looked.wanted.iter_mut().for_each(|wanted| wanted.ahead = true);
                     hub.tell_all(&held.looked);
                 }
             }
@@ -133,12 +138,11 @@ async fn take(shared: &Arc<Shared>, way: &mut Way, told: Told) {
 async fn mark(shared: &Arc<Shared>, way: &mut Way, sequence: u64, position: &str) {
     let told = read(position);
     if let Some(mut held) = way.held.take() {
-        held.looked.wanted.retain(|wanted| {
+        held.looked.wanted.retain_mut(|wanted| {
             let name = (wanted.model, Arc::clone(&wanted.key));
-            if !way.changed.contains_key(&name) {
-                return true;
-            }
-            way.again.entry(name).or_insert_with(Instant::now).elapsed() > PATIENCE
+            // What has changed since may be in it already.
+            wanted.ahead = way.changed.contains_key(&name);
+            !wanted.ahead || way.again.entry(name).or_insert_with(Instant::now).elapsed() > PATIENCE
         });
         if !covers(&told, &held.contained) {
             way.held = Some(held);
@@ -188,10 +192,9 @@ async fn look_at(shared: &Arc<Shared>, wanted: &[Wanted], position: &str) -> Has
 async fn look(shared: &Shared, model: &LiveModel, path: &str, position: &str) -> Now {
     let token = shared.shutdown.token();
     loop {
-        let begun = shared.documents.moment();
         match shared.documents.look(model, path, position).await {
-            Ok(Some(document)) => return Now::Known(Arc::new(document)),
-            Ok(None) => return Now::Gone(begun),
+            Ok(Seen { document: Some(document), .. }) => return Now::Known(Arc::new(document)),
+            Ok(Seen { look, .. }) => return Now::Gone(look),
             Err(problem) => {
                 let error = problem.detail();
                 tracing::warn!(projection = shared.view.name, error, "a changed document is asked for again");

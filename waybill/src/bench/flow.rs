@@ -5,7 +5,7 @@ use super::{
     http::{self, Load},
     load::{self, Sample},
     report::{Case, Report, median, ratio},
-    stage::{Stage, metadata},
+    stage::{Stage, metadata, times},
 };
 use crate::{
     failure::Failure,
@@ -259,14 +259,5 @@ pub(super) async fn accepted(request: reqwest::RequestBuilder) -> Option<String>
 
 /// CPU time of this process and of nats-server, in seconds; only Linux tells.
 fn cpu_seconds(server: Option<u32>) -> Option<f64> {
-    /// Clock ticks per second in /proc, the same on every Linux that Rust supports.
-    const TICKS: f64 = 100.0;
-    let of = |pid: &str| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name in brackets may hold spaces; user and system time are the 12th and 13th field after it.
-        let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
-        let (user, system): (f64, f64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        Some((user + system) / TICKS)
-    };
-    Some(of("self")? + of(&server?.to_string())?)
+    Some(times("self")?.own + times(&server?.to_string())?.own)
 }

@@ -68,6 +68,29 @@ pub(super) fn resident_mib(pid: u32) -> Option<f64> {
     Some(kib / 1024.0)
 }
 
+/// CPU time of a process, in seconds, where the system tells.
+pub(super) struct Times {
+    pub(super) own: f64,
+    /// Of its children that have ended.
+    pub(super) ended: f64,
+    /// Whose child it is.
+    pub(super) parent: u32,
+}
+
+/// What the kernel says of a process: its number, or `self`.
+pub(super) fn times(process: &str) -> Option<Times> {
+    /// Clock ticks per second in /proc, the same on every Linux that Rust supports.
+    const TICKS: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    // The name in brackets may hold spaces. Behind it: state and parent, and from the 12th on user and system time, and the same
+    // of the children.
+    let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let parent = fields.get(1)?.parse().ok()?;
+    let ticks = |place: usize| fields.get(place)?.parse::<f64>().ok();
+    let (own, ended) = (ticks(11)? + ticks(12)?, ticks(13)? + ticks(14)?);
+    Some(Times { own: own / TICKS, ended: ended / TICKS, parent })
+}
+
 /// A fresh command of a client.
 pub(super) fn metadata(clock: &Clock) -> Metadata {
     let command = CommandId::new(clock.uuid());

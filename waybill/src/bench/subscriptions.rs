@@ -7,13 +7,15 @@ use super::{
     Scale,
     commands::{Ask, ask_all},
     load::Sample,
+    projection::Place,
     report::{Case, Report, ratio},
     stage::{self, Stage},
 };
 use crate::{
+    databases::Databases,
     failure::{Failure, because},
     subscriptions::Subscriptions,
-    system::{Service, System},
+    system::{Config, Service, System},
 };
 use clients::Followers;
 use commands::orders::{OrderCommand, Placement};
@@ -22,6 +24,7 @@ use nats::{ChangeFeed, Durability, FeedOptions};
 use projections::{
     Feed, FeedMetrics, LiveOptions, Outlet, ProjectionMetrics, Projections, Rebuilds, View, database::Storage,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use service::{Metrics, Shutdown};
 use std::{
     process::Stdio,
@@ -41,7 +44,7 @@ pub(super) use clients::run as idle;
 const IDLE: u64 = 10_000;
 /// Who follow their own orders, each of which is placed in turn.
 const BUSY: u64 = 1000;
-/// Orders a second, all together.
+/// Orders a second.
 const RATE: u64 = 500;
 const SECONDS: u64 = 10;
 /// Orders of two events each: few enough that all of them are told.
@@ -59,8 +62,15 @@ pub(super) async fn measure(
         return Ok(());
     }
     let case = Case { bench: "subscriptions", durability, callers: 1 };
+    let load = Load {
+        idle: scale.of(IDLE),
+        busy: scale.of(BUSY),
+        rate: RATE,
+        seconds: if scale.rounds == 1 { 2 } else { SECONDS },
+    };
     let stage = Stage::open(durability).await?;
-    Box::pin(follow(&stage, scale, case, report)).await?;
+    let config = stage.config();
+    Box::pin(follow(&stage, config, load, case, report)).await?;
     stage.close().await;
     let stage = Stage::open(durability).await?;
     Box::pin(cost(&stage, scale, case, report)).await?;
@@ -68,9 +78,46 @@ pub(super) async fn measure(
     Ok(())
 }
 
-/// One service, those who follow it, and orders.
-async fn follow(stage: &Stage, scale: Scale, case: Case, report: &mut Report) -> Result<(), Failure> {
+/// How long a change takes to those who follow, with the read model in one database.
+pub(super) async fn latency(place: &Place, scale: Scale, report: &mut Report) -> Result<(), Failure> {
+    let stage = Stage::open(Durability::Interval).await?;
     let mut config = stage.config();
+    match place.storage().await? {
+        Storage::Sqlite(folder) => config.data = folder,
+        Storage::Postgres(url) => config.databases = Databases::of(Service::Orders, url),
+    }
+    let seconds = if scale.rounds == 1 { 2 } else { SECONDS };
+    let load = Load { idle: 0, busy: 100, rate: 100, seconds };
+    let case = Case { bench: "projection", durability: Durability::Interval, callers: 100 };
+    eprintln!("change to client, {}:", place.name());
+    Box::pin(follow(&stage, config, load, case, report)).await?;
+    stage.close().await;
+    Ok(())
+}
+
+/// Who follow, and what they hear.
+#[derive(Clone, Copy)]
+struct Load {
+    /// Clients that hear nothing.
+    idle: u64,
+    /// Clients that hear of their own orders, each of which is placed in turn.
+    busy: u64,
+    /// Orders a second, all together.
+    rate: u64,
+    seconds: u64,
+}
+
+/// One service, those who follow it, and orders.
+async fn follow(
+    stage: &Stage,
+    mut config: Config,
+    load: Load,
+    case: Case,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    // An end of each connection that is another process's, both of those who are heard here.
+    descriptors(load.idle + 2 * load.busy)?;
+    let on = if config.databases.is_empty() { "SQLite" } else { "PostgreSQL" };
     let live = LiveOptions { most_per_user: usize::MAX, ..LiveOptions::default() };
     config.subscriptions = Subscriptions { live, ..config.subscriptions };
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -79,18 +126,23 @@ async fn follow(stage: &Stage, scale: Scale, case: Case, report: &mut Report) ->
     let token = crate::api::Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
     let token = token.operator().await?;
 
-    let (count, before) = (scale.of(IDLE), resident_kib()?);
+    let (count, before) = (load.idle, resident_kib()?);
     // Each end of a connection takes a descriptor: those of the clients are another process's.
     let mut idle = Idle::start(&format!("{address} {count} {token}")).await?;
-    #[expect(clippy::cast_precision_loss, reason = "memory in KiB is far below 2^52")]
-    let each = (resident_kib()? - before) as f64 / count as f64;
-    report.figure("subscriptions", format!("memory for each of {count} who hear nothing"), each, "KiB", "");
+    if count > 0 {
+        let now = resident_kib()?;
+        #[expect(clippy::cast_precision_loss, reason = "memory in KiB is far below 2^52")]
+        let (each, whole) = ((now - before) as f64 / count as f64, now as f64 / 1024.0);
+        let name = format!("memory for each of {count} who hear nothing");
+        report.figure("subscriptions", name, each, "KiB", "");
+        report.figure("subscriptions", "memory of the process with all of them", whole, "MiB", "");
+    }
 
     let executor = stage.executor(Context::Orders);
-    let users: Vec<_> = (0..scale.of(BUSY)).map(|_| stage.clock.uuid()).collect();
+    let users: Vec<_> = (0..load.busy).map(|_| stage.clock.uuid()).collect();
     let followers = Followers::start(address, &users, &token).await?;
-    let orders = RATE * if scale.rounds == 1 { 2 } else { SECONDS };
-    let mut pace = tokio::time::interval(Duration::from_secs(1) / u32::try_from(RATE).unwrap_or(1));
+    let orders = load.rate * load.seconds;
+    let mut pace = tokio::time::interval(Duration::from_secs(1) / u32::try_from(load.rate).unwrap_or(1));
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let started = Instant::now();
     let mut asked = tokio::task::JoinSet::new();
@@ -114,8 +166,11 @@ async fn follow(stage: &Stage, scale: Scale, case: Case, report: &mut Report) ->
         placed += u64::from(one?);
     }
     let sample = followers.finish(placed, started).await?;
-    let name = format!("{} who follow, beside {count}", users.len());
+    let (p50, p99) = (sample.millis(0.5), sample.millis(0.99));
+    let name = format!("{on}: {} who follow, beside {count}", users.len());
     report.add(Case { callers: users.len(), ..case }, name, &[sample], None);
+    report.figure(case.bench, format!("{on}: from a change to its client, p50"), p50, "ms", "under 20");
+    report.figure(case.bench, format!("{on}: from a change to its client, p99"), p99, "ms", "");
     idle.stop().await?;
     system.stop().await;
     Ok(())
@@ -204,6 +259,24 @@ async fn project(
     let told = Sample::of(events, started.elapsed());
     shutdown.drain(Duration::from_secs(5)).await;
     Ok((tables, told))
+}
+
+/// As many files as this process may open: at least so many connections, and some more.
+fn descriptors(connections: u64) -> Result<(), Failure> {
+    let needed = connections + 500;
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    if maximum.is_none_or(|maximum| maximum >= needed) {
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
+        return Ok(());
+    }
+    let most = maximum.unwrap_or_default();
+    Err(format!(
+        "{needed} open files are needed and {most} are allowed: `ulimit -Hn {needed}` as root, or --quick"
+    )
+    .into())
 }
 
 /// Resident memory of this process, in KiB.

@@ -41,6 +41,15 @@ impl PostgresUrl {
         inside.close().await.map_err(failed)?;
         Ok(self.with(&name, &name, &password))
     }
+
+    /// Takes back what [`provision`](Self::provision) has made, with everything in it.
+    pub async fn withdraw(&self, service: &str) -> Result<(), DatabaseError> {
+        let name = format!("waybill_{service}");
+        let mut admin = self.options().clone().disable_statement_logging().connect().await.map_err(failed)?;
+        execute(&mut admin, &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
+        execute(&mut admin, &format!("DROP ROLE IF EXISTS {name}")).await?;
+        admin.close().await.map_err(failed)
+    }
 }
 
 async fn execute(connection: &mut PgConnection, sql: &str) -> Result<(), DatabaseError> {

@@ -1,6 +1,6 @@
 //! What is said over a socket.
 
-use crate::live::{LiveModel, cursor::Cursor, follow::Said, routes::no_cursor};
+use crate::live::{LiveModel, bookmark::Bookmark, follow::Said, routes::no_cursor};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ pub(super) struct Subscribe {
 }
 
 impl Subscribe {
-    pub(super) fn cursor(&self) -> Result<Option<Cursor>, Problem> {
+    pub(super) fn cursor(&self) -> Result<Option<Bookmark>, Problem> {
         let text = self.cursor.as_deref().filter(|text| !text.is_empty());
         text.map(|text| text.parse().map_err(|()| no_cursor("cursor"))).transpose()
     }
@@ -79,7 +79,7 @@ pub(super) fn read(text: &str) -> Result<Asked, Problem> {
 pub(super) fn told(id: &str, said: &Said) -> String {
     let (name, data) = (said.what.name(), said.what.data());
     let data = std::str::from_utf8(&data).unwrap_or("null");
-    let cursor = said.cursor.map(|cursor| format!(r#""cursor":"{cursor}","#)).unwrap_or_default();
+    let cursor = said.cursor.as_ref().map(|cursor| format!(r#""cursor":"{cursor}","#)).unwrap_or_default();
     format!(r#"{{"type":"{name}","id":{},{cursor}"data":{data}}}"#, json!(id))
 }
 

@@ -28,6 +28,7 @@ pub(in crate::bench) async fn run() -> Result<(), Failure> {
     let parts: Vec<_> = what.split(' ').collect();
     let [address, count, token] = parts[..] else { return Err("this is no address, count and token".into()) };
     let (address, count): (SocketAddr, u128) = (address.parse()?, count.parse()?);
+    super::descriptors(u64::try_from(count)?)?;
     let mut open = Vec::new();
     let mut opening = JoinSet::new();
     for number in 0..count {
