@@ -2,7 +2,7 @@
 
 use crate::{Decision, ExecuteError, Executor, Receipt, Stop};
 use events::{CommandId, Fact, Metadata, OrderId, fulfilment::ProcessEvent};
-use nats::{Handler, Recorded, Retry};
+use nats::{AppendError, Handler, Recorded, Retry};
 use service::Clock;
 use std::sync::Arc;
 
@@ -56,12 +56,29 @@ pub(crate) fn is_over(recorded: &Recorded, clock: &Clock) -> bool {
 }
 
 /// What became of a reaction's command. Nothing but success is final: a refusal can only rest on a state that another
-/// service has not reached yet, or on a bug that must not be passed over in silence.
+/// service has not reached yet, or on a bug that must not be passed over in silence, so it uses up attempts. A log that
+/// cannot be reached does not.
 pub(crate) fn settle(result: Result<Receipt, ExecuteError>) -> Result<&'static str, Retry> {
     match result {
         Ok(Receipt { replayed: true, .. }) => Ok("replayed"),
         Ok(Receipt { events: 0, .. }) => Ok("unchanged"),
         Ok(_) => Ok("recorded"),
-        Err(error) => Err(Retry(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl From<ExecuteError> for Retry {
+    fn from(error: ExecuteError) -> Self {
+        match &error {
+            ExecuteError::Append(
+                AppendError::Conflict | AppendError::Unavailable(_) | AppendError::Unknown,
+            )
+            | ExecuteError::Contended => Self::world(error),
+            ExecuteError::Load(load) => Self::from(&**load),
+            ExecuteError::Keys(keys) => Self::from(&**keys),
+            ExecuteError::Append(AppendError::TooLarge { .. } | AppendError::Refused { .. })
+            | ExecuteError::Refused(_)
+            | ExecuteError::Unreadable { .. } => Self::message(error),
+        }
     }
 }

@@ -6,7 +6,7 @@ mod react;
 mod reactor;
 mod shipment;
 
-pub use carrier::{Answer, Behaviour, Booking, CarrierGateway, CarrierUnavailable, SimulatedCarrier};
+pub use carrier::{Answer, Behaviour, Booking, CarrierError, CarrierGateway, SimulatedCarrier};
 pub use react::{Effect, INTERESTS, react};
 pub use shipment::{Parcel, Shipment, ShipmentCommand, ShipmentRejection, ShipmentState};
 

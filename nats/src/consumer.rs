@@ -4,10 +4,11 @@
 //! - A message is acknowledged only after its handler is done, or after it is recorded that it waits; what was not
 //!   acknowledged comes again, so handlers must not mind repetitions. Several processes share the work of one durable
 //!   consumer.
-//! - A handler that fails is tried again with exponential backoff and jitter. Its lane waits, all others go on. When the
-//!   attempts are used up, its [`Policy`] says what becomes of it: usually the aggregate is parked ([`crate::Parking`]).
-//!   Where the world outside is told, the message goes back to the server instead, which delivers it again later
-//!   ([`Manner`]).
+//! - A handler that fails is tried again with exponential backoff and jitter. Its lane waits, all others go on. What fails
+//!   because the world is away is tried until it is back ([`Retry`]). What fails because of the message has so many
+//!   attempts; then its [`Policy`] says what becomes of it: usually the aggregate is parked ([`crate::Parking`]).
+//!   Where the world outside is told, a message that cannot be told now goes back to the server, which delivers it again
+//!   later ([`Manner`]).
 //! - Operators bring parked messages back: `replay` follows what they ask for in the stream of operations.
 //! - Lost connections, missed heartbeats and deleted consumers are repaired for as long as it takes.
 
@@ -16,6 +17,7 @@ mod metrics;
 mod parked;
 mod policy;
 mod replay;
+mod retry;
 mod trace;
 mod worker;
 
@@ -26,6 +28,7 @@ use futures::future::BoxFuture;
 pub use metrics::ConsumerMetrics;
 pub use policy::{Policies, Policy, PolicyError};
 pub use replay::ASKED_BY_OPERATORS;
+pub use retry::Retry;
 use std::{sync::Arc, time::Duration, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use worker::Worker;
@@ -42,11 +45,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Longest pause between two tries. Meanwhile the server is told that the message is being handled.
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
-/// Why a message could not be handled now. It is tried again.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Retry(pub String);
-
 /// What handles a message: the outcome in a word for the log, or why it has to be tried again.
 pub type Handler = Arc<dyn Fn(Recorded) -> BoxFuture<'static, Result<&'static str, Retry>> + Send + Sync>;
 
@@ -56,8 +54,9 @@ pub enum Manner {
     /// With the first event of the stream. What fails is tried again in its lane, and what comes behind it waits.
     React,
     /// With what comes after the consumer was first made ([`Consumer::ensure`]): nobody is told of what is long past.
-    /// What fails goes back to the server, which delivers it again after a while, also when this process is gone; what
-    /// comes behind it does not wait, and nobody but the handler gives it up. The while doubles from `first` to `last`.
+    /// What the world does not take goes back to the server, which delivers it again after a while, also when this process
+    /// is gone; what comes behind it does not wait, and nobody but the handler gives it up. The while doubles from `first`
+    /// to `last`.
     Tell {
         /// Before the second attempt.
         first: Duration,

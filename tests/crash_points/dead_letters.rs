@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use waybill::{api::Api, system::Service};
 use waybill_tests::{Process, eventually, settled};
 
-const DOWN: &[&str] = &["--log", "off", "--carrier", "down", "--on-failure", "park:2"];
+const DOWN: &[&str] = &["--log", "off", "--carrier", "garbled", "--on-failure", "park:2"];
 const UP: &[&str] = &["--log", "off", "--on-failure", "park:2"];
 const CONSUMER: &str = "shipping-payments";
 

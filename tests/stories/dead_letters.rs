@@ -65,7 +65,7 @@ impl Shop {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_has_a_parked_message_handled_again_over_http() {
     let shop = Shop::open().await;
-    shop.world.config.outside.carrier.set_behaviour(Behaviour::Down);
+    shop.world.config.outside.carrier.set_behaviour(Behaviour::Garbled);
     let orders = [shop.place("1").await, shop.place("2").await];
     let letters = shop.parked(2).await;
     let group = &letters["groups"][0];
@@ -91,6 +91,34 @@ async fn an_operator_has_a_parked_message_handled_again_over_http() {
     let (status, body) = shop.ask(&format!("groups/{fingerprint}/retry"), &json!({})).await;
     assert_eq!((status, &body["count"]), (202, &1.into()));
     shop.parked(0).await;
+    for order in orders {
+        shop.ends(order, "completed").await;
+    }
+    shop.world.settled().await.unwrap();
+}
+
+/// A dependency that is away says nothing of the orders that need it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_carrier_that_is_away_for_long_parks_no_order() {
+    let shop = Shop::open().await;
+    shop.world.config.outside.carrier.set_behaviour(Behaviour::Down);
+    let orders = [shop.place("1").await, shop.place("2").await];
+    let url = shop.world.api.url(Service::Shipping, "/metrics");
+    let away = |line: &str| {
+        let of = ["waybill_reaction_failures_total{", "durable=\"shipping-payments\"", "cause=\"world\""];
+        let count = of.iter().all(|part| line.contains(part)).then(|| line.rsplit(' ').next()?.parse().ok());
+        count.flatten().unwrap_or(0)
+    };
+    eventually("both have failed more often than three times", SOON, async || {
+        let metrics = shop.world.api.http().get(&url).send().await.ok()?.text().await.ok()?;
+        (metrics.lines().map(away).sum::<u32>() >= 10).then_some(())
+    })
+    .await;
+    assert_eq!(shop.letters().await["count"], 0);
+    for order in orders {
+        assert_eq!(shop.status(order).await, "pending");
+    }
+    shop.world.config.outside.carrier.set_behaviour(Behaviour::default());
     for order in orders {
         shop.ends(order, "completed").await;
     }

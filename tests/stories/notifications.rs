@@ -416,3 +416,24 @@ async fn an_operator_has_it_told_again() {
     assert_eq!(shop.redeliver("nonsense", "nonsense").await, 400);
     assert!(shop.world.stop().await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_without_a_mail_server_says_at_its_start_that_nobody_gets_mail() {
+    let mut world = World::of(&[Service::Users], |_| ()).await.unwrap();
+    let outbox = world.config.data.join("meant").display().to_string();
+    for (name, flags, warned) in [("forgotten", vec![], true), ("meant", vec!["--outbox", &outbox], false)] {
+        let serve = Serve::with(&world, "notifications", name, &flags).unwrap();
+        serve.address().await;
+        let line = serve.log().into_iter().find(|line| line["message"].as_str().is_some_and(is_warning));
+        assert_eq!(line.is_some(), warned, "{name}");
+        if let Some(line) = line {
+            assert_eq!(line["level"], "WARN");
+            assert!(line["outbox"].as_str().unwrap().ends_with("outbox"), "{line}");
+        }
+    }
+    assert!(world.stop().await);
+}
+
+fn is_warning(message: &str) -> bool {
+    message.starts_with("no mail server") && message.contains("--smtp")
+}

@@ -101,6 +101,14 @@ impl ChannelArgs {
         channels
     }
 
+    /// The folder that mail goes into and no further, where nobody said that this is meant.
+    pub(crate) fn dead_end<'a>(&self, channels: &'a Channels) -> Option<&'a Path> {
+        match &channels.mail.post {
+            Post::Outbox(folder) if self.outbox.is_none() => Some(folder),
+            _ => None,
+        }
+    }
+
     fn smtp(&self, Place { host, port }: Place, flags: &mut Settings) -> Smtp {
         let tls = flags.optional::<SmtpTls>("--smtp-tls").unwrap_or_default();
         let mut file = |name, file: &Option<PathBuf>| {

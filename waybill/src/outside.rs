@@ -13,7 +13,7 @@ use std::{str::FromStr, sync::Arc};
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Simulated world outside")]
 pub struct OutsideArgs {
-    /// How the carrier behaves: accept, refuse, slow:200ms or down [default: accept]
+    /// How the carrier behaves: accept, refuse, slow:200ms, down or garbled [default: accept]
     #[arg(long, value_name = "BEHAVIOUR", env = "WAYBILL_CARRIER")]
     carrier: Option<String>,
     /// Countries that the carrier does not serve [default: AQ]

@@ -102,6 +102,12 @@ struct Plan {
 /// Runs until it is asked to stop, then finishes what has begun.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let Plan { config, services, gateway } = read(&args)?;
+    if services.iter().any(|(service, _)| *service == Service::Notifications)
+        && let Some(outbox) = args.channels.dead_end(&config.channels)
+    {
+        let outbox = outbox.display();
+        tracing::warn!(%outbox, "no mail server: customers get no mail, it stays in a folder. --smtp sends it, --outbox says that this is meant");
+    }
     let mut listeners = Vec::new();
     for (service, port) in services {
         listeners.push((service, bind(service.name(), &args.host, port).await?));

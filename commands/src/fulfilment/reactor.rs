@@ -139,8 +139,7 @@ impl Fulfilment {
         since: Timestamp,
         metadata: Metadata,
     ) -> Result<&'static str, Retry> {
-        let payment = self.executor.state(&Key::<Payment>::new(order_id)).await;
-        if payment.map_err(|error| Retry(error.to_string()))? != PaymentState::Undecided {
+        if self.executor.state(&Key::<Payment>::new(order_id)).await? != PaymentState::Undecided {
             return Ok("decided");
         }
         let until = later(since, self.times.hold);

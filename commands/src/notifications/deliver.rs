@@ -20,7 +20,7 @@ use events::{
 };
 use nats::{Handler, KeyRing, Recorded, Retry};
 use service::{Clock, crash_point};
-use std::{fmt::Display, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 
 /// Who records what became of notifications.
@@ -83,11 +83,11 @@ impl Channel {
         let Some(telling) = self.telling(&trigger).await? else { return Ok("ignored") };
         let key = Key::<Notification>::new(telling.notice.id());
         // Before the place is taken, so that what was done long ago does not wait for it; and again when it is.
-        if self.executor.state(&key).await.map_err(retry)?.is_done(telling.notice.delivery) {
+        if self.executor.state(&key).await?.is_done(telling.notice.delivery) {
             return Ok("replayed");
         }
         let Ok(_room) = self.room.acquire().await else {
-            return Err(Retry("the channel is closed".to_owned()));
+            return Err(Retry::world("the channel is closed"));
         };
         let outcome = if self.is_too_old(&trigger) {
             Outcome::GivenUp(Fault::Expired, None)
@@ -104,7 +104,7 @@ impl Channel {
                 let failed = NotificationFailed { notice, reason, code };
                 (NotificationCommand::Failed(failed), "given up")
             }
-            Outcome::Later(why) => return Err(Retry(why)),
+            Outcome::Later(why) => return Err(Retry::World(why)),
         };
         self.record(&trigger.envelope, &key, command).await;
         Ok(word)
@@ -150,9 +150,9 @@ impl Channel {
         let aggregate =
             if notice.source.context == Context::Shipping { Aggregate::Shipment } else { Aggregate::Order };
         let subject = aggregate.subject(notice.order_id);
-        let found = self.executor.store().at(&subject, notice.source.sequence).await.map_err(retry)?;
-        let recorded = found.map(|message| message.record()).transpose().map_err(retry)?;
-        let gone = || Retry(format!("what was told is not at {}", notice.source));
+        let found = self.executor.store().at(&subject, notice.source.sequence).await?;
+        let recorded = found.map(|message| message.record()).transpose()?;
+        let gone = || Retry::Message(format!("what was told is not at {}", notice.source));
         let recorded =
             recorded.filter(|recorded| recorded.envelope.id == notice.event_id).ok_or_else(gone)?;
         let news = react(&recorded.fact).ok_or_else(gone)?;
@@ -167,8 +167,8 @@ impl Channel {
         }
         // Every fact of an order names its customer, so the last one is enough.
         let subject = Aggregate::Order.subject(news.order_id);
-        let last = self.executor.store().last(&subject).await.map_err(retry)?;
-        let last = last.map(|message| message.record()).transpose().map_err(retry)?;
+        let last = self.executor.store().last(&subject).await?;
+        let last = last.map(|message| message.record()).transpose()?;
         Ok(last.and_then(|recorded| customer(&recorded.fact)))
     }
 
@@ -176,7 +176,7 @@ impl Channel {
     async fn tell(&self, telling: &Telling) -> Result<Result<Outcome, &'static str>, Retry> {
         let Telling { notice, news, fact } = telling;
         // As the log has it now, not as it was when the fact was recorded.
-        let known = match self.executor.state(&Key::<Recipient>::new(notice.user_id)).await.map_err(retry)? {
+        let known = match self.executor.state(&Key::<Recipient>::new(notice.user_id)).await? {
             RecipientState::Known(known) => known,
             RecipientState::Erased => return Ok(Err("erased")),
             RecipientState::Unknown => return Ok(Err("nobody")),
@@ -209,14 +209,14 @@ impl Channel {
         known: &Known,
         Telling { notice, news, fact }: &Telling,
     ) -> Result<Result<Outcome, &'static str>, Retry> {
-        let name = self.keys.reveal(&known.name).await.map_err(retry)?;
-        let address = self.keys.reveal(&known.email).await.map_err(retry)?;
+        let name = self.keys.reveal(&known.name).await?;
+        let address = self.keys.reveal(&known.email).await?;
         let Some((name, address)) = name.zip(address) else { return Ok(Err("erased")) };
         let letter = Letter::new(&name, news);
         let letter = mailer.templates.write(&notice.event_type, &known.preferences.language, &letter);
         // What the error says of the values is not repeated: they are personal.
-        let letter =
-            letter.map_err(|error| Retry(format!("the letter cannot be written: {:?}", error.kind())))?;
+        let letter = letter
+            .map_err(|error| Retry::Message(format!("the letter cannot be written: {:?}", error.kind())))?;
         let mut id = notice.id().to_string();
         if notice.delivery > 1 {
             id = format!("{id}.{}", notice.delivery);
@@ -247,8 +247,4 @@ impl Channel {
             pause = (pause * 2).min(LAST_PAUSE);
         }
     }
-}
-
-fn retry(error: impl Display) -> Retry {
-    Retry(error.to_string())
 }

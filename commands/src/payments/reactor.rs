@@ -108,10 +108,8 @@ impl Payments {
         let (keys, asking, verdict) =
             (vec![key.likely_new()], Key::<Assessment>::new(order_id), assessed.clone());
         let assessing = move |decision: &mut Decision| decision.apply(&asking, verdict.clone());
-        let retry = |error: crate::ExecuteError| Retry(error.to_string());
-        let receipt = self.assessments.execute(keys, metadata, assessing).await.map_err(retry)?;
-        let standing =
-            if receipt.events > 0 { None } else { self.assessments.state(&key).await.map_err(retry)? };
+        let receipt = self.assessments.execute(keys, metadata, assessing).await?;
+        let standing = if receipt.events > 0 { None } else { self.assessments.state(&key).await? };
         let standing = standing.unwrap_or(assessed);
         self.fraud.observe(&standing, now);
         Ok(Clearance::from(standing))

@@ -24,12 +24,12 @@ pub trait CarrierGateway: Send + Sync {
         order: OrderId,
         address: &'a Address,
         items: &'a [Line],
-    ) -> BoxFuture<'a, Result<Answer, CarrierUnavailable>>;
+    ) -> BoxFuture<'a, Result<Answer, CarrierError>>;
 
     /// Calls a parcel off, for ever: a booking of the same order that arrives later is refused. Two processes may be at work
     /// on one order, and one of them may book late and die before it learns that the parcel is not wanted. Nothing else
     /// happens where none is booked.
-    fn cancel(&self, order: OrderId) -> BoxFuture<'_, Result<(), CarrierUnavailable>>;
+    fn cancel(&self, order: OrderId) -> BoxFuture<'_, Result<(), CarrierError>>;
 }
 
 /// A carrier's final answer.
@@ -50,10 +50,16 @@ pub struct Booking {
     pub tracking_number: String,
 }
 
-/// The carrier gave no answer. It may have acted all the same: ask again.
+/// Nobody knows what the carrier did. It may have acted all the same: ask again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the carrier does not answer")]
-pub struct CarrierUnavailable;
+pub enum CarrierError {
+    /// It gave no answer, to nobody.
+    #[error("the carrier does not answer")]
+    Unavailable,
+    /// It gave one that says nothing of this parcel.
+    #[error("the carrier's answer cannot be understood")]
+    Garbled,
+}
 
 /// How the simulated carrier behaves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,6 +73,8 @@ pub enum Behaviour {
     Slow(Duration),
     /// It does not answer.
     Down,
+    /// It answers, and nobody understands it.
+    Garbled,
 }
 
 impl FromStr for Behaviour {
@@ -77,9 +85,10 @@ impl FromStr for Behaviour {
             "accept" => Ok(Self::Accept),
             "refuse" => Ok(Self::Refuse),
             "down" => Ok(Self::Down),
+            "garbled" => Ok(Self::Garbled),
             _ => behaviour::slow(text)
                 .map(Self::Slow)
-                .ok_or(behaviour::ParseError("accept, refuse, slow:200ms or down")),
+                .ok_or(behaviour::ParseError("accept, refuse, slow:200ms, down or garbled")),
         }
     }
 }
@@ -115,10 +124,11 @@ impl SimulatedCarrier {
     }
 
     /// Waits as long as it takes to answer; gives what it does then.
-    async fn answer(&self) -> Result<Behaviour, CarrierUnavailable> {
+    async fn answer(&self) -> Result<Behaviour, CarrierError> {
         let behaviour = *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner);
         match behaviour {
-            Behaviour::Down => return Err(CarrierUnavailable),
+            Behaviour::Down => return Err(CarrierError::Unavailable),
+            Behaviour::Garbled => return Err(CarrierError::Garbled),
             Behaviour::Slow(delay) => tokio::time::sleep(delay).await,
             Behaviour::Accept | Behaviour::Refuse => {}
         }
@@ -132,7 +142,7 @@ impl CarrierGateway for SimulatedCarrier {
         order: OrderId,
         address: &'a Address,
         _items: &'a [Line],
-    ) -> BoxFuture<'a, Result<Answer, CarrierUnavailable>> {
+    ) -> BoxFuture<'a, Result<Answer, CarrierError>> {
         async move {
             if self.answer().await? == Behaviour::Refuse {
                 return Ok(Answer::Refused("the carrier takes no parcels".to_owned()));
@@ -150,7 +160,7 @@ impl CarrierGateway for SimulatedCarrier {
         .boxed()
     }
 
-    fn cancel(&self, order: OrderId) -> BoxFuture<'_, Result<(), CarrierUnavailable>> {
+    fn cancel(&self, order: OrderId) -> BoxFuture<'_, Result<(), CarrierError>> {
         async move {
             self.answer().await?;
             self.called_off.lock().unwrap_or_else(PoisonError::into_inner).put(order, ());
@@ -165,7 +175,7 @@ mod tests {
     use super::*;
     use crate::fixtures::{address, order};
 
-    async fn book(carrier: &SimulatedCarrier, behaviour: &str) -> Result<Answer, CarrierUnavailable> {
+    async fn book(carrier: &SimulatedCarrier, behaviour: &str) -> Result<Answer, CarrierError> {
         carrier.set_behaviour(behaviour.parse().unwrap());
         carrier.book(order(1), &address(), &[]).await
     }
@@ -180,8 +190,9 @@ mod tests {
         assert_eq!(carrier.book(order(1), &address(), &[]).await, Ok(booked.clone()), "the same booking");
         assert_eq!(book(&handle, "slow:1ms").await, Ok(booked));
         assert!(matches!(book(&handle, "refuse").await, Ok(Answer::Refused(_))));
-        assert_eq!(book(&handle, "down").await, Err(CarrierUnavailable));
-        assert_eq!(carrier.cancel(order(1)).await, Err(CarrierUnavailable));
+        assert_eq!(book(&handle, "down").await, Err(CarrierError::Unavailable));
+        assert_eq!(carrier.cancel(order(1)).await, Err(CarrierError::Unavailable));
+        assert_eq!(book(&handle, "garbled").await, Err(CarrierError::Garbled));
     }
 
     #[tokio::test]
@@ -205,7 +216,7 @@ mod tests {
         assert_eq!("slow:2s".parse(), Ok(Behaviour::Slow(Duration::from_secs(2))));
         for bad in ["", "Accept", "slow", "slow:-1ms", "refuse:1s"] {
             let error = bad.parse::<Behaviour>().unwrap_err();
-            assert_eq!(error.to_string(), "expected accept, refuse, slow:200ms or down");
+            assert_eq!(error.to_string(), "expected accept, refuse, slow:200ms, down or garbled");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Carries out what shipping does about the facts of others: asks the carrier, records its answer.
 
-use super::{CarrierGateway, Effect, Parcel, Shipment, cancel, give_up, react, schedule};
+use super::{CarrierError, CarrierGateway, Effect, Parcel, Shipment, cancel, give_up, react, schedule};
 use crate::{Decision, Executor, Key, reactor};
 use events::{
     Metadata, OrderId,
@@ -53,13 +53,13 @@ impl Shipping {
     async fn schedule(&self, order: Box<Ordered>, metadata: Metadata) -> Result<&'static str, Retry> {
         let (order_id, key) = (order.order_id, Key::<Shipment>::new(order.order_id));
         // A parcel booked again after its shipment was called off would belong to nobody.
-        match self.executor.state(&key).await.map_err(|error| retry(&error))?.parcel() {
+        match self.executor.state(&key).await?.parcel() {
             Some(Parcel::Wanted) => return Ok("unchanged"),
             Some(Parcel::Unwanted) => return self.call_off(order_id).await,
             None => {}
         }
         // Opened no earlier than this, and kept nowhere.
-        let address = self.keys.reveal(&order.shipping_address).await.map_err(|error| retry(&error))?;
+        let address = self.keys.reveal(&order.shipping_address).await?;
         let Some(address) = address else {
             let giving_up = move |decision: &mut Decision| give_up(decision, order_id, order.workflow);
             return reactor::settle(self.executor.execute(vec![key.likely_new()], metadata, giving_up).await);
@@ -67,15 +67,12 @@ impl Shipping {
         crash_point("carrier.book.before", "shipping");
         let booked = self.carrier.book(order_id, &address, &order.items).await;
         crash_point("carrier.book.after", "shipping");
-        let answer = booked.map_err(|error| Retry(error.to_string()))?;
+        let answer = booked?;
         let scheduling = move |decision: &mut Decision| schedule(decision, &order, &answer);
         let result = self.executor.execute(vec![key.likely_new()], metadata, scheduling).await;
         let nothing_recorded = matches!(&result, Ok(receipt) if receipt.events == 0);
         // Somebody decided meanwhile, and may have called it off.
-        if nothing_recorded
-            && self.executor.state(&key).await.map_err(|error| retry(&error))?.parcel()
-                == Some(Parcel::Unwanted)
-        {
+        if nothing_recorded && self.executor.state(&key).await?.parcel() == Some(Parcel::Unwanted) {
             return self.call_off(order_id).await;
         }
         reactor::settle(result)
@@ -83,18 +80,23 @@ impl Shipping {
 
     /// Whether it is recorded that the parcel of an order is not wanted any more.
     async fn is_called_off(&self, order: OrderId) -> Result<bool, Retry> {
-        let state = self.executor.state(&Key::<Shipment>::new(order)).await.map_err(|error| retry(&error))?;
+        let state = self.executor.state(&Key::<Shipment>::new(order)).await?;
         Ok(state.parcel() == Some(Parcel::Unwanted))
     }
 
     async fn call_off(&self, order: OrderId) -> Result<&'static str, Retry> {
         crash_point("carrier.cancel.before", "shipping");
-        self.carrier.cancel(order).await.map_err(|error| Retry(error.to_string()))?;
+        self.carrier.cancel(order).await?;
         crash_point("carrier.cancel.after", "shipping");
         Ok("called off")
     }
 }
 
-fn retry(error: &impl std::fmt::Display) -> Retry {
-    Retry(error.to_string())
+impl From<CarrierError> for Retry {
+    fn from(error: CarrierError) -> Self {
+        match error {
+            CarrierError::Unavailable => Self::world(error),
+            CarrierError::Garbled => Self::message(error),
+        }
+    }
 }

@@ -4,7 +4,6 @@
 use super::{credentials::Credentials, sessions::Sessions};
 use events::{Context, Fact, UserId, users::UserEvent};
 use nats::{Handler, KeyRing, Retry};
-use std::error::Error;
 
 /// The types of facts that the users service answers, by the context that records them.
 pub const INTERESTS: &[(Context, &[&str])] = &[(Context::Users, &["user.erased"])];
@@ -14,8 +13,7 @@ pub(super) fn handler(keys: KeyRing, credentials: Credentials, sessions: Session
         let (keys, credentials, sessions) = (keys.clone(), credentials.clone(), sessions.clone());
         Box::pin(async move {
             let Fact::User(UserEvent::Erased(erased)) = &recorded.fact else { return Ok("ignored") };
-            let forgotten = forget(&keys, &credentials, &sessions, erased.user_id).await;
-            forgotten.map(|()| "forgotten").map_err(|error| Retry(error.to_string()))
+            forget(&keys, &credentials, &sessions, erased.user_id).await.map(|()| "forgotten")
         })
     })
 }
@@ -25,7 +23,7 @@ async fn forget(
     credentials: &Credentials,
     sessions: &Sessions,
     user: UserId,
-) -> Result<(), Box<dyn Error + Send + Sync>> {
+) -> Result<(), Retry> {
     keys.destroy(user).await?;
     credentials.remove(user).await?;
     sessions.end_all(user).await?;

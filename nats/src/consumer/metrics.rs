@@ -16,7 +16,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct ConsumerMetrics {
     lag: Family<Durable, Gauge>,
-    failures: Family<Durable, Counter>,
+    failures: Family<Failure, Counter>,
     seconds: Family<Durable, Histogram>,
     parked: Family<Durable, Gauge>,
 }
@@ -24,6 +24,12 @@ pub struct ConsumerMetrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Durable {
     durable: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Failure {
+    durable: String,
+    cause: &'static str,
 }
 
 impl Default for ConsumerMetrics {
@@ -59,8 +65,9 @@ impl ConsumerMetrics {
         self.parked.get_or_create(&label).set(i64::try_from(keys).unwrap_or(i64::MAX));
     }
 
-    pub(super) fn failed(&self, durable: &str) {
-        self.failures.get_or_create(&Durable { durable: durable.to_owned() }).inc();
+    /// `cause` is who is to blame: the world, or the message.
+    pub(super) fn failed(&self, durable: &str, cause: &'static str) {
+        self.failures.get_or_create(&Failure { durable: durable.to_owned(), cause }).inc();
     }
 
     pub(super) fn handled(&self, durable: &str, took: Duration) {

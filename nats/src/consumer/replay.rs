@@ -67,7 +67,7 @@ async fn answer(main: &Worker, recorded: &Recorded) -> Result<&'static str, Retr
         causation: Some(recorded.envelope.id.uuid()),
         ..Cause::of(main.consumer.service, None)
     };
-    replay(main, &request, &cause).await.map_err(|error| Retry(error.to_string()))
+    replay(main, &request, &cause).await.map_err(Retry::world)
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -130,7 +130,7 @@ async fn step(main: &Worker, kept: Kept<DeadLetter>, cause: &Cause) -> Result<Op
         tries += 1;
         let result = match &message {
             Ok(message) => main.try_once(message).await.0,
-            Err(error) => Err(Retry(error.to_string())),
+            Err(error) => Err(Retry::message(error)),
         };
         match result {
             Ok(_) => {
@@ -141,7 +141,7 @@ async fn step(main: &Worker, kept: Kept<DeadLetter>, cause: &Cause) -> Result<Op
             Err(_) => {}
         }
     };
-    main.consumer.metrics.failed(&main.consumer.durable);
+    main.consumer.metrics.failed(&main.consumer.durable, error.cause());
     let again = letter.failure.sequence == sequence;
     let attempts = tries + if again { letter.failure.attempts } else { 0 };
     let (subject, message) = (letter.failure.subject.clone(), message.ok());

@@ -118,7 +118,7 @@ impl Worker {
 
     /// Nobody's event: trying again would not help.
     async fn refuse(&self, delivered: &Delivered, error: &MessageError) -> Result<(), Lost> {
-        self.consumer.metrics.failed(&self.consumer.durable);
+        self.consumer.metrics.failed(&self.consumer.durable, "message");
         tracing::error!(subject = %delivered.subject, %error, "a message is no event");
         let sequence = delivered.info()?.stream_sequence;
         let failure = self.failure(&delivered.subject, sequence, None, error.to_string(), 1);
@@ -175,9 +175,11 @@ impl Worker {
             match self.attempt(message, started, &mut attempts).await {
                 Ok(()) => return Settled::Done,
                 Err(error) => {
-                    let durable = self.consumer.durable.as_str();
-                    tracing::warn!(durable, ?message, attempts, %error, "reaction failed, trying again");
-                    if let Manner::Tell { first, last } = self.consumer.manner {
+                    let (durable, cause) = (self.consumer.durable.as_str(), error.cause());
+                    tracing::warn!(durable, ?message, attempts, cause, %error, "reaction failed, trying again");
+                    if let Manner::Tell { first, last } = self.consumer.manner
+                        && (matches!(error, Retry::World(_)) || !self.parks())
+                    {
                         return Settled::Later { first, last };
                     }
                 }
@@ -191,11 +193,11 @@ impl Worker {
     }
 
     /// One attempt to be done with a message: it is handled, or waits, or is given up.
-    async fn attempt(&self, message: &Message, started: Instant, attempts: &mut u32) -> Result<(), Lost> {
+    async fn attempt(&self, message: &Message, started: Instant, attempts: &mut u32) -> Result<(), Retry> {
         if self.stop.run_until_cancelled(self.parked.flowing()).await.is_none() {
-            return Err("stopping".into());
+            return Err(Retry::world("stopping"));
         }
-        if self.waits(message).await? {
+        if self.waits(message).await.map_err(Retry::world)? {
             return Ok(());
         }
         let (result, scope) = self.try_once(message).await;
@@ -206,26 +208,23 @@ impl Worker {
             }
             Err(error) => error,
         };
-        self.consumer.metrics.failed(&self.consumer.durable);
-        // Without NATS everything fails, which says nothing of the message.
-        if !self.consumer.connection.is_connected() {
-            return Err(error.into());
+        self.consumer.metrics.failed(&self.consumer.durable, error.cause());
+        // Without NATS everything fails, which says nothing of the message; and neither does a world that is away.
+        if !self.consumer.connection.is_connected() || matches!(error, Retry::World(_)) {
+            return Err(error);
         }
         *attempts += 1;
         let held_up = self.lanes.waiting(&message.subject).0 > HELD_UP && *attempts >= FEWEST;
         // What cannot be read now cannot be read later.
         let hopeless = scope.is_none();
-        let used_up = match self.consumer.manner {
-            Manner::React => held_up || self.consumer.policy.gives_up(*attempts),
-            Manner::Tell { .. } => false,
-        };
+        let used_up = held_up || self.consumer.policy.gives_up(*attempts);
         if self.parks() && (hopeless || used_up) {
             let (subject, sequence) = (message.subject.as_str(), message.position.sequence);
             let failure = self.failure(subject, sequence, Some(message), error.to_string(), *attempts);
-            self.give_up(failure, Some(message)).await?;
+            self.give_up(failure, Some(message)).await.map_err(Retry::world)?;
             return Ok(());
         }
-        Err(error.into())
+        Err(error)
     }
 
     /// Whether a message waits behind one that is parked; if so, that is recorded.
@@ -296,7 +295,7 @@ impl Worker {
     pub(super) async fn try_once(&self, message: &Message) -> (Result<&'static str, Retry>, Option<Scope>) {
         match message.record() {
             Ok(recorded) => self.react(recorded).await,
-            Err(error) => (Err(Retry(error.to_string())), None),
+            Err(error) => (Err(Retry::message(error)), None),
         }
     }
 
@@ -306,7 +305,7 @@ impl Worker {
         // A panic would end the lane's task and leave its messages waiting, unseen by anybody.
         let handling = AssertUnwindSafe(async { (self.handler)(recorded).await }).catch_unwind();
         let result = scope.clone().run(handling).await;
-        let result = result.unwrap_or_else(|_| Err(Retry("the handler panicked".to_owned())));
+        let result = result.unwrap_or_else(|_| Err(Retry::message("the handler panicked")));
         trace::finish(&scope.span, &result);
         (result, Some(scope))
     }

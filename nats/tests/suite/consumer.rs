@@ -166,7 +166,7 @@ async fn a_poisoned_aggregate_waits_alone() {
             let seen = seen.clone();
             async move {
                 if poisoned && fails {
-                    return Err(Retry("poisoned".to_owned()));
+                    return Err(Retry::message("poisoned"));
                 }
                 if poisoned && panics {
                     // As a panic, without its message in the output.
@@ -345,7 +345,7 @@ async fn who_tells_begins_now_and_what_fails_comes_again_later_without_holding_u
             if !refuse {
                 seen.note(&recorded);
             }
-            async move { if refuse { Err(Retry("not now".to_owned())) } else { Ok("done") } }
+            async move { if refuse { Err(Retry::world("not now")) } else { Ok("done") } }
         })
     };
     let stop = CancellationToken::new();

@@ -4,6 +4,7 @@
 #![expect(clippy::large_futures, reason = "tests have room for their futures")]
 
 mod append;
+mod away;
 mod bucket;
 mod consumer;
 mod feed;

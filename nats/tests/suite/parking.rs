@@ -57,7 +57,7 @@ impl World {
             Box::pin(async move {
                 let what = (recorded.subject.to_string(), recorded.envelope.version);
                 if world.poisoned.lock().unwrap().contains(&what) {
-                    return Err(Retry(format!("version {} is poisoned", what.1)));
+                    return Err(Retry::Message(format!("version {} is poisoned", what.1)));
                 }
                 world.handled.lock().unwrap().push(what);
                 Ok("done")

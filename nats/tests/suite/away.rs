@@ -1,0 +1,106 @@
+//! A world that is away: what fails because of it is tried until it is back, and parks nothing.
+
+use crate::{
+    parking::{add, letter, unacknowledged, worker},
+    rig::{Rig, item, soon, until},
+};
+use nats::{Consumer, ConsumerMetrics, Handler, Manner, Retry};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// More than may wait behind a message that is itself to blame.
+const BEHIND: u64 = 80;
+
+/// How often reactions failed, by who is to blame.
+fn failures(metrics: &ConsumerMetrics, cause: &str) -> u64 {
+    let (mut registry, mut text) = (Registry::default(), String::new());
+    metrics.register(&mut registry);
+    encode(&mut text, &registry).unwrap();
+    let label = format!("cause=\"{cause}\"");
+    let of = |line: &&str| line.starts_with("waybill_reaction_failures_total{") && line.contains(&label);
+    text.lines().find(of).and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_because_the_world_is_away_waits_for_it_and_is_never_parked() {
+    let rig = Rig::start().await;
+    let (cut_off, other) = (item(), item());
+    let (away, handled) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(Vec::new())));
+    let handler: Handler = {
+        let (away, handled, cut_off) = (Arc::clone(&away), Arc::clone(&handled), cut_off.clone());
+        Arc::new(move |recorded| {
+            let fails = away.load(Ordering::Relaxed) && recorded.subject == cut_off;
+            if !fails {
+                handled.lock().unwrap().push((recorded.subject.clone(), recorded.envelope.version));
+            }
+            Box::pin(async move { if fails { Err(Retry::world("the carrier is away")) } else { Ok("done") } })
+        })
+    };
+    let of = |subject| {
+        let handled = handled.lock().unwrap();
+        handled.iter().filter(|(of, _)| *of == subject).map(|(_, version)| *version).collect::<Vec<_>>()
+    };
+    add(&rig, &cut_off, 1..=BEHIND).await;
+    add(&rig, &other, 1..=3).await;
+    let (metrics, stop) = (ConsumerMetrics::default(), CancellationToken::new());
+    // Whoever is to blame himself is parked at once.
+    let consumer = Consumer { metrics: metrics.clone(), ..worker(&rig, "park:1").await };
+    let running = tokio::spawn(consumer.run(handler, stop.clone()));
+    until("it has failed often", async || failures(&metrics, "world") >= 6).await;
+    assert_eq!(failures(&metrics, "message"), 0);
+    until("all others flow", async || of(other.clone()).len() == 3).await;
+    assert_eq!((letter(&rig, &cut_off).await, of(cut_off.clone())), (None, vec![]));
+    away.store(false, Ordering::Relaxed);
+    until("it is back", async || of(cut_off.clone()).len() as u64 == BEHIND).await;
+    assert_eq!(of(cut_off.clone()), (1..=BEHIND).collect::<Vec<_>>(), "in order, and each once");
+    until("nothing is unacknowledged", async || unacknowledged(&rig).await == (0, 0)).await;
+    stop.cancel();
+    soon("stop", running).await.unwrap();
+}
+
+/// What the world does not take goes back to the server; what cannot be told to anybody is parked like everything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_tells_gives_back_what_the_world_does_not_take_and_parks_what_cannot_be_told() {
+    let rig = Rig::start().await;
+    let (late, bad) = (item(), item());
+    let (away, told) = (Arc::new(AtomicBool::new(true)), Arc::new(Mutex::new(Vec::new())));
+    let handler: Handler = {
+        let (away, told, bad) = (Arc::clone(&away), Arc::clone(&told), bad.clone());
+        Arc::new(move |recorded| {
+            let outcome = if recorded.subject == bad && recorded.envelope.version == 1 {
+                Err(Retry::message("the letter cannot be written"))
+            } else if away.load(Ordering::Relaxed) {
+                Err(Retry::world("no mail server"))
+            } else {
+                told.lock().unwrap().push((recorded.subject.clone(), recorded.envelope.version));
+                Ok("sent")
+            };
+            Box::pin(async move { outcome })
+        })
+    };
+    let metrics = ConsumerMetrics::default();
+    let (first, last) = (Duration::from_millis(50), Duration::from_millis(200));
+    let manner = Manner::Tell { first, last };
+    let consumer = Consumer { manner, metrics: metrics.clone(), ..worker(&rig, "park:2").await };
+    consumer.ensure().await.unwrap();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(consumer.run(handler, stop.clone()));
+    add(&rig, &late, 1..=1).await;
+    add(&rig, &bad, 1..=2).await;
+    until("it is parked", async || letter(&rig, &bad).await.is_some()).await;
+    let parked = letter(&rig, &bad).await.unwrap().failure;
+    assert_eq!((parked.attempts, parked.error.as_str()), (2, "the letter cannot be written"));
+    until("the other comes again and again", async || failures(&metrics, "world") >= 4).await;
+    assert_eq!(letter(&rig, &late).await, None);
+    away.store(false, Ordering::Relaxed);
+    until("it is told", async || *told.lock().unwrap() == [(late.clone(), 1)]).await;
+    stop.cancel();
+    soon("stop", running).await.unwrap();
+}
