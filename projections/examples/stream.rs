@@ -114,6 +114,7 @@ async fn latency(
     let feed = projections::Feed {
         connection: connection.clone(),
         parking: None,
+        policy: nats::Policy::default(),
         read_models: None,
         rebuilds: Rebuilds::default(),
         outlet: None,

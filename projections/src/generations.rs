@@ -321,6 +321,7 @@ impl Shared {
             view: self.view,
             connection: self.feed.connection.clone(),
             parking: self.feed.parking.clone(),
+            policy: self.feed.policy,
             quietly: false,
             database,
             progress,

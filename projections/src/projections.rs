@@ -13,7 +13,7 @@ use crate::{
 use axum::{Extension, middleware::from_fn_with_state};
 use events::Position;
 use jiff::Timestamp;
-use nats::{ChangeFeed, KeyRing, Parking, ReadModel, ReadModels, State};
+use nats::{ChangeFeed, KeyRing, Parking, Policy, ReadModel, ReadModels, State};
 use service::{Clock, Metrics, Problem, Shutdown};
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -32,6 +32,8 @@ pub struct Feed {
     pub connection: nats::Connection,
     /// Where operators see what cannot be read, and ask for it. Without it such an event stops its stream.
     pub parking: Option<Parking>,
+    /// What is done about an event that cannot be read. Attempts do not matter: it cannot be read later either.
+    pub policy: Policy,
     /// Where operators see how generations stand, and ask for others. Without it none are built but for changed code.
     pub read_models: Option<ReadModels>,
     /// How many generations are built at the same time.

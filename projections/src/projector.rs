@@ -3,7 +3,8 @@
 //! A task per stream reads and decodes ahead into one bounded channel. The projector takes what is ready, never waits for
 //! more, and writes it in one transaction together with the checkpoints: at low load an event is in the tables at once,
 //! at high load thousands share a commit. Whatever goes wrong, nothing is skipped: the projector starts again from the
-//! checkpoints. An event that cannot be read is parked, with what comes later of its aggregate: see `parked`.
+//! checkpoints. An event that cannot be read is parked, with what comes later of its aggregate, unless its policy is
+//! another: see `parked`.
 
 mod parked;
 mod source;
@@ -17,7 +18,7 @@ use crate::{
     telling::{Announcer, Rows},
 };
 use events::Position;
-use nats::{Parking, ReplayError};
+use nats::{Parking, Policy, ReplayError};
 use parked::Waiting;
 use service::Clock;
 use source::{Chunk, Source};
@@ -48,6 +49,8 @@ pub(crate) struct Projector {
     pub(crate) connection: nats::Connection,
     /// Where operators see what cannot be read. Without it such an event stops its stream.
     pub(crate) parking: Option<Parking>,
+    /// What is done about an event that cannot be read.
+    pub(crate) policy: Policy,
     /// What cannot be read waits without operators being told.
     pub(crate) quietly: bool,
     pub(crate) database: Database,
@@ -175,7 +178,7 @@ impl Projector {
                     self.bring_back(&mut writer, &mut waiting).await?;
                     continue;
                 }
-                first = chunks.recv() => first,
+                first = chunks.recv(), if !self.stands_still(&waiting) => first,
             };
             let Some(first) = first else { return Ok(()) };
             let mut batch = vec![first];
@@ -213,6 +216,7 @@ impl Projector {
                 told.intend(&moves);
                 told.rows(&changes)
             });
+            self.say_skipped(waiting, &batch).await?;
             if writer.commit_past(changes, &moves, &past).await? == Commit::Done {
                 for parked in &past.parked {
                     let (projection, subject) = (self.view.name, &parked.subject);
@@ -259,8 +263,8 @@ impl Projector {
             let Position { context, sequence: to } = chunk.last;
             let at = progress.stream(context).map_or(0, |stream| stream.position.sequence);
             chunk.skip_to(at);
-            let known: Vec<_> =
-                chunk.unreadable.iter().filter_map(|unreadable| waiting.park(unreadable)).collect();
+            let waits = chunk.unreadable.iter().filter(|_| !self.skips());
+            let known: Vec<_> = waits.filter_map(|unreadable| waiting.park(unreadable)).collect();
             for recorded in &chunk.events {
                 let subject = &recorded.subject;
                 if !waiting.holds(subject, recorded.position.sequence) {

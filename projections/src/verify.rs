@@ -7,6 +7,7 @@ use crate::{
     projector::{Projector, Standing},
 };
 use events::{Position, Subject};
+use nats::Policy;
 use service::{Clock, Metrics};
 use std::{path::Path, sync::Arc, time::Duration, time::Instant};
 use tokio::sync::watch;
@@ -76,6 +77,7 @@ async fn fold(
         view,
         connection: connection.clone(),
         parking: None,
+        policy: Policy::default(),
         quietly: unreadable == Unreadable::Waits,
         database: database.clone(),
         progress: sender,

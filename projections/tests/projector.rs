@@ -16,12 +16,13 @@ use axum::{
     http::{Request, Response},
 };
 use events::{
-    Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, FactType, Metadata, Position,
-    ops::{DeadLetterDiscarded, DeadLetterEvent, DeadLetterRetried},
+    Actor, Aggregate, CommandId, Context, DeadLetterId, DomainEvent, Envelope, Fact, FactType, Metadata,
+    Position,
+    ops::{DeadLetterDiscarded, DeadLetterEvent, DeadLetterRetried, Holds},
 };
 use flows::{Made, flow, order_id, user_id};
 use nats::{
-    Connection, DeadLetter, Durability, EventStore, KeyRing, MasterKey, Parking, StoreOptions, Write,
+    Connection, DeadLetter, Durability, EventStore, KeyRing, MasterKey, Parking, Policy, StoreOptions, Write,
     server::{Binary, Config, Server},
 };
 use postgres::Cluster;
@@ -97,9 +98,14 @@ impl System {
     }
 
     async fn projections_of(&self, service: &str, parking: Option<Parking>) -> Projections {
+        self.projections_by(service, parking, Policy::default()).await
+    }
+
+    async fn projections_by(&self, service: &str, parking: Option<Parking>, policy: Policy) -> Projections {
         let feed = Feed {
             connection: self.connection.clone(),
             parking,
+            policy,
             read_models: None,
             rebuilds: Rebuilds::default(),
             outlet: None,
@@ -363,8 +369,10 @@ async fn an_event_that_cannot_be_read_stops_its_stream_and_no_other(on: On) {
     static FUTURE: FactType =
         FactType { name: "payment.teleported", version: 1, schema: || schemars::schema_for!(()) };
     let system = System::start(on).await;
+    // Without anywhere to park, and where it shall be tried again for ever.
     let orders = system.projections("orders").await;
-    let payments = system.projections("payments").await;
+    let retry = "retry".parse().unwrap();
+    let payments = system.projections_by("payments", Some(system.parking().await), retry).await;
     system.order(1).await;
     let mut unknown = flow(2).into_iter().find(|made| made.envelope.kind == "payment.charged").unwrap();
     let from = Metadata {
@@ -483,6 +491,68 @@ async fn an_event_that_cannot_be_read_parks_its_aggregate_and_no_other(on: On) {
     system.order(4).await;
     system.caught_up(&payments).await;
     assert_eq!(get(&routes, &row(4)).await.0, 200);
+}
+
+/// An event that nobody can read, and one of the same aggregate behind it.
+async fn unreadable(system: &System) -> (Position, Position) {
+    let charged = || flow(2).into_iter().find(|made| made.envelope.kind == "payment.charged").unwrap();
+    let (mut behind, mut unknown) = (charged(), charged());
+    unknown.envelope = Envelope::new(&FUTURE, &unknown.subject, 1, 0, unknown.envelope.time, &metadata(9));
+    let at = system.append(&unknown, 0).await;
+    behind.envelope.version = 2;
+    (at, system.append(&behind, at.sequence).await)
+}
+
+/// It is left out, which is said; what comes behind it of its aggregate is there.
+async fn an_event_that_cannot_be_read_is_skipped_where_that_is_the_policy(on: On) {
+    let system = System::start(on).await;
+    let parking = system.parking().await;
+    let policy = "skip:1".parse().unwrap();
+    let payments = system.projections_by("payments", Some(parking.clone()), policy).await;
+    let (at, _) = unreadable(&system).await;
+    system.order(3).await;
+    system.caught_up(&payments).await;
+    let routes = router(&system, &payments);
+    for number in [2, 3] {
+        assert_eq!(get(&routes, &format!("/payments/{}", order_id(number))).await.0, 200, "{number}");
+    }
+    assert_eq!(parking.all().await.unwrap(), [], "nothing waits");
+    let of_payment = |made: &Made| made.subject.aggregate() == Aggregate::Payment;
+    let subject = flow(2).into_iter().find(of_payment).unwrap().subject;
+    let id = DeadLetterId::of("payments-projection", subject.as_str());
+    let said = system.store.last(&Aggregate::DeadLetter.subject(id)).await.unwrap().unwrap();
+    let Fact::DeadLetter(DeadLetterEvent::Skipped(skipped)) = said.fact().unwrap() else {
+        panic!("{said:?} is said")
+    };
+    assert_eq!(skipped.failure.sequence, at.sequence);
+}
+
+/// Nothing is written any more, of any aggregate, until an operator has seen to it.
+async fn a_read_model_stands_still_at_an_event_that_cannot_be_read_where_that_is_the_policy(on: On) {
+    let system = System::start(on).await;
+    let parking = system.parking().await;
+    let policy: Policy = "pause:1".parse().unwrap();
+    let payments = system.projections_by("payments", Some(parking.clone()), policy).await;
+    let (at, _) = unreadable(&system).await;
+    let letter = parked(&system, 1).await.remove(0);
+    assert_eq!((letter.failure.sequence, letter.holds), (at.sequence, Holds::Consumer));
+    let after = system.order(3).await;
+    let asked = format!("/payments/{}?after={after}&wait=300ms", order_id(3));
+    assert_eq!(get(&router(&system, &payments), &asked).await.0, 503);
+    // Who starts again stands still too.
+    assert!(system.shutdown.drain(DEADLINE).await);
+    let system = System { shutdown: Shutdown::new(), ..system };
+    let payments = system.projections_by("payments", Some(parking), policy).await;
+    let routes = router(&system, &payments);
+    assert_eq!(get(&routes, &asked).await.0, 503);
+    let (dead_letter_id, consumer, sequence) = (letter.id, letter.failure.consumer.clone(), at.sequence);
+    let discarded = DeadLetterDiscarded { dead_letter_id, consumer, sequence, reason: "a test".to_owned() };
+    operator(&system, &letter, discarded.into()).await;
+    parked(&system, 0).await;
+    system.caught_up(&payments).await;
+    for number in [2, 3] {
+        assert_eq!(get(&routes, &format!("/payments/{}", order_id(number))).await.0, 200, "{number}");
+    }
 }
 
 /// As long as the database is away the service is not ready and queries are refused; what was recorded meanwhile is there
@@ -648,4 +718,6 @@ on_both! {
     two_projectors_of_one_database_and_a_server_that_dies_lose_and_repeat_nothing,
     an_event_that_cannot_be_read_parks_its_aggregate_and_no_other,
     an_event_that_cannot_be_read_stops_its_stream_and_no_other,
+    an_event_that_cannot_be_read_is_skipped_where_that_is_the_policy,
+    a_read_model_stands_still_at_an_event_that_cannot_be_read_where_that_is_the_policy,
 }

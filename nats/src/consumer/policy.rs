@@ -35,7 +35,7 @@ impl Policy {
     }
 
     /// What a parked message holds up.
-    pub(super) fn holds(self) -> Holds {
+    pub fn holds(self) -> Holds {
         if matches!(self, Self::Pause(_)) { Holds::Consumer } else { Holds::Aggregate }
     }
 }

@@ -4,7 +4,7 @@ use super::{Failed, Parking, ParkingError, audit::Cause};
 use crate::Message;
 use events::{
     Aggregate, DeadLetterId, Fact, Subject,
-    ops::{DeadLetterEvent, Holds},
+    ops::{DeadLetterEvent, Failure, Holds},
 };
 
 /// What an operator asked for last.
@@ -17,23 +17,30 @@ pub struct Asked {
 }
 
 impl Parking {
-    /// Shows operators that a message waits; `again` where it failed after they had asked for it. Done again it has no
-    /// other effect.
+    /// Shows operators that a message waits, and what it holds up; `again` where it failed after they had asked for it. Done
+    /// again it has no other effect.
     pub async fn announce(
+        &self,
+        service: &str,
+        consumer: &str,
+        (message, error): (&Message, String),
+        holds: Holds,
+        again: bool,
+    ) -> Result<(), ParkingError> {
+        let cause = Cause::of(service, Some(message));
+        let kept = self.park(failure(consumer, message, error), holds, &cause).await?;
+        if again { self.say_parked(&kept.value, &cause).await } else { Ok(()) }
+    }
+
+    /// Says that a message is passed over. Said again it has no other effect.
+    pub async fn skip(
         &self,
         service: &str,
         consumer: &str,
         message: &Message,
         error: String,
-        again: bool,
     ) -> Result<(), ParkingError> {
-        let (subject, sequence) = (message.subject.as_str(), message.position.sequence);
-        let stream = message.position.context.stream();
-        let kind = Some(message.kind()).filter(|kind| !kind.is_empty());
-        let failed = Failed { consumer, stream, sequence, subject, kind, error, attempts: 1 };
-        let cause = Cause::of(service, Some(message));
-        let kept = self.park(failed.into(), Holds::Aggregate, &cause).await?;
-        if again { self.say_parked(&kept.value, &cause).await } else { Ok(()) }
+        self.say_skipped(failure(consumer, message, error), &Cause::of(service, Some(message))).await
     }
 
     /// Shows operators that nothing of a subject waits any more.
@@ -72,4 +79,11 @@ impl Parking {
         });
         Ok(asked)
     }
+}
+
+fn failure(consumer: &str, message: &Message, error: String) -> Failure {
+    let (subject, sequence) = (message.subject.as_str(), message.position.sequence);
+    let stream = message.position.context.stream();
+    let kind = Some(message.kind()).filter(|kind| !kind.is_empty());
+    Failed { consumer, stream, sequence, subject, kind, error, attempts: 1 }.into()
 }

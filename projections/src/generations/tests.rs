@@ -21,7 +21,7 @@ use events::{
     },
 };
 use nats::{
-    Connection, Durability, EventStore, KeyRing, MasterKey, ReadModels, StoreOptions, Write,
+    Connection, Durability, EventStore, KeyRing, MasterKey, Policy, ReadModels, StoreOptions, Write,
     server::{Binary, Config, Server},
 };
 use service::{
@@ -118,6 +118,7 @@ impl Rig {
         Feed {
             connection: self.connection.clone(),
             parking: None,
+            policy: Policy::default(),
             read_models: Some(self.models().await),
             rebuilds: Rebuilds::default(),
             outlet: None,

@@ -3,14 +3,20 @@
 //! The checkpoint goes past them in the same transaction that records them. What waits is what the stream holds of the
 //! aggregate between the event that failed and the checkpoint. When an operator asks for it, all of it is applied in one
 //! transaction with the end of its record: once, and in order.
+//!
+//! That is the usual policy. Another lets the stream stand still at such an event, lets everything stand still until an
+//! operator has seen to it, or leaves the event out, which is said in the stream of operations.
 
-use super::{Interruption, Projector, source::Unreadable};
+use super::{
+    Interruption, Projector,
+    source::{Chunk, Unreadable},
+};
 use crate::{
     Changes,
     database::{Commit, Parked, Writer},
 };
-use events::{Context, Position, Subject};
-use nats::{Asked, Filter, From, Message, Parking, Reader, ReplayError, Until};
+use events::{Context, Position, Subject, ops::Holds};
+use nats::{Asked, Filter, From, Message, Parking, Policy, Reader, ReplayError, Until};
 use std::collections::{HashMap, HashSet};
 use tokio::sync::mpsc;
 
@@ -82,6 +88,40 @@ impl Projector {
         format!("{}-projection", self.view.name)
     }
 
+    /// Whether an event that cannot be read is passed, to wait or to be left out. Otherwise its stream stands still there. A
+    /// generation that does not serve yet goes on, so that it will.
+    pub(super) fn passes(&self) -> bool {
+        let retries = self.standing.live && self.policy == Policy::Retry;
+        self.quietly || (self.parking.is_some() && !retries)
+    }
+
+    /// Whether an event that cannot be read is left out, and what comes later of its aggregate is not.
+    pub(super) fn skips(&self) -> bool {
+        matches!(self.policy, Policy::Skip(_))
+    }
+
+    /// Whether nothing is written before operators have seen to what waits.
+    pub(super) fn stands_still(&self, waiting: &Waiting) -> bool {
+        self.standing.live && self.policy.holds() == Holds::Consumer && waiting.count() > 0
+    }
+
+    /// Says what a batch leaves out, before it does.
+    pub(super) async fn say_skipped(&self, waiting: &Waiting, batch: &[Chunk]) -> Result<(), Interruption> {
+        let Some(parking) = self.parking.as_ref().filter(|_| self.standing.live && self.skips()) else {
+            return Ok(());
+        };
+        for Unreadable { message, error } in batch.iter().flat_map(|chunk| &chunk.unreadable) {
+            let (subject, sequence) = (&message.subject, message.position.sequence);
+            if waiting.holds(subject, sequence) {
+                continue;
+            }
+            let said = parking.skip(self.view.name, &self.consumer(), message, error.clone()).await;
+            said.map_err(|error| Interruption::Operations(error.into()))?;
+            tracing::error!(projection = self.view.name, %subject, sequence, error, "event skipped");
+        }
+        Ok(())
+    }
+
     /// Reads what waits. What operators are shown that does not is taken back: it waited in the generation before, which
     /// could not read it.
     pub(super) async fn tidy(&self, writer: &mut Writer, waiting: &mut Waiting) -> Result<(), Interruption> {
@@ -110,7 +150,9 @@ impl Projector {
             let (error, sequence) = (parked.error.clone(), parked.sequence);
             let message = self.messages(&subject, sequence, sequence).await;
             let Ok([message]) = message.as_deref() else { continue };
-            let said = parking.announce(self.view.name, &self.consumer(), message, error, false).await;
+            let said = parking
+                .announce(self.view.name, &self.consumer(), (message, error), self.policy.holds(), false)
+                .await;
             match said {
                 Ok(()) => waiting.unseen.remove(&subject),
                 Err(error) => {
@@ -180,7 +222,9 @@ impl Projector {
             }
             Some((message, still)) => {
                 tracing::error!(projection, %subject, error = still.error, "an event still cannot be read");
-                parking.announce(service, &self.consumer(), message, still.error, true).await
+                parking
+                    .announce(service, &self.consumer(), (message, still.error), self.policy.holds(), true)
+                    .await
             }
         };
         said.map_err(|error| Interruption::Operations(error.into()))

@@ -131,7 +131,7 @@ impl Source {
             if self.projector.view.aggregates.contains(&message.subject.aggregate()) {
                 match message.record() {
                     Ok(recorded) => events.push(recorded),
-                    Err(error) if self.projector.parking.is_some() || self.projector.quietly => {
+                    Err(error) if self.projector.passes() => {
                         self.projector.metrics.failed(self.projector.view.name, "decode");
                         unreadable.push(Unreadable { message: message.clone(), error: error.to_string() });
                     }

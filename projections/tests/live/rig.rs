@@ -7,7 +7,8 @@ use events::{
     inventory::{ProductAdded, ProductEvent, ProductRepriced},
 };
 use nats::{
-    ChangeFeed, Connection, Durability, EventStore, FeedOptions, KeyRing, MasterKey, StoreOptions, Write,
+    ChangeFeed, Connection, Durability, EventStore, FeedOptions, KeyRing, MasterKey, Policy, StoreOptions,
+    Write,
     server::{Binary, Config, Server},
 };
 use projections::{
@@ -108,7 +109,14 @@ impl Rig {
         shutdown: &Shutdown,
     ) -> Projections {
         let (connection, rebuilds) = (self.connection.clone(), Rebuilds::default());
-        let feed = Feed { connection, parking: None, read_models: None, rebuilds, outlet };
+        let feed = Feed {
+            connection,
+            parking: None,
+            policy: Policy::default(),
+            read_models: None,
+            rebuilds,
+            outlet,
+        };
         let folder = self.folder.path().join(folder);
         std::fs::create_dir_all(&folder).unwrap();
         let view = View::of(service).unwrap();

@@ -20,7 +20,7 @@ use crate::{
 use clients::Followers;
 use commands::orders::{OrderCommand, Placement};
 use events::{Context, Position, UserId};
-use nats::{ChangeFeed, Durability, FeedOptions};
+use nats::{ChangeFeed, Durability, FeedOptions, Policy};
 use projections::{
     Feed, FeedMetrics, LiveOptions, Outlet, ProjectionMetrics, Projections, Rebuilds, View, database::Storage,
 };
@@ -244,7 +244,8 @@ async fn project(
     let (counters, clock) = (ProjectionMetrics::new(&metrics), stage.clock.clone());
     let outlet = feed.clone().map(|feed| Outlet { feed, metrics: FeedMetrics::new(&metrics) });
     let (connection, rebuilds) = (stage.connection.clone(), Rebuilds::default());
-    let source = Feed { connection, parking: None, read_models: None, rebuilds, outlet };
+    let source =
+        Feed { connection, parking: None, policy: Policy::default(), read_models: None, rebuilds, outlet };
     let started = Instant::now();
     let running = Projections::start(view, &source, &storage, clock, &metrics, counters, &shutdown).await?;
     let last = Position { context: Context::Orders, sequence: events };

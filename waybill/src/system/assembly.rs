@@ -5,8 +5,8 @@ use crate::{calls::UsersCalls, contracts, failure::Failure};
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
 use nats::{
-    ChangeFeed, Connection, EventStore, FeedOptions, KeyRing, Parking, ReadModels, Registry, RegistryOptions,
-    StoreMetrics, StoreOptions,
+    ChangeFeed, Connection, EventStore, FeedOptions, KeyRing, Parking, Policy, ReadModels, Registry,
+    RegistryOptions, StoreMetrics, StoreOptions,
 };
 use projections::{Feed, FeedMetrics, Outlet, ProjectionMetrics, Projections, Rebuilds, Streams, View};
 use serde_json::{Map, Value};
@@ -59,7 +59,8 @@ pub(super) async fn assemble(
         let storage = config.databases.storage(service, &config.data);
         let (counters, clock) = (ProjectionMetrics::new(&metrics), config.clock.clone());
         let outlet = outlet(config, service, &reading, &metrics).await?;
-        let feed = feed(&environment, reading, config.rebuilds.clone(), outlet.clone()).await?;
+        let policy = config.policies.of(&format!("{service}-projection"));
+        let feed = feed(&environment, reading, policy, (config.rebuilds.clone(), outlet.clone())).await?;
         let started = Projections::start(view, &feed, &storage, clock, &metrics, counters, shutdown).await?;
         read_side = Some((started, outlet));
     }
@@ -100,15 +101,15 @@ fn described(service: Service, mut api: OpenApi) -> Router {
 async fn feed(
     environment: &Environment,
     connection: Connection,
-    rebuilds: Rebuilds,
-    outlet: Outlet,
+    policy: Policy,
+    (rebuilds, outlet): (Rebuilds, Outlet),
 ) -> Result<Feed, Failure> {
     let store = EventStore::new(&connection, environment.store.clone());
     let (clock, replicas) = (environment.clock.clone(), environment.store.replicas);
     let parking = Parking::open(&connection, store.clone(), clock.clone(), replicas).await?;
     let read_models = ReadModels::open(&connection, store, clock, replicas).await?;
     let (parking, read_models, outlet) = (Some(parking), Some(read_models), Some(outlet));
-    Ok(Feed { connection, parking, read_models, rebuilds, outlet })
+    Ok(Feed { connection, parking, policy, read_models, rebuilds, outlet })
 }
 
 /// Where changed rows go, for whoever follows them.

@@ -6,7 +6,7 @@ use crate::{
     failure::Failure,
 };
 use events::{Context, Position};
-use nats::{Filter, From, Reader, Until};
+use nats::{Filter, From, Policy, Reader, Until};
 use projections::{
     Changes, Feed, ProjectionMetrics, Projections, Rebuilds, View,
     database::{Database, Move, Storage},
@@ -29,6 +29,7 @@ pub(super) async fn start(
     let feed = Feed {
         connection: stage.connection.clone(),
         parking: None,
+        policy: Policy::default(),
         read_models: None,
         rebuilds: Rebuilds::default(),
         outlet: None,
