@@ -1,22 +1,19 @@
 //! Crash points: places where a test lets the process die as by `kill -9`, before and after whatever stores, sends or
-//! acknowledges. Without the feature `failpoints` they are nothing at all, and a release build cannot have it.
+//! acknowledges. Where debug assertions are off, as in every release, they are nothing at all.
 //!
 //! `WAYBILL_CRASH_AT=<point>@<scope>:<count>` dies when that point is passed for the count-th time;
 //! `WAYBILL_STALL_AT=<point>@<scope>:<milliseconds>` stands still for so long when that point is passed for the first time.
 //! `WAYBILL_CRASH_LIST=<file>` writes down every point the first time it is passed.
 
-#[cfg(all(feature = "failpoints", not(debug_assertions)))]
-compile_error!("crash points are for tests: a release build has none");
-
 /// A place where the process may be made to die. `scope` tells apart who passes it: a stream, a consumer.
-#[cfg(not(feature = "failpoints"))]
+#[cfg(not(debug_assertions))]
 #[inline]
 pub fn crash_point(_point: &'static str, _scope: &str) {}
 
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 pub use armed::crash_point;
 
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 mod armed {
     use std::{
         collections::HashSet,

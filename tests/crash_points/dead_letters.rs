@@ -1,9 +1,9 @@
 //! Killed at every step of parking, and at every step of a retry: every message that was parked is handled once, in the end.
 
-use crate::{cell::Shop, end};
+use crate::{cell::Shop, end, killed};
 use nats::Connection;
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use waybill::{api::Api, system::Service};
 use waybill_tests::{Process, eventually, settled};
 
@@ -38,8 +38,6 @@ const RETRYING: &[&str] = &[
     "acknowledge.after@shipping-payments-ops:1",
 ];
 
-/// What is killed gets there, or never will.
-const REACHED_WITHIN: Duration = Duration::from_secs(45);
 /// A message that was under way in a process that died comes again after half a minute.
 const SOON: Duration = Duration::from_mins(3);
 
@@ -48,20 +46,6 @@ async fn letters(api: &Api) -> Option<Vec<Value>> {
     let all = api.get(Service::Operations, "/ops/dead-letters").await.ok()?.body;
     let groups = all["groups"].as_array()?.iter().filter(|group| group["consumer"] == CONSUMER);
     Some(groups.flat_map(|group| group["letters"].as_array().cloned().unwrap_or_default()).collect())
-}
-
-/// Runs until it is killed at a point; whether it was.
-async fn killed(process: &mut Process, what: impl Future<Output = ()>) -> bool {
-    let started = Instant::now();
-    let mut what = std::pin::pin!(what);
-    let mut over = false;
-    while !process.has_ended() && started.elapsed() < REACHED_WITHIN {
-        tokio::select! {
-            () = &mut what, if !over => over = true,
-            () = tokio::time::sleep(Duration::from_millis(5)) => {}
-        }
-    }
-    process.has_ended()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,8 +57,10 @@ async fn wherever_it_is_killed_what_was_parked_is_brought_back_once() {
     let mut customers = Vec::new();
     for at in PARKING {
         end(&mut process).await;
-        assert!(process.again_with(DOWN, &[("WAYBILL_CRASH_AT", at)]).await.unwrap(), "{at}");
-        shop.moved(&process);
+        // What an earlier one left behind may get there before anybody can order.
+        if process.again_with(DOWN, &[("WAYBILL_CRASH_AT", at)]).await.unwrap() {
+            shop.moved(&process);
+        }
         customers.push(shop.orders(at, RETRYING.len().div_ceil(PARKING.len())));
         table.push(("parking", *at, killed(&mut process, async {}).await));
     }

@@ -1,14 +1,17 @@
 //! The matrix of crash points: the executable is killed at every place that stores, sends or acknowledges, before and
 //! after it, while orders of every kind are under way. Whatever the place, every order ends once, what was done is done or
-//! undone as a whole, stock and money are conserved, and the read models are the fold of the log.
+//! undone as a whole, stock and money are conserved, nobody is told twice, and the read models are the fold of the log.
 //!
-//! One nats-server for all cells: what one cell leaves behind is part of the next one's work. Needs the executable with
-//! its crash points: `cargo build -p waybill --features failpoints`.
+//! One nats-server for all cells: what one cell leaves behind is part of the next one's work. The ordinary suite has a cell
+//! for every kind of place and workflow; all of them take a quarter of an hour:
+//! `cargo test -p waybill-tests --test crash_points -- --nocapture --include-ignored`.
 
+#![cfg(debug_assertions)]
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
 
 mod cell;
 mod dead_letters;
+mod elsewhere;
 mod steps;
 
 use cell::Shop;
@@ -22,15 +25,10 @@ use std::{
 use waybill::audit::Audit;
 use waybill_tests::{Process, eventually, settled};
 
-/// How orders are carried through, and the flags that say so. One line for each way there is.
-const WORKFLOWS: &[(&str, &[&str])] = &[
-    ("choreography", &["--log", "error"]),
-    ("orchestration", &["--log", "error", "--workflow", "orchestration", "--step-deadline", "5s"]),
-];
-
-/// Points that these orders need not pass: mail that cannot be sent now, the key of a customer who is erased, the state of an
-/// aggregate with a long history, and a parcel that is called off (`steps` has it).
-const ELSEWHERE: &[&str] = &["carrier.cancel", "hand.back", "overwrite", "snapshot"];
+/// How orders are carried through, and the flags that say so.
+const CHOREOGRAPHY: (&str, &[&str]) = ("choreography", &["--log", "error"]);
+const ORCHESTRATION: (&str, &[&str]) =
+    ("orchestration", &["--log", "error", "--workflow", "orchestration", "--step-deadline", "5s"]);
 
 /// A point is passed, or never will be, after so long.
 const REACHED_WITHIN: Duration = Duration::from_secs(45);
@@ -77,14 +75,57 @@ async fn end(process: &mut Process) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn wherever_it_is_killed_every_order_ends_once() {
-    for (workflow, flags) in WORKFLOWS {
-        matrix(workflow, flags).await;
+/// Runs until it is killed at a point; whether it was.
+async fn killed(process: &mut Process, what: impl Future<Output = ()>) -> bool {
+    let started = Instant::now();
+    let mut what = std::pin::pin!(what);
+    let mut over = false;
+    while !process.has_ended() && started.elapsed() < REACHED_WITHIN {
+        tokio::select! {
+            () = &mut what, if !over => over = true,
+            () = tokio::time::sleep(Duration::from_millis(5)) => {}
+        }
     }
+    process.has_ended()
 }
 
-async fn matrix(workflow: &str, flags: &[&str]) {
+/// One point of every kind: what the process manager passes, where it does, else the last one.
+fn one_of_each_kind(points: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut kinds = BTreeMap::new();
+    for point in points {
+        let kind = point.split('@').next().unwrap_or_default();
+        let known: &mut &String = kinds.entry(kind).or_insert(point);
+        if !known.to_lowercase().contains("@fulfilment") {
+            *known = point;
+        }
+    }
+    kinds.into_values().cloned().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_a_place_of_every_kind_every_order_ends_once() {
+    matrix(CHOREOGRAPHY, one_of_each_kind).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_a_place_of_every_kind_every_order_of_a_saga_ends_once() {
+    matrix(ORCHESTRATION, one_of_each_kind).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: every place, of which the ordinary suite has one of every kind"]
+async fn wherever_it_is_killed_every_order_ends_once() {
+    matrix(CHOREOGRAPHY, BTreeSet::clone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: every place, of which the ordinary suite has one of every kind"]
+async fn wherever_it_is_killed_every_order_of_a_saga_ends_once() {
+    matrix(ORCHESTRATION, BTreeSet::clone).await;
+}
+
+/// Kills at the chosen ones of all points that orders pass.
+async fn matrix((workflow, flags): (&str, &[&str]), choose: impl Fn(&BTreeSet<String>) -> BTreeSet<String>) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut process = Process::dev(&data, flags).await.unwrap();
@@ -92,9 +133,9 @@ async fn matrix(workflow: &str, flags: &[&str]) {
     let points = passed(&mut process, &shop, flags, &folder.path().join("points")).await;
     let names: BTreeSet<_> = points.iter().filter_map(|point| point.split('@').next()).collect();
     let never = in_sources().into_iter().filter(|name| !names.contains(&**name));
-    let elsewhere = |name: &str| ELSEWHERE.iter().any(|other| name.strip_prefix(other).is_some());
-    let never: Vec<_> = never.filter(|name| !elsewhere(name)).collect();
-    assert_eq!(never, [""; 0], "points that no order passes");
+    let never: Vec<_> = never.filter(|name| !elsewhere::has(name) && !steps::has(name)).collect();
+    assert_eq!(never, [""; 0], "points at which nobody is killed");
+    let points = choose(&points);
 
     let mut cells = Vec::new();
     for point in &points {
@@ -132,7 +173,7 @@ async fn matrix(workflow: &str, flags: &[&str]) {
     .await;
     assert_eq!(verdict.orders(), cell::ORDERS * (points.len() + 1), "every key has an order of its own");
     assert_eq!(steps::faults(&connection).await, [""; 0]);
-    steps::verify(&connection, &data.join("views"), &folder.path().join("scratch")).await;
+    steps::verify(&process.api, &connection, &data.join("views"), &folder.path().join("scratch")).await;
     println!("{workflow}: killed at\n");
     for (point, (ended, took)) in &reached {
         let verdict = if *ended { "green" } else { "RED: never reached" };

@@ -76,6 +76,11 @@ const SOON: Duration = Duration::from_mins(4);
 const MONEY: i64 = 100_000;
 const STOCK: u32 = 1000;
 
+/// Whether somebody dies here at a point that is not passed by everybody: a parcel that is called off.
+pub(crate) fn has(point: &str) -> bool {
+    point.starts_with("carrier.cancel.")
+}
+
 /// What is done about a step: by which service, in which stream.
 fn done_by(step: Step) -> (Service, Context) {
     match step {
@@ -359,9 +364,20 @@ pub(crate) async fn faults(connection: &Connection) -> Vec<String> {
 }
 
 /// The read models in a folder are the fold of the log.
-pub(crate) async fn verify(connection: &Connection, views: &std::path::Path, scratch: &std::path::Path) {
+pub(crate) async fn verify(
+    api: &Api,
+    connection: &Connection,
+    views: &std::path::Path,
+    scratch: &std::path::Path,
+) {
     for view in View::ALL {
-        let live = Database::open(&Storage::Sqlite(views.to_owned()), view, 1).await.unwrap();
+        let serves = async || {
+            let stands =
+                api.get(Service::Operations, &format!("/ops/projections/{}", view.name)).await.ok()?.body;
+            u32::try_from(stands["live"].as_u64()?).ok()
+        };
+        let live = eventually("it is known what serves", SOON, serves).await;
+        let live = Database::open(&Storage::Sqlite(views.to_owned()), view, live).await.unwrap();
         let differences = projections::verify(view, connection, &live, scratch).await.unwrap();
         assert!(differences.is_empty(), "{}: {differences:?}", view.name);
     }
@@ -391,7 +407,7 @@ async fn matrix(workflow: Workflow) {
     let connection = world.connect().await.unwrap();
     assert_eq!(faults(&connection).await, [""; 0]);
     let scratch = tempfile::tempdir().unwrap();
-    verify(&connection, &world.config.data, scratch.path()).await;
+    verify(&world.api, &connection, &world.config.data, scratch.path()).await;
 
     println!("{workflow:?}: what goes wrong with each step, and how its order ended\n");
     for (cell, end) in cells.iter().zip(&ends) {

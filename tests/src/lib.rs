@@ -41,4 +41,4 @@ pub use receiver::{Behaviour as ReceiverBehaviour, Receiver, Request as Received
 pub use serve::Serve;
 pub use subscriber::{Received, Subscriber, request};
 pub use wait::eventually;
-pub use world::{World, settled};
+pub use world::{World, settled, told};

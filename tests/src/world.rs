@@ -161,17 +161,7 @@ impl World {
     /// # Panics
     /// When they are not in time.
     pub async fn told(&self, channels: &[&str]) {
-        for channel in channels {
-            for (context, _) in commands::notifications::INTERESTS {
-                let stream = context.stream();
-                let info = format!("$JS.API.CONSUMER.INFO.{stream}.notifications-{channel}-{context}");
-                eventually(&format!("all of {stream} is told by {channel}"), SETTLED_WITHIN, async || {
-                    let info = request(&self.nats.url(), &info, "").await.ok()?;
-                    (info["num_pending"] == 0 && info["num_ack_pending"] == 0).then_some(())
-                })
-                .await;
-            }
-        }
+        told(&self.nats.url(), channels).await;
     }
 
     /// Waits until everything that must hold does: every order has ended once, is done or undone as a whole, stock and
@@ -181,6 +171,25 @@ impl World {
     /// When it does not hold in time; the message says what does not.
     pub async fn settled(&self) -> Result<Audit, Failure> {
         settled(&self.connect().await?, &self.api).await
+    }
+}
+
+/// Waits until customers, and whoever else is to be, are told of everything on these channels, for services that run
+/// elsewhere.
+///
+/// # Panics
+/// When they are not in time.
+pub async fn told(nats_url: &str, channels: &[&str]) {
+    for channel in channels {
+        for (context, _) in commands::notifications::INTERESTS {
+            let stream = context.stream();
+            let info = format!("$JS.API.CONSUMER.INFO.{stream}.notifications-{channel}-{context}");
+            eventually(&format!("all of {stream} is told by {channel}"), SETTLED_WITHIN, async || {
+                let info = request(nats_url, &info, "").await.ok()?;
+                (info["num_pending"] == 0 && info["num_ack_pending"] == 0).then_some(())
+            })
+            .await;
+        }
     }
 }
 

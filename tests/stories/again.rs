@@ -1,6 +1,6 @@
 //! The same thing again: commands that are sent twice, events that are delivered twice.
 
-use events::Context;
+use events::{Context, orders::Workflow};
 use futures::future::try_join_all;
 use std::time::Duration;
 use waybill::api::Cart;
@@ -41,7 +41,17 @@ async fn a_command_sent_again_has_one_effect_and_one_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_are_delivered_again_change_nothing() {
-    let mut world = World::start().await.unwrap();
+    delivered_again(World::start().await.unwrap(), 10).await;
+}
+
+/// What sagas have asked for is not asked for once more.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_delivered_again_change_nothing_of_a_saga() {
+    let world = World::with(|config| config.flow.workflow = Workflow::Orchestration);
+    delivered_again(world.await.unwrap(), 3).await;
+}
+
+async fn delivered_again(mut world: World, rounds: u32) {
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), 3).await.unwrap();
     let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, 10_000).await.unwrap();
@@ -58,7 +68,7 @@ async fn events_that_are_delivered_again_change_nothing() {
     let before = (audit.ends(), world.lengths().await.unwrap());
 
     let url = world.nats.url();
-    for round in 0..10 {
+    for round in 0..rounds {
         // A consumer that is gone is made anew, and gets everything again from the first event on.
         for (stream, durable) in reactions() {
             let gone =
