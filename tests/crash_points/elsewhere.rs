@@ -88,12 +88,23 @@ impl Wish {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_where_no_order_passes_what_was_under_way_is_done_in_the_end() {
+    // The last place of each kind.
+    matrix(CELLS.iter().filter(|(_, at)| at.contains(".after@") || at.contains(".switched@"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes: every place, of which the ordinary suite has one of every kind"]
+async fn wherever_it_is_killed_what_was_under_way_is_done_in_the_end() {
+    matrix(CELLS.iter()).await;
+}
+
+async fn matrix(cells: impl Iterator<Item = &'static (About, &'static str)>) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut process = Process::dev(&data, UP).await.unwrap();
     let shop = Shop::open(&process).await;
     let (mut table, mut wishes, mut customers) = (Vec::new(), Vec::new(), Vec::new());
-    for (number, (about, at)) in CELLS.iter().enumerate() {
+    for (number, (about, at)) in cells.enumerate() {
         let user = process.api.register(&format!("elsewhere-{number}")).await.unwrap();
         let wish = Wish { about: *about, number, user };
         end(&mut process).await;

@@ -89,13 +89,14 @@ async fn killed(process: &mut Process, what: impl Future<Output = ()>) -> bool {
     process.has_ended()
 }
 
-/// One point of every kind: what the process manager passes, where it does, else the last one.
-fn one_of_each_kind(points: &BTreeSet<String>) -> BTreeSet<String> {
+/// One point of every kind: where one service passes it that of this service, else the last one.
+fn one_of_each_kind(points: &BTreeSet<String>, service: &str) -> BTreeSet<String> {
+    let of_it = format!("@{service}");
     let mut kinds = BTreeMap::new();
     for point in points {
         let kind = point.split('@').next().unwrap_or_default();
         let known: &mut &String = kinds.entry(kind).or_insert(point);
-        if !known.to_lowercase().contains("@fulfilment") {
+        if !known.to_lowercase().contains(&of_it) {
             *known = point;
         }
     }
@@ -104,12 +105,12 @@ fn one_of_each_kind(points: &BTreeSet<String>) -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_a_place_of_every_kind_every_order_ends_once() {
-    matrix(CHOREOGRAPHY, one_of_each_kind).await;
+    matrix(CHOREOGRAPHY, |points| one_of_each_kind(points, "inventory")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_a_place_of_every_kind_every_order_of_a_saga_ends_once() {
-    matrix(ORCHESTRATION, one_of_each_kind).await;
+    matrix(ORCHESTRATION, |points| one_of_each_kind(points, "fulfilment")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

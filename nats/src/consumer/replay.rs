@@ -7,7 +7,7 @@
 use super::{Consumer, Handler, Manner, Policy, Retry, worker::Worker};
 use crate::{DeadLetter, Recorded, bucket::Kept, parking::Cause};
 use events::{
-    Context, DeadLetterId, Fact,
+    Context, DeadLetterId, Fact, Subject,
     ops::{DeadLetterDiscarded, DeadLetterEvent, DeadLetterRetried},
 };
 use std::{sync::Arc, time::Duration};
@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 /// What operators ask of every consumer that parks.
 pub const ASKED_BY_OPERATORS: &[&str] = &["deadletter.retried", "deadletter.discarded"];
 
-/// Times a message is tried when it is brought back. Whoever asked for it is waiting.
+/// Times that a message which is itself to blame is tried when it is brought back. Whoever asked for it is waiting.
 const TRIES: u32 = 2;
 
 /// The worker that brings back what `main` has parked.
@@ -137,6 +137,12 @@ async fn step(main: &Worker, kept: Kept<DeadLetter>, cause: &Cause) -> Result<Op
                 parking.advance(kept, sequence).await?;
                 return Ok(None);
             }
+            // Until the world is back; who gives it up meanwhile need not wait for that.
+            Err(Retry::World(why)) if is_given_up(main, letter).await? => {
+                tracing::info!(durable = main.consumer.durable, id = %letter.id, why, "given up meanwhile");
+                return Ok(Some("superseded"));
+            }
+            Err(Retry::World(why)) => return Err(why.into()),
             Err(error) if tries == TRIES => break error,
             Err(_) => {}
         }
@@ -153,4 +159,11 @@ async fn step(main: &Worker, kept: Kept<DeadLetter>, cause: &Cause) -> Result<Op
         return Ok(Some("parked again"));
     }
     Ok(None)
+}
+
+/// Whether the last thing that was asked of a message is to give it up.
+async fn is_given_up(main: &Worker, letter: &DeadLetter) -> Result<bool, Failure> {
+    let Some(subject) = Subject::parse(&letter.failure.subject) else { return Ok(false) };
+    let asked = main.consumer.parking.asked(&main.consumer.durable, &subject).await?;
+    Ok(asked.is_some_and(|asked| asked.discard == Some(letter.failure.sequence)))
 }

@@ -1,7 +1,7 @@
 //! A world that is away: what fails because of it is tried until it is back, and parks nothing.
 
 use crate::{
-    parking::{add, letter, unacknowledged, worker},
+    parking::{add, discard, letter, retry, unacknowledged, worker},
     rig::{Rig, item, soon, until},
 };
 use nats::{Consumer, ConsumerMetrics, Handler, Manner, Retry};
@@ -61,6 +61,53 @@ async fn what_fails_because_the_world_is_away_waits_for_it_and_is_never_parked()
     until("it is back", async || of(cut_off.clone()).len() as u64 == BEHIND).await;
     assert_eq!(of(cut_off.clone()), (1..=BEHIND).collect::<Vec<_>>(), "in order, and each once");
     until("nothing is unacknowledged", async || unacknowledged(&rig).await == (0, 0)).await;
+    stop.cancel();
+    soon("stop", running).await.unwrap();
+}
+
+/// Brought back while the world is away, it is tried until the world is back, or it is given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_brought_back_waits_for_the_world_and_can_be_given_up_meanwhile() {
+    let rig = Rig::start().await;
+    let (mended, given_up) = (item(), item());
+    let (state, handled) = (Arc::new(Mutex::new("poisoned")), Arc::new(Mutex::new(Vec::new())));
+    let handler: Handler = {
+        let (state, handled) = (Arc::clone(&state), Arc::clone(&handled));
+        Arc::new(move |recorded| {
+            let outcome = match *state.lock().unwrap() {
+                "poisoned" => Err(Retry::message("it is poisoned")),
+                "away" => Err(Retry::world("the carrier is away")),
+                _ => Ok("done"),
+            };
+            if outcome.is_ok() {
+                handled.lock().unwrap().push(recorded.subject.clone());
+            }
+            Box::pin(async move { outcome })
+        })
+    };
+    let (metrics, stop) = (ConsumerMetrics::default(), CancellationToken::new());
+    let consumer = Consumer { metrics: metrics.clone(), ..worker(&rig, "park:1").await };
+    let running = tokio::spawn(consumer.run(handler, stop.clone()));
+    let mut letters = Vec::new();
+    for of in [&mended, &given_up] {
+        add(&rig, of, 1..=1).await;
+        until("it is parked", async || letter(&rig, of).await.is_some()).await;
+        letters.push(letter(&rig, of).await.unwrap());
+    }
+    *state.lock().unwrap() = "away";
+    for letter in &letters {
+        retry(&rig, letter).await;
+    }
+    until("both are tried on and on", async || failures(&metrics, "world") >= 6).await;
+    for (of, before) in [&mended, &given_up].into_iter().zip(&letters) {
+        assert_eq!(letter(&rig, of).await.as_ref(), Some(before), "neither is parked once more");
+    }
+    discard(&rig, &letters[1]).await;
+    until("it is given up", async || letter(&rig, &given_up).await.is_none()).await;
+    assert!(letter(&rig, &mended).await.is_some());
+    *state.lock().unwrap() = "there";
+    until("the other is done", async || letter(&rig, &mended).await.is_none()).await;
+    assert_eq!(*handled.lock().unwrap(), [mended]);
     stop.cancel();
     soon("stop", running).await.unwrap();
 }
