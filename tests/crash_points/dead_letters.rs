@@ -59,13 +59,13 @@ fn shown(table: &[(&str, &str, bool)]) -> String {
 async fn killed_while_it_parks_and_brings_back_every_message_is_handled_once() {
     let parking = ["bucket.after@PARKED:1", "append.after@OPS:1"];
     let retrying = ["append.after@OPS:1", "append.after@SHIPPING:1", "bucket.after@PARKED:2"];
-    matrix(&parking, &retrying).await;
+    Box::pin(matrix(&parking, &retrying)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: every place, of which the ordinary suite has some"]
 async fn wherever_it_is_killed_what_was_parked_is_brought_back_once() {
-    matrix(PARKING, RETRYING).await;
+    Box::pin(matrix(PARKING, RETRYING)).await;
 }
 
 async fn matrix(parking: &[&str], retrying: &[&str]) {

@@ -178,7 +178,7 @@ async fn matrix((workflow, flags): (&str, &[&str]), choose: impl Fn(&BTreeSet<St
     println!("{workflow}: killed at\n");
     for (point, (ended, took)) in &reached {
         let verdict = if *ended { "green" } else { "RED: never reached" };
-        println!("  {point:<44} {:>4} orders  {:>5.1} s  {verdict}", orders[point], took.as_secs_f64());
+        println!("  {point:<50} {:>4} orders  {:>5.1} s  {verdict}", orders[point], took.as_secs_f64());
     }
     assert!(reached.values().all(|(ended, _)| *ended), "every cell was killed where it should be");
     process.stop().await.unwrap();

@@ -167,7 +167,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let host = flags.optional::<IpAddr>("--host");
     let ports = flags.optional("--ports").unwrap_or_default();
     let postgres = flags.optional("--postgres");
-    let policies = flags.optional("--on-failure").unwrap_or_default();
+    let policies = settings::policies(&mut flags);
     let rebuilds = settings::rebuilds(&mut flags);
     let (outside, users_calls) = (Outside::read(&mut flags), UsersCalls::read(&mut flags));
     let subscriptions = Subscriptions::read(&mut flags);

@@ -214,7 +214,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let channels = args.channels.read(flags, &args.data);
     let flow = Flow::read(flags);
     let jwks_url = flags.optional::<reqwest::Url>("--jwks-url").map(String::from);
-    let policies = flags.optional("--on-failure").unwrap_or_default();
+    let policies = settings::policies(flags);
     let rebuilds = settings::rebuilds(flags);
     let trusted_proxies = flags.optional("--trusted-proxies");
     let (users_calls, subscriptions) = (UsersCalls::read(flags), Subscriptions::read(flags));
@@ -329,5 +329,9 @@ mod tests {
         assert!(read("all --nats-url nats://x --port 80").unwrap_err().contains("--port"));
         assert!(read("all --nats-url nats://x --advertise http://x:80").unwrap_err().contains("--advertise"));
         read("all --nats-url nats://x --advertise http://x").unwrap();
+        let of = "payments-projection=skip,fulfilment-holds=retry,notifications-email-orders=park:3,notifications-webhook-erp-shipping=retry,shipping-payments=retry";
+        read(&format!("all --nats-url nats://x --on-failure {of}")).unwrap();
+        let typo = read("all --nats-url nats://x --on-failure shiping-payments=retry").unwrap_err();
+        assert!(typo.contains("--on-failure") && typo.contains("shiping-payments"), "{typo}");
     }
 }

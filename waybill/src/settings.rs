@@ -1,7 +1,9 @@
 //! Flags as settings: read together, so that everything that is wrong with them is said at once.
 
 use crate::{edge::GATEWAY, failure::Failure, system::Service};
-use nats::{MasterKey, MasterKeyError};
+use commands::fulfilment::HOLDS;
+use events::Context;
+use nats::{MasterKey, MasterKeyError, Policies};
 use projections::Rebuilds;
 use service::config::{Faults, Settings};
 use std::{collections::HashMap, env, fs, path::PathBuf, str::FromStr};
@@ -31,6 +33,37 @@ pub(crate) fn rebuilds(flags: &mut Settings) -> Rebuilds {
         flags.faults().add("--rebuilds", "expected 1 to 64");
     }
     Rebuilds::at_most(count)
+}
+
+/// What consumers do about messages that they cannot handle. A name that none of them has would change nothing, in silence.
+pub(crate) fn policies(flags: &mut Settings) -> Policies {
+    let policies: Policies = flags.optional("--on-failure").unwrap_or_default();
+    for name in policies.names().filter(|name| !is_consumer(name)) {
+        flags.faults().add("--on-failure", format!("no consumer is called {name}"));
+    }
+    policies
+}
+
+/// Whether a consumer is called that, whichever process it is in. Only notifications know which endpoints there are.
+fn is_consumer(name: &str) -> bool {
+    let reactions = [
+        (Service::Users, commands::users::INTERESTS),
+        (Service::Orders, commands::orders::INTERESTS),
+        (Service::Payments, commands::payments::INTERESTS),
+        (Service::Inventory, commands::inventory::INTERESTS),
+        (Service::Shipping, commands::shipping::INTERESTS),
+        (Service::Fulfilment, commands::fulfilment::INTERESTS),
+    ];
+    let reacts = |(service, interests): &(Service, &[(Context, &[&str])])| {
+        interests.iter().any(|(of, _)| name == format!("{service}-{of}"))
+    };
+    let tells = name.strip_prefix("notifications-").is_some_and(|rest| {
+        let told = |of: &Context| rest.strip_suffix(&format!("-{of}"));
+        let channels = commands::notifications::INTERESTS.iter().filter_map(|(of, _)| told(of));
+        channels.into_iter().any(|channel| channel == "email" || channel.starts_with("webhook-"))
+    });
+    let projects = Service::ALL.into_iter().any(|service| name == format!("{service}-projection"));
+    reactions.iter().any(reacts) || tells || projects || name == HOLDS
 }
 
 /// The variable that holds the master key. There is no such flag, for every user of the machine would see it.

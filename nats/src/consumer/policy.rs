@@ -82,6 +82,11 @@ pub struct Policies {
 }
 
 impl Policies {
+    /// The consumers that have a policy of their own, by their durable names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.of.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The policy of a consumer, by its durable name.
     pub fn of(&self, durable: &str) -> Policy {
         self.of.iter().find(|(name, _)| name == durable).map_or(self.usual, |(_, policy)| *policy)
