@@ -16,8 +16,8 @@ use waybill_tests::Process;
 /// Orders of a customer: one that is completed, one that the carrier refuses, one that is out of stock, one cancelled.
 pub(crate) const ORDERS: usize = 4;
 
-/// A request whose process was killed can be tried again under its key only after a while.
-const WITHIN: Duration = Duration::from_mins(5);
+/// Whoever has no luck is killed in every cell up to the last one: only a hang gets there.
+const WITHIN: Duration = Duration::from_mins(30);
 const PAUSE: Duration = Duration::from_millis(25);
 
 /// Where the services are at this moment, and what they sell.
