@@ -4,8 +4,11 @@ use commands::shipping::Behaviour;
 use serde_json::{Value, json};
 use std::time::Duration;
 use uuid::Uuid;
-use waybill::{api::Cart, system::Service};
-use waybill_tests::{World, eventually};
+use waybill::{
+    api::{Cart, Tokens},
+    system::Service,
+};
+use waybill_tests::{Front, World, eventually, run};
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -123,4 +126,62 @@ async fn a_carrier_that_is_away_for_long_parks_no_order() {
         shop.ends(order, "completed").await;
     }
     shop.world.settled().await.unwrap();
+}
+
+/// `waybill dead-letters`, through the gateway.
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_to_dead_letters_by_command_and_all_of_it_is_recorded() {
+    let shop = Shop::open().await;
+    let front = Front::patient(&shop.world, "").await.unwrap();
+    front.knows(&Service::ALL).await.unwrap();
+    let config = &shop.world.config;
+    let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await.unwrap();
+    let (url, nats, token) =
+        (format!("{}/api", front.url), shop.world.nats.url(), tokens.operator().await.unwrap());
+    let place = ["--url", &url, "--token", &token];
+    let waybill = async |line: &[&str]| run(&[&["dead-letters"], line, &place].concat()).await.unwrap();
+
+    assert_eq!(waybill(&["list"]).await, (Some(0), "nothing waits\n".to_owned()));
+    shop.world.config.outside.carrier.set_behaviour(Behaviour::Garbled);
+    let mut orders = Vec::new();
+    for key in ["1", "2", "3"] {
+        orders.push(shop.place(key).await);
+    }
+    let letters = shop.parked(3).await;
+    let group = &letters["groups"][0];
+    let (fingerprint, id) =
+        (group["fingerprint"].as_str().unwrap(), group["letters"][0]["id"].as_str().unwrap());
+    let (_, listed) = waybill(&["list"]).await;
+    let of_group = format!("{fingerprint}  3  shipping-payments  payment.charged: the carrier's answer");
+    assert!(listed.starts_with(&of_group) && listed.contains(id), "{listed}");
+    let (_, shown) = waybill(&["show", id]).await;
+    assert!(shown.contains("cannot be understood") && shown.contains("\"attempts\": 3"), "{shown}");
+
+    let (code, why) = waybill(&["discard", id, "--reason", " "]).await;
+    assert!(code != Some(0) && why.contains("reason"), "{why}");
+    assert_eq!(waybill(&["discard", id, "--reason", "a duplicate"]).await.1, "discard: 1\n");
+    shop.parked(2).await;
+    shop.world.config.outside.carrier.set_behaviour(Behaviour::default());
+    assert_eq!(waybill(&["retry", fingerprint]).await.1, "retry: 2\n");
+    shop.parked(0).await;
+    eventually("all but the one that was given up are completed", SOON, async || {
+        let mut completed = 0;
+        for order in &orders {
+            completed += usize::from(shop.status(*order).await == "completed");
+        }
+        (completed == 2).then_some(())
+    })
+    .await;
+    assert_eq!(waybill(&["retry", "--all"]).await.1, "retry: 0\n");
+
+    let replay = ["replay", "--stream", "OPS", "--output", "json", "--nats-url", &nats];
+    let (_, told) = run(&replay).await.unwrap();
+    let told: Vec<Value> = told.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let of = |kind: &str| told.iter().filter(|fact| fact["type"] == kind).collect::<Vec<_>>();
+    let counts = ["message.parked", "deadletter.discarded", "deadletter.retried", "deadletter.resolved"];
+    assert_eq!(counts.map(|kind| of(kind).len()), [3, 1, 2, 3], "{told:?}");
+    let discarded = of("deadletter.discarded")[0];
+    assert_eq!(discarded["data"]["reason"], "a duplicate");
+    assert!(discarded["actor"].as_str().unwrap().starts_with("operator:"), "{discarded}");
+    assert!(front.stop().await);
 }
