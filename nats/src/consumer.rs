@@ -18,6 +18,7 @@ mod parked;
 mod policy;
 mod replay;
 mod retry;
+mod standing;
 mod trace;
 mod worker;
 
@@ -29,6 +30,7 @@ pub use metrics::ConsumerMetrics;
 pub use policy::{Policies, Policy, PolicyError};
 pub use replay::ASKED_BY_OPERATORS;
 pub use retry::Retry;
+pub(crate) use standing::weaknesses;
 use std::{sync::Arc, time::Duration, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use worker::Worker;

@@ -5,12 +5,14 @@
 //! message be deleted, which the server does by overwriting it (buckets made by the client forbid that), and that a key
 //! has room for two messages: the wrapped key and, for ever, the mark that it was destroyed.
 
+mod fits;
 mod master;
 
 use crate::{Bucket, BucketConfig, BucketError, Change, Connection, Kept, TopologyError};
 use async_nats::jetstream::stream;
 use bytes::Bytes;
 use events::{DataKey, OpenError, Personal, UserId};
+pub use fits::fits;
 use futures::{Stream, StreamExt};
 use lru::LruCache;
 use master::random;

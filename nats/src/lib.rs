@@ -12,6 +12,7 @@
 //! - [`ReadModels`]: how read models stand, and what operators ask of them
 //! - [`Bucket`]: values under keys, changed by compare-and-set and watched
 //! - [`KeyRing`], [`MasterKey`]: the keys of personal data, and what destroys them
+//! - [`examine`]: how a server and what it keeps stand, for whoever looks for what is wrong
 //! - [`raw`], [`restore`]: streams as they stand, read for checks and copies, and put back
 //! - [`Quota`]: how many of something are left in a window, shared among processes
 //! - [`Ledger`]: what became of a client's idempotency key
@@ -24,6 +25,7 @@ mod bucket;
 mod committer;
 mod connection;
 mod consumer;
+pub mod examine;
 mod feed;
 mod keyring;
 mod ledger;
@@ -56,7 +58,7 @@ pub use consumer::{
 pub use feed::{ChangeFeed, FeedError, FeedHead, FeedNews, FeedOptions, FeedRow, FeedTail, Told};
 pub use keyring::{
     KeyError, KeyRing, KeyRingError, MasterKey, MasterKeyError, PERSONAL_KEYS, UnwrapError, erased_mark,
-    nonce,
+    fits, nonce,
 };
 pub use ledger::{Claim, Ledger, LedgerError, Outcome, Ticket};
 pub use load::{History, LoadError, Tail};

@@ -80,7 +80,7 @@ pub(crate) fn snapshots(context: Context) -> String {
 }
 
 /// The bucket for what became of idempotency keys.
-pub(crate) fn ledger(context: Context) -> String {
+pub fn ledger(context: Context) -> String {
     format!("LEDGER_{}", context.stream())
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn is_missing(error: &async_nats::jetstream::context::GetStreamError)
 }
 
 /// Every setting in which `have` promises less than `want`. What promises more is welcome.
-fn weaknesses(have: &Config, want: &Config) -> Vec<String> {
+pub(crate) fn weaknesses(have: &Config, want: &Config) -> Vec<String> {
     let mut found = Vec::new();
     let mut check = |holds: bool, name: &str, have: String, want: String| {
         if !holds {
@@ -245,6 +245,17 @@ pub(crate) async fn ensure_bucket(
     };
     let differences = bucket_weaknesses(&have.stream.cached_info().config, &want);
     if differences.is_empty() { Ok(have) } else { Err(TopologyError::Weaker { name, differences }) }
+}
+
+/// Every setting in which a bucket, whichever it is, keeps less than any bucket has to.
+pub(crate) fn bucket_faults(have: &Config, replicas: usize) -> Vec<String> {
+    // For how long is each bucket's own affair.
+    let want = kv::Config { num_replicas: replicas, max_age: have.max_age, ..kv::Config::default() };
+    let mut found = bucket_weaknesses(have, &want);
+    if have.metadata.contains_key(crate::restore::MARK) {
+        found.push("an import under way is set, needs none".to_owned());
+    }
+    found
 }
 
 fn limit(bytes: i64) -> String {

@@ -5,12 +5,14 @@
 
 #[cfg(test)]
 mod conformance;
+mod examine;
 mod generation;
 mod moment;
 mod postgres;
 mod row;
 mod sqlite;
 
+pub use examine::{DatabaseLook, TablesLook};
 pub(crate) use generation::Shelf;
 pub use moment::{Difference, Disagreement, Moment};
 pub use postgres::{Cluster, ClusterError, PostgresUrl, UrlError};

@@ -7,7 +7,7 @@ use std::{
     ffi::OsStr,
     fs, io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -39,6 +39,17 @@ impl Serve {
         world: &World,
         service: &str,
         name: &str,
+        more: (&[impl AsRef<OsStr>], &[(&str, &str)]),
+    ) -> io::Result<Self> {
+        Self::by(&Process::executable(), world, service, name, more)
+    }
+
+    /// The same, with another executable: that of another version.
+    pub fn by(
+        executable: &Path,
+        world: &World,
+        service: &str,
+        name: &str,
         (flags, env): (&[impl AsRef<OsStr>], &[(&str, &str)]),
     ) -> io::Result<Self> {
         let dir = world.config.data.with_file_name(name);
@@ -46,7 +57,7 @@ impl Serve {
         let key = dir.join("master.key");
         fs::write(&key, &*world.config.master_key.to_base64())?;
         let log = fs::File::options().create(true).append(true).open(dir.join("log"))?;
-        let child = Command::new(Process::executable())
+        let child = Command::new(executable)
             .args(["serve", service, "--port", "0", "--log-format", "json"])
             .args(["--nats-url", &world.config.nats_url, "--data"])
             .arg(&dir)

@@ -5,18 +5,24 @@
 //! ORDERS/000000000001.jsonl.zst        events of one stream, each on a line
 //! FULFILMENT/timers-2.jsonl.zst        timers that stood when the copy was made for the second time
 //! buckets/PARKED-2.jsonl.zst           messages that wait for an operator
+//! seal.json                            how it is sealed, where it is: then every other file is encrypted
+//! views/orders.sqlite-2.zst            files of read models, where they were asked for
 //! ```
 //!
 //! Files are for their owner only. A segment is written under another name, synced and renamed, and only then in the
 //! manifest: a copy that is interrupted goes on behind the last segment that the manifest names.
 
+mod keys;
 mod manifest;
 mod record;
+mod seal;
 mod segment;
 
+pub(crate) use keys::{KeptBucket, Keys};
 pub(crate) use manifest::{FileCopy, Manifest, Segment, StreamCopy};
 pub(crate) use record::{Chain, Entry};
-pub(crate) use segment::{SegmentWriter, events, lines, write_events, write_lines};
+pub(crate) use seal::{Seal, Unlock, Wrapped};
+pub(crate) use segment::{SegmentWriter, events, lines, read_file, write_events, write_file, write_lines};
 
 use crate::failure::{Failure, because};
 use std::{
@@ -29,22 +35,63 @@ use std::{
 #[derive(Debug)]
 pub(crate) struct Archive {
     pub(crate) dir: PathBuf,
+    /// The key of its files, where it is sealed.
+    pub(crate) seal: Option<Seal>,
     _lock: File,
 }
 
 const LOCK: &str = "archive.lock";
 
 impl Archive {
-    /// Takes the folder, which is made where it is missing.
-    pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
+    /// Takes the folder, which is made where it is missing. What is sealed is opened with what is given; a folder with nothing
+    /// in it is sealed with it.
+    pub(crate) fn open(dir: &Path, unlock: Option<&Unlock>) -> Result<Self, Failure> {
+        Self::take(dir, |dir| open_seal(dir, unlock))
+    }
+
+    /// The same for who only reads: with a key given, what is not sealed is refused, for it could be anybody's.
+    pub(crate) fn open_for_reading(dir: &Path, unlock: Option<&Unlock>) -> Result<Self, Failure> {
+        if unlock.is_some() && Wrapped::load(dir)?.is_none() {
+            return Err(format!(
+                "the copy in {} is not sealed: leave the key out where that is meant",
+                dir.display()
+            )
+            .into());
+        }
+        Self::open(dir, unlock)
+    }
+
+    fn take(dir: &Path, seal: impl FnOnce(&Path) -> Result<Option<Seal>, Failure>) -> Result<Self, Failure> {
         let shown = dir.display();
         make(dir).map_err(because(format!("cannot use the folder {shown}")))?;
         let lock = create(&dir.join(LOCK)).map_err(because(format!("cannot use the folder {shown}")))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { dir: dir.to_owned(), seal: seal(dir)?, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(format!("another process is using {shown}").into()),
             Err(TryLockError::Error(error)) => Err(because(format!("cannot lock {shown}"))(error)),
         }
+    }
+}
+
+fn open_seal(dir: &Path, unlock: Option<&Unlock>) -> Result<Option<Seal>, Failure> {
+    let shown = dir.display();
+    match (Wrapped::load(dir)?, unlock) {
+        (Some(wrapped), Some(unlock)) => {
+            wrapped.open(unlock).map(Some).map_err(because(format!("cannot open the copy in {shown}")))
+        }
+        (Some(_), None) => Err(format!(
+            "the copy in {shown} is sealed: waybill backup and waybill restore open it, with --key-file or --passphrase-file"
+        )
+        .into()),
+        (None, Some(_)) if dir.join(manifest::NAME).exists() => {
+            Err(format!("the copy in {shown} is not sealed: leave the key out, or take another folder").into())
+        }
+        (None, Some(unlock)) => {
+            let (wrapped, seal) = Wrapped::new(unlock)?;
+            wrapped.save(dir)?;
+            Ok(Some(seal))
+        }
+        (None, None) => Ok(None),
     }
 }
 

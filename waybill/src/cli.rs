@@ -1,11 +1,11 @@
 //! The command line: what can be said, with examples.
 
 use crate::{
-    bench,
+    backup, bench,
     config::{self, File, Origins, VARIABLE},
-    databases, dead_letters, demo, dev, export,
+    databases, dead_letters, demo, dev, doctor, export,
     failure::{self, Failure},
-    health, import, rebuild, replay, saga, serve, token, verify,
+    health, import, rebuild, replay, restore, saga, serve, token, verify,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::{
@@ -66,6 +66,9 @@ pub(crate) enum Command {
     /// Ask a running service whether it lives, or whether it can serve
     #[command(after_help = health::EXAMPLES)]
     Health(health::Args),
+    /// Look at NATS, databases, clocks, disks and keys, and say what is wrong and what to do
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Args),
     /// Print recorded events
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::Args),
@@ -78,6 +81,12 @@ pub(crate) enum Command {
     /// Put a copy of the log back, every event where it was
     #[command(after_help = import::EXAMPLES)]
     Import(import::Args),
+    /// Copy everything that cannot be made again, sealed where a key is given, or bring such a copy up to date
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::Args),
+    /// Put a backup back, every event where it was
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(restore::Args),
     /// See sagas, and retry, skip, compensate, cancel or resume them
     #[command(after_help = saga::EXAMPLES)]
     Saga(saga::Args),
@@ -153,10 +162,13 @@ impl Cli {
                 Command::Demo(args) => Box::pin(demo::run(args)).await,
                 Command::Serve(args) => Box::pin(serve::run(args)).await,
                 Command::Health(args) => Box::pin(health::run(args)).await,
+                Command::Doctor(args) => Box::pin(doctor::run(args)).await,
                 Command::Replay(args) => Box::pin(replay::run(args)).await,
                 Command::Verify(args) => Box::pin(verify::run(args)).await,
                 Command::Export(args) => Box::pin(export::run(args)).await,
                 Command::Import(args) => Box::pin(import::run(args)).await,
+                Command::Backup(args) => Box::pin(backup::run(args)).await,
+                Command::Restore(args) => Box::pin(restore::run(args)).await,
                 Command::Saga(args) => Box::pin(saga::run(args)).await,
                 Command::Token(args) => Box::pin(token::run(args)).await,
                 Command::DeadLetters(args) => Box::pin(dead_letters::run(args)).await,
@@ -180,10 +192,13 @@ impl Command {
             Self::Config(_)
             | Self::Demo(_)
             | Self::Health(_)
+            | Self::Doctor(_)
             | Self::Replay(_)
             | Self::Verify(_)
             | Self::Export(_)
             | Self::Import(_)
+            | Self::Backup(_)
+            | Self::Restore(_)
             | Self::Saga(_)
             | Self::Token(_)
             | Self::DeadLetters(_)

@@ -4,7 +4,9 @@
 //! nothing counts as handled in the copy whose effect is not in it.
 
 use crate::{
-    archive::{Archive, Chain, Entry, Manifest, SegmentWriter, StreamCopy, write_events, write_lines},
+    archive::{
+        Archive, Chain, Entry, Manifest, SegmentWriter, StreamCopy, write_events, write_file, write_lines,
+    },
     cut::{Cut, Part},
     dev::find_nats,
     failure::{Failure, because},
@@ -18,7 +20,7 @@ use service::Clock;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 pub(crate) const EXAMPLES: &str = "\
@@ -77,10 +79,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let contexts = streams(&args.stream)?;
     let url = find_nats(args.nats_url.clone(), &args.data)?;
     let connection = Connection::connect(&url, "waybill export").await?;
-    let archive = Archive::open(&args.to)?;
+    let archive = Archive::open(&args.to, None)?;
     let clock = Clock::system();
+    let wanted = Wanted { keys: args.keys, ..Wanted::default() };
     tokio::select! {
-        done = export(&connection, &archive, &contexts, args.keys, &clock) => {
+        done = export(&connection, &archive, &contexts, &wanted, &clock) => {
             let manifest = done?;
             let events: u64 = manifest.streams.values().map(|stream| stream.events).sum();
             println!("{events} events up to {:.3} in {}", manifest.moment, args.to.display());
@@ -92,16 +95,26 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
+/// What is copied beside streams and what waits for operators.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// Keys and passwords, into the same folder.
+    pub(crate) keys: bool,
+    /// What became of idempotency keys.
+    pub(crate) ledgers: bool,
+    /// Files of read models, which were copied before: they must not be ahead of the log.
+    pub(crate) read_models: Option<&'a BTreeMap<String, PathBuf>>,
+}
+
 /// Brings the copy in the folder up to this moment.
 pub(crate) async fn export(
     connection: &Connection,
     archive: &Archive,
     contexts: &[Context],
-    keys: bool,
+    wanted: &Wanted<'_>,
     clock: &Clock,
 ) -> Result<Manifest, Failure> {
-    let dir = &archive.dir;
-    let mut manifest = Manifest::load(dir)?.unwrap_or_else(|| Manifest::new(clock.now()));
+    let mut manifest = Manifest::load(archive)?.unwrap_or_else(|| Manifest::new(clock.now()));
     let stale: Vec<String> = replaced(&manifest);
     manifest.complete = false;
     manifest.round += 1;
@@ -115,7 +128,20 @@ pub(crate) async fn export(
             consumers.insert(*context, restore::durables(connection, *context).await?);
         }
     }
-    buckets(connection, dir, &mut manifest, &ALWAYS).await?;
+    buckets(connection, archive, &mut manifest, &ALWAYS).await?;
+    if wanted.ledgers {
+        // An answer is kept after what it tells is recorded, so it is recorded in the copy too.
+        let ledgers: Vec<_> = contexts.iter().map(|context| nats::topology::ledger(*context)).collect();
+        let ledgers: Vec<_> = ledgers.iter().map(String::as_str).collect();
+        buckets(connection, archive, &mut manifest, &ledgers).await?;
+    }
+    if let Some(files) = wanted.read_models {
+        manifest.read_models.clear();
+        for (name, path) in files {
+            let file = format!("views/{name}-{}.zst", manifest.round);
+            manifest.read_models.insert(name.clone(), write_file(archive, file, path)?);
+        }
+    }
     let mut timers = standing(connection, contexts).await?;
     let cut = Cut::now(connection, contexts).await?;
     timers.extend(standing(connection, contexts).await?);
@@ -131,17 +157,17 @@ pub(crate) async fn export(
         copier.stream(&cut, copy, &mut manifest, &mut timers).await?;
     }
     progress.finish();
-    set_timers(dir, &mut manifest, &cut, &timers)?;
-    if keys {
-        buckets(connection, dir, &mut manifest, &KEYS).await?;
+    set_timers(archive, &mut manifest, &cut, &timers)?;
+    if wanted.keys {
+        buckets(connection, archive, &mut manifest, &KEYS).await?;
     }
     manifest.moment = cut.at;
     manifest.complete = true;
-    manifest.save(dir, clock.now())?;
+    manifest.save(archive, clock.now())?;
     let named: HashSet<_> = manifest.files().into_iter().map(|file| &file.file).collect();
     for file in stale.iter().filter(|file| !named.contains(file)) {
         // What is left behind is named by nothing.
-        let _ = fs::remove_file(dir.join(file));
+        let _ = fs::remove_file(archive.dir.join(file));
     }
     Ok(manifest)
 }
@@ -149,7 +175,11 @@ pub(crate) async fn export(
 /// Files that are written anew each time.
 fn replaced(manifest: &Manifest) -> Vec<String> {
     let timers = manifest.streams.values().filter_map(|stream| stream.timers.as_ref());
-    timers.chain(manifest.buckets.values()).map(|file| file.file.clone()).collect()
+    timers
+        .chain(manifest.buckets.values())
+        .chain(manifest.read_models.values())
+        .map(|file| file.file.clone())
+        .collect()
 }
 
 /// Whether the last event of the copy stands where it stood: else it is the copy of another log.
@@ -210,7 +240,7 @@ impl Copier<'_> {
         manifest: &mut Manifest,
         timers: &mut HashMap<String, (Context, Raw)>,
     ) -> Result<(), Failure> {
-        let (stream, dir) = (self.context.stream(), &self.archive.dir);
+        let (stream, archive) = (self.context.stream(), self.archive);
         let mut part = Part::new(self.connection, self.context, copy.last + 1);
         part.extend(cut);
         let (mut writer, mut counted) = (None::<SegmentWriter>, copy.clone());
@@ -229,7 +259,7 @@ impl Copier<'_> {
             }
             let segment = match &mut writer {
                 Some(segment) => segment,
-                None => writer.insert(SegmentWriter::new(dir, stream, raw.sequence)?),
+                None => writer.insert(SegmentWriter::new(archive, stream, raw.sequence)?),
             };
             segment.push(&raw)?;
             count(&mut counted, &raw);
@@ -239,7 +269,7 @@ impl Copier<'_> {
                 counted.last = part.next() - 1;
                 copy = counted.clone();
                 manifest.streams.insert(stream.to_owned(), copy.clone());
-                manifest.save(dir, self.clock.now())?;
+                manifest.save(archive, self.clock.now())?;
             }
         }
         let rest = writer.map(|segment| segment.finish(counted.hash)).transpose()?;
@@ -247,7 +277,7 @@ impl Copier<'_> {
         // Timers may have stood at the end.
         counted.last = part.missing_at_end().map_or_else(|| part.next() - 1, |missing| *missing.end());
         manifest.streams.insert(stream.to_owned(), counted);
-        manifest.save(dir, self.clock.now())
+        manifest.save(archive, self.clock.now())
     }
 }
 
@@ -269,7 +299,7 @@ fn count(copy: &mut StreamCopy, raw: &Raw) {
 
 /// Writes down the timers that stood at the cut.
 fn set_timers(
-    dir: &Path,
+    archive: &Archive,
     manifest: &mut Manifest,
     cut: &Cut,
     timers: &HashMap<String, (Context, Raw)>,
@@ -282,7 +312,7 @@ fn set_timers(
         let mut standing: Vec<_> = of_stream.map(|(_, raw)| raw.clone()).collect();
         standing.sort_by_key(|raw| raw.sequence);
         let name = format!("{}/timers-{}.jsonl.zst", context.stream(), manifest.round);
-        copy.timers = Some(write_events(dir, name, &standing)?);
+        copy.timers = Some(write_events(archive, name, &standing)?);
     }
     Ok(())
 }
@@ -290,7 +320,7 @@ fn set_timers(
 /// Copies buckets, those that there are.
 async fn buckets(
     connection: &Connection,
-    dir: &Path,
+    archive: &Archive,
     manifest: &mut Manifest,
     names: &[&str],
 ) -> Result<(), Failure> {
@@ -301,7 +331,7 @@ async fn buckets(
         };
         let entry = |(key, value): (String, _)| Entry { key, value: BASE64_STANDARD.encode(value) };
         let file = format!("buckets/{name}-{}.jsonl.zst", manifest.round);
-        let mut file = write_lines(dir, &file, copied.entries.into_iter().map(entry))?;
+        let mut file = write_lines(archive, &file, copied.entries.into_iter().map(entry))?;
         file.config = copied.config;
         manifest.buckets.insert((*name).to_owned(), file);
     }

@@ -1,7 +1,7 @@
 //! `waybill import`: puts a copy of the log back, every event at the sequence it had.
 
 use crate::{
-    archive::{Archive, Chain, Entry, FileCopy, Manifest, StreamCopy, events, lines},
+    archive::{Archive, Chain, Entry, Keys, Manifest, StreamCopy, events, lines},
     dev::{Folder, find_master_key},
     export::{KEYS, streams},
     failure::{Failure, because},
@@ -14,7 +14,10 @@ use nats::{
     Connection, Raw, RawReader, raw,
     restore::{self, BucketCopy, Restore},
 };
-use std::{collections::HashSet, path::PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -52,12 +55,15 @@ pub(crate) struct Args {
 }
 
 /// What is put back, and where.
-struct Import<'a> {
-    archive: &'a Archive,
-    manifest: &'a Manifest,
-    contexts: Vec<Context>,
-    keys: bool,
-    replicas: usize,
+pub(crate) struct Import<'a> {
+    pub(crate) archive: &'a Archive,
+    pub(crate) manifest: &'a Manifest,
+    pub(crate) contexts: Vec<Context>,
+    /// Whether the keys that are in the copy are put back.
+    pub(crate) keys: bool,
+    /// Keys from a file of their own.
+    pub(crate) apart: Option<Keys>,
+    pub(crate) replicas: usize,
 }
 
 /// Checks every file, then puts all of it back and reads it again.
@@ -69,48 +75,62 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if !args.from.is_dir() {
         return Err(settings::fault("FOLDER")(format!("{} is no folder", args.from.display())));
     }
-    let archive = Archive::open(&args.from)?;
-    let manifest = Manifest::load(&archive.dir)?.ok_or_else(|| {
-        settings::fault("FOLDER")(format!("{} holds no copy of a log", args.from.display()))
-    })?;
-    if !manifest.complete {
-        return Err(
-            "the copy is not whole: its export was interrupted. The same export goes on where it was".into(),
-        );
-    }
+    let archive = Archive::open(&args.from, None)?;
+    let manifest = whole(&archive)?;
     if args.keys && KEYS.iter().all(|name| !manifest.buckets.contains_key(*name)) {
         return Err(settings::fault("--keys")("the copy has no keys: it was exported without --keys"));
     }
-    for file in manifest.files() {
-        file.check(&archive.dir)?;
-    }
-    let import = Import { archive: &archive, manifest: &manifest, contexts, keys: args.keys, replicas };
-    println!("{} files are what was written", manifest.files().len());
+    let (archive, manifest) = (&archive, &manifest);
+    let import = Import { archive, manifest, contexts, keys: args.keys, apart: None, replicas };
+    import.check()?;
     if args.check {
         return import.read_all();
     }
     tokio::select! {
-        done = import.run_at(&args) => done,
+        done = import.run_at(args.nats_url.as_deref(), &args.data) => done,
         signal = service::signal() => {
             Err(format!("stopped by {}: the same command goes on where it was", signal?).into())
         }
     }
 }
 
+/// What a folder holds, which has to be a whole copy.
+pub(crate) fn whole(archive: &Archive) -> Result<Manifest, Failure> {
+    let manifest = Manifest::load(archive)?.ok_or_else(|| {
+        settings::fault("FOLDER")(format!("{} holds no copy of a log", archive.dir.display()))
+    })?;
+    if !manifest.complete {
+        return Err(
+            "the copy is not whole: its export was interrupted. The same export goes on where it was".into(),
+        );
+    }
+    Ok(manifest)
+}
+
 impl Import<'_> {
-    async fn run_at(&self, args: &Args) -> Result<(), Failure> {
-        if let Some(url) = &args.nats_url {
+    /// Whether every file is the one that was written.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        for file in self.manifest.files() {
+            file.check(&self.archive.dir)?;
+        }
+        println!("{} files are what was written", self.manifest.files().len());
+        Ok(())
+    }
+
+    /// Puts it all back: into NATS, or into the data folder of a `dev` that does not run.
+    pub(crate) async fn run_at(&self, nats_url: Option<&str>, data: &Path) -> Result<(), Failure> {
+        if let Some(url) = nats_url {
             return self.run(&Connection::connect(url, "waybill import").await?).await;
         }
-        let folder = Folder::open(&args.data).await?;
+        let folder = Folder::open(data).await?;
         let connection = Connection::connect(&folder.nats_url(), "waybill import").await?;
         let done = self.run(&connection).await;
         // Closed well, it is on disk.
         folder.close().await;
-        if done.is_ok() && find_master_key(&args.data)?.is_none() {
+        if done.is_ok() && find_master_key(data)?.is_none() {
             println!(
                 "put the master key of the old system into {}/master.key before the start",
-                args.data.display()
+                data.display()
             );
         }
         done
@@ -134,7 +154,15 @@ impl Import<'_> {
         let wanted = |name: &String| self.keys || !KEYS.contains(&name.as_str());
         let buckets: Vec<_> = self.manifest.buckets.iter().filter(|(name, _)| wanted(name)).collect();
         for (name, file) in &buckets {
-            self.bucket(connection, name, file, &erased, &id).await?;
+            let read = lines(self.archive, file)?
+                .map(|line| serde_json::from_str(&line?).map_err(because("a line is no entry")));
+            let entries = read.collect::<Result<_, Failure>>()?;
+            self.bucket(connection, name, (&file.config, entries), &erased, &id).await?;
+        }
+        let apart = || self.apart.iter().flat_map(|keys| &keys.buckets);
+        for (name, bucket) in apart() {
+            let content = (&bucket.config, bucket.entries.clone());
+            self.bucket(connection, name, content, &erased, &id).await?;
         }
         for (context, copy) in self.copies() {
             for durable in &copy.consumers {
@@ -144,8 +172,11 @@ impl Import<'_> {
         for (name, file) in buckets {
             restore::complete_bucket(connection, name, &file.config, self.replicas).await?;
         }
+        for (name, bucket) in apart() {
+            restore::complete_bucket(connection, name, &bucket.config, self.replicas).await?;
+        }
         for (context, copy) in self.copies() {
-            let timers = copy.timers.as_ref().map(|file| events(&self.archive.dir, file)).transpose()?;
+            let timers = copy.timers.as_ref().map(|file| events(self.archive, file)).transpose()?;
             let timers = timers.into_iter().flatten().collect::<Result<_, _>>()?;
             let armed = restore::arm(connection, timers).await?;
             restore::complete(connection, context, self.replicas, armed).await?;
@@ -170,7 +201,7 @@ impl Import<'_> {
     ) -> Result<(), Failure> {
         let mut chain = Chain::default();
         for segment in &copy.segments {
-            for raw in events(&self.archive.dir, &segment.file)? {
+            for raw in events(self.archive, &segment.file)? {
                 let raw = raw?;
                 chain.push(&raw);
                 if raw.header(header::TYPE) == Some("user.erased") {
@@ -189,12 +220,11 @@ impl Import<'_> {
     }
 
     /// Reads every event of the files.
-    fn read_all(&self) -> Result<(), Failure> {
+    pub(crate) fn read_all(&self) -> Result<(), Failure> {
         for (context, copy) in self.copies() {
             let mut chain = Chain::default();
             for segment in &copy.segments {
-                events(&self.archive.dir, &segment.file)?
-                    .try_for_each(|raw| raw.map(|raw| chain.push(&raw)))?;
+                events(self.archive, &segment.file)?.try_for_each(|raw| raw.map(|raw| chain.push(&raw)))?;
                 if chain != segment.hash {
                     return Err(format!(
                         "the events of {} are not those that were copied",
@@ -242,14 +272,13 @@ impl Import<'_> {
         &self,
         connection: &Connection,
         name: &str,
-        file: &FileCopy,
+        (config, read): (&serde_json::Value, Vec<Entry>),
         erased: &HashSet<String>,
         id: &str,
     ) -> Result<(), Failure> {
         let mut entries = Vec::new();
         let mut left_out = 0;
-        for line in lines(&self.archive.dir, file)? {
-            let Entry { key, value } = serde_json::from_str(&line?).map_err(because("a line is no entry"))?;
+        for Entry { key, value } in read {
             let value = BASE64_STANDARD.decode(value).map_err(because("a value is no base64"))?;
             match () {
                 () if !erased.contains(&key) => entries.push((key, value.into())),
@@ -261,7 +290,7 @@ impl Import<'_> {
         if marked + left_out > 0 {
             println!("{name}: {} of erased users are not put back", marked + left_out);
         }
-        let copy = BucketCopy { config: file.config.clone(), entries };
+        let copy = BucketCopy { config: config.clone(), entries };
         Ok(restore::put_bucket(connection, name, copy, self.replicas, id).await?)
     }
 }

@@ -8,7 +8,7 @@
 //!   are sent; [`flow`]: how orders are carried through; [`subscriptions`]: how many may follow; all by flags
 //! - [`databases`]: where read models are kept
 //! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `rebuild`, `saga`, `token`,
-//!   `verify`, `export`, `import`, `health`, `bench`: one file per subcommand
+//!   `verify`, `doctor`, `export`, `import`, `backup`, `restore`, `health`, `bench`: one file per subcommand
 //! - `contracts`: what others rely on: the schemas of facts and the AsyncAPI document, served to everybody
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
@@ -26,6 +26,7 @@ pub mod subscriptions;
 pub mod system;
 
 mod archive;
+mod backup;
 mod bench;
 mod channels;
 mod config;
@@ -34,6 +35,7 @@ mod cut;
 mod dead_letters;
 mod demo;
 mod dev;
+mod doctor;
 mod export;
 mod health;
 mod import;
@@ -41,6 +43,7 @@ mod operations;
 mod progress;
 mod rebuild;
 mod replay;
+mod restore;
 mod saga;
 mod serve;
 mod settings;

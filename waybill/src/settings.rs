@@ -6,7 +6,12 @@ use events::Context;
 use nats::{MasterKey, MasterKeyError, Policies};
 use projections::Rebuilds;
 use service::config::{Faults, Settings};
-use std::{collections::HashMap, env, fs, path::PathBuf, str::FromStr};
+use std::{
+    collections::HashMap,
+    env, fs,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// A flag as the user writes it, and what it was given.
 pub(crate) type Flag = (&'static str, Option<String>);
@@ -82,6 +87,11 @@ impl MasterKeyArgs {
     /// Whether a key is given.
     pub(crate) fn is_given(&self) -> bool {
         self.master_key_file.is_some() || env::var_os(MASTER_KEY).is_some()
+    }
+
+    /// The file that is named.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.master_key_file.as_deref()
     }
 
     /// The key that is given; None is already noted as a fault.

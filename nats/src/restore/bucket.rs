@@ -2,10 +2,16 @@
 
 use super::{MARK, RestoreError, mark, refused};
 use crate::{Connection, topology};
-use async_nats::jetstream::{message::PublishMessage, stream::Config};
+use async_nats::jetstream::{
+    message::PublishMessage,
+    stream::{Config, LastRawMessageErrorKind},
+};
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashMap;
+
+/// Keys read or written at the same time.
+const AT_ONCE: usize = 64;
 
 /// The last value of each key of a bucket, and how its stream is configured. `None` where there is no such bucket.
 #[derive(Clone, Debug)]
@@ -29,16 +35,22 @@ pub async fn copy_bucket(connection: &Connection, bucket: &str) -> Result<Option
     let before = format!("$KV.{bucket}.");
     let subjects = stream.info_with_subjects(format!("{before}>")).await.map_err(refused("list", &name))?;
     let subjects: Vec<(String, usize)> = subjects.try_collect().await.map_err(refused("list", &name))?;
-    let mut entries = Vec::with_capacity(subjects.len());
-    for (subject, _) in subjects {
-        let Some(key) = subject.strip_prefix(&before) else { continue };
-        let last =
-            stream.get_last_raw_message_by_subject(&subject).await.map_err(refused("read", &subject))?;
-        // What was removed left a mark.
-        if last.headers.get("KV-Operation").is_none() {
-            entries.push((key.to_owned(), last.payload));
-        }
-    }
+    let (stream, before) = (&stream, before.as_str());
+    let read = subjects.into_iter().map(|(subject, _)| async move {
+        let last = match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(last) => last,
+            // Its lifetime has ended meanwhile.
+            Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => return Ok(None),
+            Err(error) => return Err(refused("read", &subject)(error)),
+        };
+        // What was removed, or has ended, left a mark.
+        let is_gone =
+            ["KV-Operation", "Nats-Marker-Reason"].iter().any(|name| last.headers.get(*name).is_some());
+        let key = subject.strip_prefix(before).filter(|_| !is_gone);
+        Ok(key.map(|key| (key.to_owned(), last.payload)))
+    });
+    let read: Vec<_> = stream::iter(read).buffer_unordered(AT_ONCE).try_collect().await?;
+    let mut entries: Vec<_> = read.into_iter().flatten().collect();
     entries.sort();
     Ok(Some(BucketCopy { config, entries }))
 }
@@ -68,12 +80,14 @@ pub async fn put_bucket(
     }
     let marked = Config { metadata: mark(copy), ..config };
     jetstream.get_or_create_stream(marked).await.map_err(refused("create", &name))?;
-    for (key, value) in of.entries {
+    let name = &name;
+    let written = of.entries.into_iter().map(|(key, value)| async move {
         let message = PublishMessage::build().payload(value);
         let sent = jetstream.send_publish(format!("$KV.{bucket}.{key}"), message).await;
-        sent.map_err(refused("write to", &name))?.await.map_err(refused("write to", &name))?;
-    }
-    Ok(())
+        sent.map_err(refused("write to", name))?.await.map_err(refused("write to", name))?;
+        Ok(())
+    });
+    stream::iter(written).buffer_unordered(AT_ONCE).try_collect().await
 }
 
 /// Says that a bucket is put back.

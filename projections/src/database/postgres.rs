@@ -4,6 +4,7 @@
 //! the server makes it: with its own setting nothing that was answered is missing after a crash.
 
 mod cluster;
+mod examine;
 mod generation;
 mod moment;
 mod parked;
@@ -26,6 +27,7 @@ use statement::Statements;
 use std::{fmt, time::Duration};
 
 pub use cluster::{Cluster, ClusterError};
+pub(super) use examine::{examine, standing};
 pub(super) use generation::{Shelf, close, closed, remove, reopen};
 pub(super) use moment::rows;
 pub(super) use row::{bool, int, json, text, timestamp, uuid};

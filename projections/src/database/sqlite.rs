@@ -3,6 +3,7 @@
 //! The journal is a write-ahead log without a sync per commit: after a power cut the last commits may be missing, never
 //! half there. The checkpoint is part of each commit, so the projector just does the missing ones again.
 
+mod examine;
 mod generation;
 mod moment;
 mod parked;
@@ -24,6 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub(super) use examine::{copy, examine, files, standing};
 pub(super) use generation::{Shelf, adopt, close, closed, remove, reopen};
 pub(super) use moment::rows;
 pub(super) use row::{bool, int, json, text, timestamp, uuid};

@@ -1,6 +1,11 @@
 //! What a copy of the log consists of.
 
-use super::{Chain, create, record::hex, settle};
+use super::{
+    Archive, Chain, create,
+    record::hex,
+    seal::{Opening, Sealing},
+    settle,
+};
 use crate::failure::{Failure, because};
 use aws_lc_rs::digest::{Context, SHA256};
 use jiff::Timestamp;
@@ -15,7 +20,7 @@ use std::{
 
 /// The form of the files. Another one is refused.
 const FORMAT: u32 = 1;
-const NAME: &str = "manifest.json";
+pub(super) const NAME: &str = "manifest.json";
 
 /// What there is, and what it must be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,6 +46,9 @@ pub(crate) struct Manifest {
     pub(crate) streams: BTreeMap<String, StreamCopy>,
     /// Buckets by name.
     pub(crate) buckets: BTreeMap<String, FileCopy>,
+    /// Files of read models by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) read_models: BTreeMap<String, FileCopy>,
 }
 
 /// The copy of one stream.
@@ -115,16 +123,27 @@ impl Manifest {
             complete: false,
             streams: BTreeMap::new(),
             buckets: BTreeMap::new(),
+            read_models: BTreeMap::new(),
         }
     }
 
     /// That of a folder, if it has one.
-    pub(crate) fn load(dir: &Path) -> Result<Option<Self>, Failure> {
-        let path = dir.join(NAME);
+    pub(crate) fn load(archive: &Archive) -> Result<Option<Self>, Failure> {
+        let path = archive.dir.join(NAME);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(because(format!("cannot read {}", path.display()))(error)),
+        };
+        let text = match &archive.seal {
+            Some(seal) => {
+                let mut open = Vec::new();
+                let read =
+                    Opening::new(&text[..], seal, NAME).and_then(|mut from| from.read_to_end(&mut open));
+                read.map_err(because(format!("cannot open {}", path.display())))?;
+                open
+            }
+            None => text,
         };
         let manifest: Self =
             serde_json::from_slice(&text).map_err(because(format!("{} is no manifest", path.display())))?;
@@ -136,11 +155,17 @@ impl Manifest {
     }
 
     /// Writes it as a whole.
-    pub(crate) fn save(&mut self, dir: &Path, now: Timestamp) -> Result<(), Failure> {
+    pub(crate) fn save(&mut self, archive: &Archive, now: Timestamp) -> Result<(), Failure> {
+        let dir = &archive.dir;
         env!("CARGO_PKG_VERSION").clone_into(&mut self.waybill);
         self.updated = now;
         let (path, draft) = (dir.join(NAME), dir.join(format!("{NAME}.new")));
-        let text = serde_json::to_vec_pretty(self)?;
+        let mut text = serde_json::to_vec_pretty(self)?;
+        if let Some(seal) = &archive.seal {
+            let mut sealing = Sealing::new(Vec::new(), seal, NAME)?;
+            sealing.write_all(&text)?;
+            text = sealing.finish()?;
+        }
         let written = create(&draft).and_then(|mut file| {
             file.set_len(0)?;
             file.write_all(&text)?;
@@ -151,7 +176,7 @@ impl Manifest {
 
     /// Every file.
     pub(crate) fn files(&self) -> Vec<&FileCopy> {
-        let mut files: Vec<_> = self.buckets.values().collect();
+        let mut files: Vec<_> = self.buckets.values().chain(self.read_models.values()).collect();
         for stream in self.streams.values() {
             files.extend(stream.segments.iter().map(|segment| &segment.file).chain(&stream.timers));
         }

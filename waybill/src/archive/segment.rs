@@ -1,13 +1,17 @@
 //! Files of lines, compressed, hashed while they are written.
 
-use super::{Chain, FileCopy, Segment, create, make, record, settle};
+use super::{
+    Archive, Chain, FileCopy, Seal, Segment, create, make, record,
+    seal::{Opening, Sealing},
+    settle,
+};
 use crate::failure::{Failure, because};
 use aws_lc_rs::digest::{Context, SHA256};
 use nats::Raw;
 use serde::Serialize;
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, BufWriter, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Write},
     path::{Path, PathBuf},
 };
 use zstd::{Decoder, Encoder};
@@ -35,23 +39,62 @@ impl Write for Hashed {
     }
 }
 
+/// What is compressed goes here: as it is, or sealed.
+enum Sink<W: Write> {
+    Plain(W),
+    Sealed(Box<Sealing<W>>),
+}
+
+impl<W: Write> Sink<W> {
+    fn new(to: W, seal: Option<&Seal>, name: &str) -> io::Result<Self> {
+        match seal {
+            Some(seal) => Ok(Self::Sealed(Box::new(Sealing::new(to, seal, name)?))),
+            None => Ok(Self::Plain(to)),
+        }
+    }
+
+    fn finish(self) -> io::Result<W> {
+        match self {
+            Self::Plain(to) => Ok(to),
+            Self::Sealed(sealing) => sealing.finish(),
+        }
+    }
+}
+
+impl<W: Write> Write for Sink<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(to) => to.write(buffer),
+            Self::Sealed(sealing) => sealing.write(buffer),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(to) => to.flush(),
+            Self::Sealed(sealing) => sealing.flush(),
+        }
+    }
+}
+
 /// A file of lines that is being written, under another name.
 struct Draft {
     dir: PathBuf,
     name: String,
-    to: Encoder<'static, Hashed>,
+    to: Encoder<'static, Sink<Hashed>>,
     lines: u64,
 }
 
 impl Draft {
-    fn new(dir: &Path, name: String) -> io::Result<Self> {
+    fn new(archive: &Archive, name: String) -> io::Result<Self> {
+        let dir = &archive.dir;
         let path = dir.join(&name);
         path.parent().map_or(Ok(()), make)?;
         let file = create(&draft(&path))?;
         // An interrupted attempt may have left something behind.
         file.set_len(0)?;
         let hashed = Hashed { file: BufWriter::new(file), hash: Context::new(&SHA256), bytes: 0 };
-        let mut to = Encoder::new(hashed, LEVEL)?;
+        let mut to = Encoder::new(Sink::new(hashed, archive.seal.as_ref(), &name)?, LEVEL)?;
         to.include_checksum(true)?;
         Ok(Self { dir: dir.to_owned(), name, to, lines: 0 })
     }
@@ -63,7 +106,7 @@ impl Draft {
 
     fn finish(self) -> io::Result<FileCopy> {
         let Self { dir, name, to, lines } = self;
-        let Hashed { file, hash, bytes } = to.finish()?;
+        let Hashed { file, hash, bytes } = to.finish()?.finish()?;
         let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
         let path = dir.join(&name);
         settle(&file, &draft(&path), &path)?;
@@ -88,8 +131,8 @@ pub(crate) struct SegmentWriter {
 
 impl SegmentWriter {
     /// Begins the segment that starts with this event.
-    pub(crate) fn new(dir: &Path, stream: &str, first: u64) -> Result<Self, Failure> {
-        let draft = Draft::new(dir, format!("{stream}/{first:012}.jsonl.zst"));
+    pub(crate) fn new(archive: &Archive, stream: &str, first: u64) -> Result<Self, Failure> {
+        let draft = Draft::new(archive, format!("{stream}/{first:012}.jsonl.zst"));
         let draft = draft.map_err(because(format!("cannot write a segment of {stream}")))?;
         Ok(Self { draft, first, last: first, line: Vec::new(), bytes: 0 })
     }
@@ -114,12 +157,12 @@ impl SegmentWriter {
 
 /// Writes a file of these values, a line each.
 pub(crate) fn write_lines<T: Serialize>(
-    dir: &Path,
+    archive: &Archive,
     name: &str,
     values: impl IntoIterator<Item = T>,
 ) -> Result<FileCopy, Failure> {
-    let failed = || because(format!("cannot write {}", dir.join(name).display()));
-    let mut draft = Draft::new(dir, name.to_owned()).map_err(failed())?;
+    let failed = || because(format!("cannot write {}", archive.dir.join(name).display()));
+    let mut draft = Draft::new(archive, name.to_owned()).map_err(failed())?;
     for value in values {
         let mut line = serde_json::to_vec(&value)?;
         line.push(b'\n');
@@ -129,8 +172,8 @@ pub(crate) fn write_lines<T: Serialize>(
 }
 
 /// Writes a file of these messages.
-pub(crate) fn write_events(dir: &Path, name: String, messages: &[Raw]) -> Result<FileCopy, Failure> {
-    let mut draft = Draft::new(dir, name).map_err(because("cannot write messages"))?;
+pub(crate) fn write_events(archive: &Archive, name: String, messages: &[Raw]) -> Result<FileCopy, Failure> {
+    let mut draft = Draft::new(archive, name).map_err(because("cannot write messages"))?;
     for raw in messages {
         let mut line = Vec::new();
         record::write(raw, &mut line)?;
@@ -139,25 +182,57 @@ pub(crate) fn write_events(dir: &Path, name: String, messages: &[Raw]) -> Result
     draft.finish().map_err(because("cannot write messages"))
 }
 
+/// Copies a file that has no lines.
+pub(crate) fn write_file(archive: &Archive, name: String, from: &Path) -> Result<FileCopy, Failure> {
+    let failed = || because(format!("cannot copy {}", from.display()));
+    let mut draft = Draft::new(archive, name).map_err(failed())?;
+    let mut source = File::open(from).map_err(failed())?;
+    io::copy(&mut source, &mut draft.to).map_err(failed())?;
+    draft.finish().map_err(failed())
+}
+
+/// Puts a file that has no lines back.
+pub(crate) fn read_file(archive: &Archive, copy: &FileCopy, to: &Path) -> Result<(), Failure> {
+    let failed = || because(format!("cannot put {} back", to.display()));
+    to.parent().map_or(Ok(()), make).map_err(failed())?;
+    let draft = draft(to);
+    let mut file = create(&draft).map_err(failed())?;
+    file.set_len(0).map_err(failed())?;
+    io::copy(&mut content(archive, copy).map_err(failed())?, &mut file).map_err(failed())?;
+    settle(&file, &draft, to).map_err(failed())
+}
+
+/// What is in a file.
+fn content(archive: &Archive, copy: &FileCopy) -> io::Result<Decoder<'static, BufReader<Source>>> {
+    let file = BufReader::new(File::open(archive.dir.join(&copy.file))?);
+    let source: Source = match &archive.seal {
+        Some(seal) => Box::new(Opening::new(file, seal, &copy.file)?),
+        None => Box::new(file),
+    };
+    Decoder::new(source)
+}
+
+type Source = Box<dyn Read + Send>;
+
 /// The lines of a file.
 pub(crate) fn lines(
-    dir: &Path,
+    archive: &Archive,
     copy: &FileCopy,
 ) -> Result<impl Iterator<Item = io::Result<String>> + use<>, Failure> {
-    let path = dir.join(&copy.file);
-    let opened = File::open(&path).and_then(Decoder::new);
-    Ok(BufReader::new(opened.map_err(because(format!("cannot read {}", path.display())))?).lines())
+    let opened = content(archive, copy);
+    let shown = archive.dir.join(&copy.file);
+    Ok(BufReader::new(opened.map_err(because(format!("cannot read {}", shown.display())))?).lines())
 }
 
 /// The events of a file.
 pub(crate) fn events(
-    dir: &Path,
+    archive: &Archive,
     copy: &FileCopy,
 ) -> Result<impl Iterator<Item = Result<Raw, Failure>> + use<>, Failure> {
-    let path = dir.join(&copy.file).display().to_string();
+    let path = archive.dir.join(&copy.file).display().to_string();
     let read = move |line: io::Result<String>| -> Result<Raw, Failure> {
         let line = line.map_err(because(format!("cannot read {path}")))?;
         record::read(&line).map_err(because(format!("cannot read {path}")))
     };
-    Ok(lines(dir, copy)?.map(read))
+    Ok(lines(archive, copy)?.map(read))
 }

@@ -1,0 +1,137 @@
+//! This machine: room on its disks, and the files that hold secrets.
+
+use super::{
+    Args, Plan,
+    finding::{Area, Report},
+};
+use nats::{Connection, MasterKey};
+use rustix::fs::statvfs;
+use service::config::Faults;
+use std::{env, fs, os::unix::fs::PermissionsExt, path::Path};
+
+/// Where containers put secrets, readable by everybody in a container that has one user.
+const MOUNTED: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
+
+/// The room where read models are.
+pub(super) fn disk(data: &Path, plan: &Plan, report: &mut Report) {
+    folder(data, "read models", plan, report);
+}
+
+/// The room where a folder is.
+pub(super) fn folder(folder: &Path, what: &str, plan: &Plan, report: &mut Report) {
+    let shown = format!("{what} in {}", folder.display());
+    let found = match statvfs(folder) {
+        Ok(found) => found,
+        Err(rustix::io::Errno::NOENT) => {
+            return report.leave_open(
+                Area::Disk,
+                shown,
+                "the folder does not exist",
+                "say where it is: --data",
+            );
+        }
+        Err(error) => return report.leave_open(Area::Disk, shown, error.to_string(), "see who may read it"),
+    };
+    let (free, all) = (found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize);
+    let percent = 100 - free.saturating_mul(100).checked_div(all).unwrap_or(100);
+    let free = free >> 20;
+    if percent >= plan.full {
+        let what = format!("the disk is {percent} % full: {free} MiB are free");
+        report.find(Area::Disk, shown, what, "make room: docs/operations.md, disk");
+    } else {
+        report.praise(Area::Disk, shown, format!("{free} MiB are free"));
+    }
+}
+
+/// The master key: whether it can be read, by whom, and whether it is the right one.
+pub(super) async fn master_key(args: &Args, is_dev: bool, connection: &Connection, report: &mut Report) {
+    let (of, key) = if args.master_key.is_given() {
+        let mut faults = Faults::default();
+        let key = args.master_key.read(&mut faults);
+        if let Some(file) = args.master_key.file() {
+            secret_file(file, report);
+        }
+        if key.is_none() {
+            let what = faults.to_string().lines().skip(1).map(str::trim).collect::<Vec<_>>().join("; ");
+            report.find(
+                Area::Credentials,
+                "master key",
+                what,
+                "openssl rand -base64 32 makes one; use that of the services",
+            );
+        }
+        ("master key", key)
+    } else if is_dev {
+        let file = args.data.join("master.key");
+        secret_file(&file, report);
+        let key = fs::read_to_string(&file).ok().and_then(|text| text.parse::<MasterKey>().ok());
+        if key.is_none() {
+            let todo = "put back the key that belongs to the data; without it personal data stay closed";
+            report.find(Area::Credentials, "master.key", "cannot be read", todo);
+        }
+        ("master.key", key)
+    } else {
+        let todo = "give it as the services have it: WAYBILL_MASTER_KEY_FILE";
+        return report.leave_open(Area::Credentials, "master key", "not given, so not tried", todo);
+    };
+    let Some(key) = key else { return };
+    match nats::fits(connection, &key).await {
+        Ok(Some(true)) => report.praise(Area::Credentials, of, "opens the keys of personal data"),
+        Ok(Some(false)) => {
+            let todo = "use the key of the other processes: services with this one do not start";
+            report.find(
+                Area::Credentials,
+                of,
+                "is not the one that the keys of personal data were wrapped with",
+                todo,
+            );
+        }
+        Ok(None) => report.leave_open(
+            Area::Credentials,
+            of,
+            "there are no keys of personal data yet",
+            "start the services",
+        ),
+        Err(error) => {
+            report.leave_open(Area::Credentials, of, error.to_string(), "ask as somebody who may read them");
+        }
+    }
+}
+
+/// Who may read a file with a secret.
+pub(super) fn secret_file(file: &Path, report: &mut Report) {
+    let of = file.display().to_string();
+    let mode = match fs::metadata(file) {
+        Ok(metadata) => metadata.permissions().mode() & 0o777,
+        Err(error) => {
+            return report.find(
+                Area::Credentials,
+                of,
+                error.to_string(),
+                "put the file there, readable by its owner",
+            );
+        }
+    };
+    let is_mounted = MOUNTED.iter().any(|folder| file.starts_with(folder));
+    // A file system of containers shows what it likes to its one user, who must not be able to change it all the same.
+    let refused = if is_mounted { 0o022 } else { 0o077 };
+    if mode & refused == 0 {
+        return report.praise(Area::Credentials, of, format!("mode {mode:o}"));
+    }
+    let what = format!("has mode {mode:o}: others than its owner may use it");
+    report.find(Area::Credentials, of, what, format!("chmod 600 {}", file.display()));
+}
+
+/// Every variable that names a file with a secret.
+pub(super) fn secret_files(report: &mut Report) {
+    let named = env::vars_os().filter_map(|(name, value)| {
+        let name = name.to_str()?;
+        let is_secret = name.starts_with("WAYBILL_DATABASE_URL")
+            || name == "DATABASE_URL_FILE"
+            || name.ends_with("PASSWORD_FILE");
+        (is_secret && name.ends_with("_FILE") && !value.is_empty()).then_some(value)
+    });
+    for file in named {
+        secret_file(Path::new(&file), report);
+    }
+}

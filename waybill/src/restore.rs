@@ -1,0 +1,106 @@
+//! `waybill restore`: puts a backup back, every event at the sequence it had, with what belongs to it.
+
+use crate::{
+    archive::{Archive, Keys, read_file},
+    backup::SealArgs,
+    failure::Failure,
+    import::{Import, whole},
+    settings,
+};
+use events::Context;
+use std::path::{Path, PathBuf};
+
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  waybill restore /backup/log --key-file backup.key --check          open and read every file, touch nothing else
+  waybill restore /backup/log --key-file backup.key --keys-from /elsewhere/keys
+  waybill restore /backup/log --passphrase-file words --nats-url nats://nats:4222 --replicas 3
+
+Streams that hold anything are refused. Start nothing before it is done; then: waybill verify";
+
+/// Flags of `waybill restore`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Folder of the backup
+    #[arg(value_name = "FOLDER")]
+    from: PathBuf,
+    /// Put the keys of personal data and the passwords' hashes back too, from this file; those of users who are erased stay away
+    #[arg(long, value_name = "FILE")]
+    keys_from: Option<PathBuf>,
+    /// Put the read models back too, where the backup has them
+    #[arg(long)]
+    read_models: bool,
+    /// Only open every file, and check that it is what was written
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    seal: SealArgs,
+    /// Copies of each stream: 1, or 3 on a cluster
+    #[arg(long, value_name = "COUNT", env = "WAYBILL_REPLICAS", default_value = "1")]
+    replicas: String,
+    /// Where NATS is [default: a server of its own, in the data folder, for the time of the restore]
+    #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
+    nats_url: Option<String>,
+    /// Data folder of a dev that does not run; with --nats-url that of waybill serve
+    #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
+    data: PathBuf,
+}
+
+/// Checks every file, then puts all of it back and reads it again.
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let mut flags = settings::flags([("--replicas", Some(args.replicas.clone()))]);
+    let replicas = flags.optional::<usize>("--replicas");
+    let replicas = flags.finish(replicas)?;
+    let unlock = args.seal.read()?;
+    if !args.from.is_dir() {
+        return Err(settings::fault("FOLDER")(format!("{} is no folder", args.from.display())));
+    }
+    let archive = Archive::open_for_reading(&args.from, unlock.as_ref())?;
+    let manifest = whole(&archive)?;
+    let apart = args.keys_from.as_deref().map(|path| Keys::load(path, unlock.as_ref())).transpose()?;
+    if args.read_models && manifest.read_models.is_empty() {
+        return Err(settings::fault("--read-models")(
+            "the backup has none: it was made without --read-models",
+        ));
+    }
+    let views = if args.nats_url.is_some() { args.data.clone() } else { args.data.join("views") };
+    let import = Import {
+        archive: &archive,
+        manifest: &manifest,
+        contexts: Context::ALL.to_vec(),
+        keys: false,
+        apart,
+        replicas,
+    };
+    import.check()?;
+    if args.check {
+        return import.read_all();
+    }
+    if args.read_models {
+        absent(&views, manifest.read_models.keys())?;
+    }
+    let restore = async {
+        import.run_at(args.nats_url.as_deref(), &args.data).await?;
+        if args.read_models {
+            for (name, copy) in &manifest.read_models {
+                read_file(&archive, copy, &views.join(name))?;
+            }
+            println!("{} files of read models are back", manifest.read_models.len());
+        }
+        Ok(())
+    };
+    tokio::select! {
+        done = restore => done,
+        signal = service::signal() => {
+            Err(format!("stopped by {}: the same command goes on where it was", signal?).into())
+        }
+    }
+}
+
+/// Nothing that is there is replaced.
+fn absent<'a>(views: &Path, mut names: impl Iterator<Item = &'a String>) -> Result<(), Failure> {
+    match names.find(|name| views.join(name).exists()) {
+        Some(name) => Err(format!("{} is there already: remove it first", views.join(name).display()).into()),
+        None => Ok(()),
+    }
+}
