@@ -64,6 +64,28 @@ async fn an_alert_says_what_to_do() {
 }
 
 #[tokio::test]
+async fn every_alert_has_its_section_and_every_section_its_alert() {
+    let rules = documents(&file("deploy/observability/alerts.yaml")).await.remove(0);
+    let page = fs::read_to_string(file("docs/operations.md")).unwrap();
+    let alerts = page.split("\n## ").find(|section| section.starts_with("Alerts\n")).unwrap();
+    let sections: BTreeSet<_> =
+        alerts.split("\n### ").skip(1).filter_map(|text| text.split_once('\n')).collect();
+    let mut told = BTreeSet::new();
+    for rule in rules["groups"][0]["rules"].as_array().unwrap() {
+        let name = rule["alert"].as_str().unwrap();
+        let (_, text) = sections.iter().find(|(title, _)| *title == name).unwrap_or_else(|| panic!("{name}"));
+        // What it says of when agrees with the rule, and it says who is told.
+        let severity = rule["labels"]["severity"].as_str().unwrap();
+        assert!(text.contains(&format!("({severity})")), "{name}: {severity} is not in {text}");
+        assert!(text.len() > 150, "{name}: what is to be done? {text}");
+        assert_eq!(rule["annotations"]["runbook"], format!("docs/operations.md#{}", name.to_lowercase()));
+        told.insert(name);
+    }
+    let titles: BTreeSet<_> = sections.iter().map(|(title, _)| *title).collect();
+    assert_eq!(told, titles);
+}
+
+#[tokio::test]
 async fn every_configuration_can_be_read() {
     for name in [
         "collector.yaml",

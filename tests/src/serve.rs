@@ -102,6 +102,13 @@ impl Serve {
         .await;
     }
 
+    /// The most memory that it had resident so far, in MiB; none where the system does not tell.
+    pub fn peak_mib(&self) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? / 1024)
+    }
+
     /// What it has logged.
     pub fn log(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.dir.join("log")).unwrap_or_default();

@@ -1,9 +1,10 @@
 //! Each thing that an installation rests on is broken for real, and `waybill doctor` says so, and what to do.
 
 use axum::{Json, Router, routing::get};
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use nats::server::Binary;
 use serde_json::{Value, json};
+use service::Clock;
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -124,7 +125,7 @@ async fn whatever_is_broken_is_found() {
     config["max_deliver"] = 3.into();
     let change = json!({ "stream_name": "ORDERS", "config": config, "action": "update" });
     asked(&world, &format!("CONSUMER.DURABLE.CREATE.ORDERS.{name}"), &change).await;
-    let until = (Timestamp::now() + SignedDuration::from_hours(1)).to_string();
+    let until = (Clock::system().now() + SignedDuration::from_hours(1)).to_string();
     asked(&world, &format!("CONSUMER.PAUSE.ORDERS.{name}"), &json!({ "pause_until": until })).await;
     let lazy = json!({ "stream_name": "ORDERS", "config": {
         "durable_name": "nobody", "ack_policy": "explicit", "ack_wait": 4_000_000_000_u64, "max_ack_pending": 1024 } });
@@ -298,8 +299,8 @@ async fn what_only_the_server_knows_is_asked_of_the_server() {
     // Nodes as they would be elsewhere: of other versions, with other clocks, with certificates that end.
     let node = |name: &str, version: &str, ahead: i64, ends: i64| {
         json!({
-            "server_name": name, "version": version, "now": Timestamp::now() + SignedDuration::from_secs(ahead),
-            "tls_required": true, "tls_cert_not_after": Timestamp::now() + SignedDuration::from_hours(24 * ends),
+            "server_name": name, "version": version, "now": Clock::system().now() + SignedDuration::from_secs(ahead),
+            "tls_required": true, "tls_cert_not_after": Clock::system().now() + SignedDuration::from_hours(24 * ends),
             "jetstream": { "config": { "max_storage": 100, "store_dir": "/nowhere", "sync_always": true },
                 "stats": { "storage": 99 } },
         })

@@ -130,6 +130,16 @@ impl Fleet {
         assert!(code == Some(0) && said.contains("everything agrees"), "{said}");
     }
 
+    /// Prints the most memory that each process had, where the system tells.
+    fn tell_memory(&self) {
+        let named = self.services.iter().map(|(service, serve)| (service.name(), serve));
+        let told: Vec<_> = named
+            .chain([("gateway", &self.gateway)])
+            .filter_map(|(name, serve)| Some(format!("{name} {} MiB", serve.peak_mib()?)))
+            .collect();
+        println!("memory: {}", told.join(", "));
+    }
+
     /// Ends all of it in good order.
     async fn stop(mut self) {
         let all = self.services.iter_mut().map(|(_, serve)| serve).chain([&mut self.gateway]);
@@ -292,13 +302,14 @@ async fn roll(before: &Path, after: &Path) {
     }
     fleet.replace_gateway(after, &load).await;
     let orders = load.end(rate).await;
+    fleet.tell_memory();
     fleet.verify(orders + 1).await;
     fleet.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_part_is_restarted_under_load_and_no_request_fails() {
-    roll(&executable(), &executable()).await;
+    Box::pin(roll(&executable(), &executable())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -309,5 +320,5 @@ async fn a_version_runs_beside_the_one_before_and_nothing_is_lost() {
     };
     let previous = PathBuf::from(previous);
     assert!(previous.is_file(), "WAYBILL_PREVIOUS: {} is no file", previous.display());
-    roll(&previous, &executable()).await;
+    Box::pin(roll(&previous, &executable())).await;
 }

@@ -14,6 +14,7 @@ mod projection;
 mod recovery;
 mod report;
 mod rivals;
+mod sizing;
 mod stage;
 mod subscriptions;
 mod timers;
@@ -36,6 +37,7 @@ Examples:
   waybill bench projection --events 5000000    what building from a long stream takes from memory
   waybill bench subscriptions                  10 000 clients that wait and 1000 that hear of changes
   waybill bench timers                         100 000 of them: memory, and how late they fire
+  waybill bench sizing                         CPU, memory and disk at 25 to 200 orders/s
   waybill bench recovery                       10 000 sagas under way, kill -9 of everything, started again
   waybill bench all --json > figures.json
   waybill bench commands --quick               a tenth of the load, to see that it works
@@ -89,6 +91,8 @@ enum What {
     Recovery,
     /// Clients that follow read models: memory, latency, and what telling takes from projecting
     Subscriptions,
+    /// CPU, memory and disk at some rates, with every service in one process
+    Sizing,
     /// Follows for 'subscriptions', in a process of its own
     #[value(hide = true)]
     Idle,
@@ -155,6 +159,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         }
         if wants(What::Projection) {
             Box::pin(projection::measure(durability, scale, &options, &mut report)).await?;
+        }
+        if wants(What::Sizing) {
+            Box::pin(sizing::measure(durability, scale, &mut report)).await?;
         }
         if wants(What::Subscriptions) {
             Box::pin(subscriptions::measure(durability, scale, &mut report)).await?;

@@ -18,9 +18,10 @@ fn said(output: &Output) -> String {
 
 #[test]
 fn every_command_helps_with_examples() {
-    for command in
-        [&[][..], &["dev"], &["demo"], &["serve"], &["replay"], &["verify"], &["export"], &["import"]]
-    {
+    let checks = [&["verify"][..], &["doctor"], &["health"]];
+    let copies = [&["export"][..], &["import"], &["backup"], &["restore"]];
+    let others = [&[][..], &["dev"], &["demo"], &["serve"], &["replay"], &["config"]];
+    for command in [&checks[..], &copies, &others].concat() {
         let output = waybill(&[command, &["--help"]].concat());
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("Examples:\n  waybill"), "{command:?}: {text}");

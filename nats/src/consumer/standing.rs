@@ -54,7 +54,7 @@ mod tests {
             max_deliver: 5,
             ack_wait: Duration::from_secs(1),
             max_ack_pending: 1,
-            inactive_threshold: Duration::from_secs(60),
+            inactive_threshold: Duration::from_mins(1),
             memory_storage: true,
             ..good
         };

@@ -122,7 +122,7 @@ pub(super) async fn provide(stage: &Stage, account: Uuid) -> Result<(), Failure>
 }
 
 /// Places orders and watches the log for their end.
-struct Shop {
+pub(super) struct Shop {
     connection: nats::Connection,
     client: reqwest::Client,
     url: String,
@@ -130,14 +130,14 @@ struct Shop {
     body: Bytes,
 }
 
-struct Flow {
+pub(super) struct Flow {
     /// Latency from the request to the fact that ends the order.
-    orders: Sample,
+    pub(super) orders: Sample,
     events: Sample,
 }
 
 impl Shop {
-    async fn open(
+    pub(super) async fn open(
         stage: &Stage,
         url: String,
         load: &Load,
@@ -165,7 +165,7 @@ impl Shop {
 
     /// Places `count` orders, as fast as they are accepted or at a fixed rate, and waits until all have ended and
     /// every read model has seen it.
-    async fn place(&self, count: u64, callers: usize, rate: Option<u64>) -> Result<Flow, Failure> {
+    pub(super) async fn place(&self, count: u64, callers: usize, rate: Option<u64>) -> Result<Flow, Failure> {
         let asked: Arc<Mutex<HashMap<String, Instant>>> = Arc::default();
         let before = self.events().await?;
         let follower = tokio::spawn(self.follow(count).await?);
@@ -242,7 +242,7 @@ impl Shop {
     }
 
     /// Events recorded so far, in all streams.
-    async fn events(&self) -> Result<u64, Failure> {
+    pub(super) async fn events(&self) -> Result<u64, Failure> {
         let mut sum = 0;
         for context in Context::ALL {
             sum += nats::last_sequence(&self.connection, context).await?;
