@@ -104,6 +104,26 @@ async fn services_are_deployed_with_the_numbers_of_the_design() {
 }
 
 #[tokio::test]
+async fn requests_cover_the_memory_that_was_measured() {
+    let page = fs::read_to_string(file("docs/operations.md")).unwrap();
+    let sizing = page.split("\n## ").find(|section| section.starts_with("Sizing\n")).unwrap();
+    // | orders | 61 MiB |
+    let measured = |name: &str| {
+        let row = sizing.lines().find_map(|line| line.strip_prefix(&format!("| {name} | ")));
+        let figure = row.and_then(|row| row.split(" MiB").next()?.parse::<u64>().ok());
+        figure.unwrap_or_else(|| panic!("docs/operations.md does not say what {name} takes"))
+    };
+    let all = manifests().await;
+    for deployment in of_kind(&all, "Deployment") {
+        let name = deployment["metadata"]["name"].as_str().unwrap();
+        let requests = &deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"];
+        let granted: u64 = requests["memory"].as_str().unwrap().strip_suffix("Mi").unwrap().parse().unwrap();
+        let measured = measured(name.strip_suffix("-service").unwrap_or(name));
+        assert!(measured <= granted, "{name} takes {measured} MiB and asks for {granted}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_runs_as_root_or_writes_where_it_should_not() {
     let all = manifests().await;
     for deployment in of_kind(&all, "Deployment") {

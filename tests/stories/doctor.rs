@@ -140,8 +140,9 @@ async fn whatever_is_broken_is_found() {
     finds(&report, "consumers", "nobody", "messages wait");
     finds(&report, "consumers", "parked", "1 messages could not be handled");
 
-    // Nothing starts on such a stream.
+    // Nothing starts on such a stream, nor with what cannot be read.
     asked(&world, "STREAM.UPDATE.SHIPPING", &good).await;
+    asked(&world, "STREAM.PURGE.KV_PARKED", &json!({})).await;
 
     // Copies that are not there, a cluster that is none.
     let (_, report) = place.doctor(&["--replicas", "3"]).await;
