@@ -148,21 +148,24 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         Ok(url) => Connection::connect_any(url, "waybill doctor").await.map_err(Failure::from),
         Err(error) => Err(error.to_string().into()),
     };
-    match connection {
-        Ok(connection) => {
-            log::check(&connection, &plan, &mut report).await;
-            machine::master_key(&args, dev.is_some(), &connection, &mut report).await;
-            // Those of a dev are in a folder of their own.
-            let folder = if args.nats_url.is_some() { args.data.clone() } else { args.data.join("views") };
-            Box::pin(databases::check(Some(&connection), &plan, &folder, &mut report)).await;
-        }
+    let connection = match connection {
+        Ok(connection) => Some(connection),
         Err(error) => {
             let todo = "start it, or say where it is with --nats-url; nothing that it keeps was looked at";
             report.find(Area::Nats, "nats-server", crate::failure::report(&*error), todo);
-            let folder = if args.nats_url.is_some() { args.data.clone() } else { args.data.join("views") };
-            Box::pin(databases::check(None, &plan, &folder, &mut report)).await;
+            None
         }
+    };
+    let mut usable = None;
+    if let Some(connection) = &connection
+        && log::check(connection, &plan, &mut report).await
+    {
+        machine::master_key(&args, dev.is_some(), connection, &mut report).await;
+        usable = Some(connection);
     }
+    // Those of a dev are in a folder of their own.
+    let folder = if args.nats_url.is_some() { args.data.clone() } else { args.data.join("views") };
+    Box::pin(databases::check(usable, &plan, &folder, &mut report)).await;
     monitor::check(&plan, dev.is_some(), &mut report).await;
     machine::secret_files(&mut report);
     machine::disk(&args.data, &plan, &mut report);

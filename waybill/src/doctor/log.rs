@@ -13,20 +13,20 @@ use nats::{
 /// So many live aggregates of one stream, and its subjects take gigabytes of the server's memory.
 const MANY: u64 = 800_000;
 
-/// Everything that can be asked of the server.
-pub(super) async fn check(connection: &Connection, plan: &Plan, report: &mut Report) {
+/// Everything that can be asked of the server. False where it is none that can be asked for more.
+pub(super) async fn check(connection: &Connection, plan: &Plan, report: &mut Report) -> bool {
     let server = examine::server(connection);
     let of = if server.name.is_empty() { "nats-server".to_owned() } else { server.name };
     if server.is_too_old {
         let what =
             format!("version {} is too old: atomic batches are not right before 2.14.4", server.version);
         report.find(Area::Nats, of, what, "replace it with 2.14.4 or newer, node by node");
-        return;
+        return false;
     }
     if !server.has_jetstream {
         let todo = "start it with one of the files in nats/conf, or with -js";
         report.find(Area::Nats, of, "runs without JetStream", todo);
-        return;
+        return false;
     }
     match (&server.cluster, plan.replicas) {
         (None, replicas) if replicas > 1 => {
@@ -53,6 +53,7 @@ pub(super) async fn check(connection: &Connection, plan: &Plan, report: &mut Rep
     }
     buckets(connection, plan, &mut clocks, report).await;
     skew("NATS", &clocks, plan, report);
+    true
 }
 
 async fn usage(connection: &Connection, plan: &Plan, report: &mut Report) {
