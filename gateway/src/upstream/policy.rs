@@ -88,4 +88,19 @@ mod tests {
             assert!(faults.contains(key), "{key} is missing in {faults}");
         }
     }
+
+    #[test]
+    fn the_table_of_routes_says_what_the_defaults_are() {
+        let (_, said) =
+            include_str!("../../routes.toml").split_once("as it is without these lines\n").unwrap();
+        let said: String =
+            said.lines().map(|line| format!("{}\n", line.trim_start_matches('#').trim_start())).collect();
+        let (policy, faults) = parse(&said);
+        assert_eq!((policy, faults.lines().count()), (UpstreamPolicy::default(), 1), "{faults}");
+        for key in
+            ["window", "minimum", "errors", "open", "every", "timeout", "rise", "fall", "failures", "base"]
+        {
+            assert!(said.contains(&format!("\n{key} = ")), "{key} is not said");
+        }
+    }
 }
