@@ -25,13 +25,13 @@ use std::{
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  openssl rand -base64 32 > backup.key && chmod 600 backup.key
   waybill backup /backup/log --key-file backup.key                        the running dev, sealed
   waybill backup /backup/log --key-file backup.key                        once more: only what is new since then
   waybill backup /backup/log --nats-url nats://nats:4222 --passphrase-file words
   waybill backup /backup/log --keys-to /elsewhere/keys --key-file backup.key
   waybill backup /backup/log --read-models                                with the read models on SQLite
 
+A key: openssl rand -base64 32 > backup.key && chmod 600 backup.key
 Keys of personal data are in the file that --keys-to names, and nowhere else: who is erased is gone when the last copy of
 that file is. The master key is in neither.";
 
