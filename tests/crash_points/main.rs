@@ -3,8 +3,7 @@
 //! undone as a whole, stock and money are conserved, nobody is told twice, and the read models are the fold of the log.
 //!
 //! One nats-server for all cells: what one cell leaves behind is part of the next one's work. The ordinary suite has a cell
-//! for every kind of place and workflow; all of them take a quarter of an hour:
-//! `cargo test -p waybill-tests --test crash_points -- --nocapture --include-ignored`.
+//! for every kind of place and workflow; all of them take a quarter of an hour (`--include-ignored`, see CONTRIBUTING.md).
 
 #![cfg(debug_assertions)]
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
