@@ -30,7 +30,7 @@ Examples:
       --monitor http://nats-1:8222,http://nats-2:8222,http://nats-3:8222
   waybill doctor orders --nats-url nats://nats:4222 --data /var/lib/waybill --json
 
-Nothing is changed, and nothing that was recorded is read. Exit codes: 0 nothing is wrong, 1 something is, 64 wrong usage.
+Nothing is changed. Exit codes: 0 nothing is wrong, 1 something is, 64 wrong usage.
 What could not be known is listed, and is no finding.";
 
 /// Flags of `waybill doctor`.
