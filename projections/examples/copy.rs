@@ -1,5 +1,6 @@
 //! Which way rows get into PostgreSQL fastest: arrays through `unnest`, or `COPY` into a temporary table and a merge from
-//! there. Rows of a history, all new, 1000 to a transaction; on a database that is given.
+//! there. Rows of a history, all new, 1000 to a transaction; on a database that is given. And what lanes would give: the same
+//! rows written by two and by four connections at a time, each its own.
 //!
 //! `cargo run --release -p projections --example copy postgres://... [rows] [batch]`
 
@@ -39,8 +40,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         let (took, rate) = (started.elapsed(), u128::from(rows) * 1_000_000 / started.elapsed().as_micros());
         println!("{round}: COPY and merge {took:.2?}, {rate} rows/s");
+        for lanes in [2, 4] {
+            raw_sql(MAKE).execute(&mut connection).await?;
+            let started = Instant::now();
+            let writing = (0..lanes).map(|lane| one_lane(&url, rows, batch, (lane, lanes)));
+            futures::future::try_join_all(writing).await?;
+            let (took, rate) =
+                (started.elapsed(), u128::from(rows) * 1_000_000 / started.elapsed().as_micros());
+            println!("{round}: unnest in {lanes} lanes {took:.2?}, {rate} rows/s");
+        }
     }
     Ok(())
+}
+
+/// Every so many batches are one lane's.
+async fn one_lane(url: &str, rows: u64, batch: u64, (lane, lanes): (u64, u64)) -> Result<(), Box<dyn Error>> {
+    let mut connection = PgConnection::connect(url).await?;
+    for first in (0..rows).step_by(usize::try_from(batch)?).filter(|first| first / batch % lanes == lane) {
+        arrays(&mut connection, first..first + batch).await?;
+    }
+    Ok(connection.close().await?)
 }
 
 fn id(number: u64) -> Uuid {

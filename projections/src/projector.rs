@@ -202,6 +202,7 @@ impl Projector {
         mut batch: Vec<Chunk>,
     ) -> Result<(), Interruption> {
         let projection = Projection { projection: self.view.name };
+        self.pass_over_discarded(&mut batch).await?;
         loop {
             let started = Instant::now();
             let (changes, moves, past) = self.project(waiting, &mut batch);

@@ -4,6 +4,8 @@
 
 #[path = "../examples/apply/flows.rs"]
 mod flows;
+#[path = "projector/full.rs"]
+mod full;
 #[path = "projector/past.rs"]
 mod past;
 #[expect(unreachable_pub, dead_code, reason = "shared with the end-to-end tests, which use all of it")]
@@ -102,6 +104,16 @@ impl System {
     }
 
     async fn projections_by(&self, service: &str, parking: Option<Parking>, policy: Policy) -> Projections {
+        Box::pin(self.projections_in(service, parking, policy, &self.storage(service))).await
+    }
+
+    async fn projections_in(
+        &self,
+        service: &str,
+        parking: Option<Parking>,
+        policy: Policy,
+        storage: &Storage,
+    ) -> Projections {
         let feed = Feed {
             connection: self.connection.clone(),
             parking,
@@ -111,19 +123,21 @@ impl System {
             outlet: None,
         };
         let view = View::of(service).unwrap();
-        let storage = self.storage(service);
         let counters = ProjectionMetrics::new(&self.metrics);
-        Projections::start(view, &feed, &storage, Clock::system(), &self.metrics, counters, &self.shutdown)
+        Projections::start(view, &feed, storage, Clock::system(), &self.metrics, counters, &self.shutdown)
             .await
             .unwrap()
+    }
+
+    /// What the database of a service is called. A server is shared by tests: the port of NATS tells them apart.
+    fn name(&self, service: &str) -> String {
+        format!("{service}_{}", self.server.url().rsplit(':').next().unwrap())
     }
 
     /// Where the read model of a service is kept, each time it is asked.
     fn storage(&self, service: &str) -> Storage {
         let Some(cluster) = &self.cluster else { return Storage::Sqlite(self.folder.path().join("views")) };
-        // A server is shared by tests: the port of NATS tells them apart.
-        let port = self.server.url().rsplit(':').next().unwrap().to_owned();
-        let name = format!("{service}_{port}");
+        let name = self.name(service);
         let there = cluster.sql("postgres", &format!("SELECT 1 FROM pg_database WHERE datname = '{name}'"));
         let url = if there == "1" { cluster.url(&name) } else { cluster.database(&name) };
         Storage::Postgres(url.parse().unwrap())
@@ -484,13 +498,23 @@ async fn an_event_that_cannot_be_read_parks_its_aggregate_and_no_other(on: On) {
     let discarded = DeadLetterDiscarded { dead_letter_id, consumer, sequence, reason: "a test".to_owned() };
     operator(&system, &letter, discarded.into()).await;
     let system = System { shutdown: Shutdown::new(), ..system };
-    let payments = system.projections_of("payments", Some(parking)).await;
+    let payments = system.projections_of("payments", Some(parking.clone())).await;
     parked(&system, 0).await;
     let routes = router(&system, &payments);
     assert_eq!(get(&routes, &row(2)).await.0, 200, "what waited is there");
     system.order(4).await;
     system.caught_up(&payments).await;
     assert_eq!(get(&routes, &row(4)).await.0, 200);
+
+    // What was discarded stays discarded: for whoever folds the log again, and in tables that are built again.
+    system.verify("payments", &payments).await;
+    let anew = Storage::Sqlite(system.folder.path().join("anew"));
+    let anew = system.projections_in("payments", Some(parking.clone()), Policy::default(), &anew).await;
+    system.caught_up(&anew).await;
+    assert_eq!(get(&router(&system, &anew), &row(2)).await.0, 200, "what was behind it is there");
+    let mut writer = anew.database().writer().await.unwrap();
+    assert!(writer.parked().await.unwrap().is_empty(), "nothing waits again");
+    assert_eq!(parking.all().await.unwrap(), []);
 }
 
 /// An event that nobody can read, and one of the same aggregate behind it.

@@ -57,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "WORKFLOW")]
     workflow: Option<Workflow>,
     /// With 'projection': a PostgreSQL server, as somebody who may make databases and roles; it makes and removes
-    /// databases called waybill_bench_<NUMBER> [default: one that is started where PostgreSQL is installed]
+    /// databases called `waybill_bench_<NUMBER>` [default: one that is started where PostgreSQL is installed]
     #[arg(long, value_name = "URL", env = "WAYBILL_BENCH_POSTGRES", hide_env_values = true)]
     postgres: Option<Secret>,
     /// With 'projection': only measure what building takes from memory, from a stream of so many events

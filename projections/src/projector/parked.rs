@@ -15,7 +15,10 @@ use crate::{
     Changes,
     database::{Commit, Parked, Writer},
 };
-use events::{Context, Position, Subject, ops::Holds};
+use events::{
+    Aggregate, Context, DeadLetterId, Fact, Position, Subject,
+    ops::{DeadLetterEvent, Holds},
+};
 use nats::{Asked, Filter, From, Message, Parking, Policy, Reader, ReplayError, Until};
 use std::collections::{HashMap, HashSet};
 use tokio::sync::mpsc;
@@ -120,6 +123,35 @@ impl Projector {
             tracing::error!(projection = self.view.name, %subject, sequence, error, "event skipped");
         }
         Ok(())
+    }
+
+    /// Takes out what cannot be read and was discarded for good: by the generation before, where these tables are built again.
+    pub(super) async fn pass_over_discarded(&self, batch: &mut [Chunk]) -> Result<(), Interruption> {
+        for chunk in batch.iter_mut().filter(|chunk| !chunk.unreadable.is_empty()) {
+            let mut left = Vec::with_capacity(chunk.unreadable.len());
+            for unreadable in std::mem::take(&mut chunk.unreadable) {
+                // Seldom, and large.
+                if !Box::pin(self.is_discarded(&unreadable.message)).await? {
+                    left.push(unreadable);
+                }
+            }
+            chunk.unreadable = left;
+        }
+        Ok(())
+    }
+
+    /// Whether an operator has discarded a message of this projection.
+    async fn is_discarded(&self, message: &Message) -> Result<bool, Interruption> {
+        let consumer = self.consumer();
+        let letter = Aggregate::DeadLetter.subject(DeadLetterId::of(&consumer, message.subject.as_str()));
+        let said = self.messages(&letter, 1, u64::MAX).await;
+        let said = said.map_err(|error| Interruption::Operations(error.into()))?;
+        Ok(said.iter().filter_map(|said| said.record().ok()).any(|said| match said.fact {
+            Fact::DeadLetter(DeadLetterEvent::Discarded(discarded)) => {
+                discarded.consumer == consumer && discarded.sequence == message.position.sequence
+            }
+            _ => false,
+        }))
     }
 
     /// Reads what waits. What operators are shown that does not is taken back: it waited in the generation before, which

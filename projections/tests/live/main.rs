@@ -5,12 +5,19 @@
 
 #[path = "../../examples/apply/flows.rs"]
 mod flows;
+#[expect(unreachable_pub, dead_code, reason = "shared with the end-to-end tests, which use all of it")]
+#[path = "../../../tests/src/postgres.rs"]
+mod postgres;
 
 mod access;
 mod client;
 mod cuts;
+mod on_postgres;
 mod proxy;
+mod rebuilt;
 mod rig;
 mod seams;
 mod socket;
 mod stream;
+
+use projections::database::Cluster as Started;

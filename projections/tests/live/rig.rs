@@ -1,14 +1,14 @@
 //! A read model that is served over HTTP, and events to put into its streams.
 
-use crate::client::Events;
+use crate::{client::Events, postgres::Cluster};
 use axum::{Router, extract::Request, middleware, middleware::Next};
 use events::{
     Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, Metadata, Money, Sku,
     inventory::{ProductAdded, ProductEvent, ProductRepriced},
 };
 use nats::{
-    ChangeFeed, Connection, Durability, EventStore, FeedOptions, KeyRing, MasterKey, Policy, StoreOptions,
-    Write,
+    ChangeFeed, Connection, Durability, EventStore, FeedOptions, KeyRing, MasterKey, Policy, ReadModels,
+    StoreOptions, Write,
     server::{Binary, Config, Server},
 };
 use projections::{
@@ -19,7 +19,11 @@ use service::{
     Clock, Metrics, Shutdown,
     auth::{Principal, Role},
 };
-use std::{net::SocketAddr, sync::Mutex, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
@@ -48,6 +52,8 @@ pub(crate) struct Rig {
     pub(crate) keys: KeyRing,
     pub(crate) folder: TempDir,
     pub(crate) feed: FeedOptions,
+    /// Where PostgreSQL is; without it read models are on SQLite.
+    cluster: Option<Arc<Cluster>>,
     /// How long the names of products are.
     pub(crate) width: std::sync::atomic::AtomicUsize,
     /// Last sequence of each product, and how often it was changed.
@@ -75,7 +81,30 @@ impl Rig {
         let store = EventStore::new(&connection, StoreOptions::default());
         let keys = KeyRing::open(&connection, &MasterKey::generate(), 1).await.unwrap();
         let (feed, products) = (FeedOptions::default(), Mutex::default());
-        Self { server, connection, store, keys, folder, feed, width: 0.into(), products }
+        Self { server, connection, store, keys, folder, feed, cluster: None, width: 0.into(), products }
+    }
+
+    /// The same with read models on PostgreSQL.
+    pub(crate) async fn on_postgres() -> Self {
+        Self { cluster: Some(Cluster::shared()), ..Self::start().await }
+    }
+
+    /// Where the tables are that are called so.
+    fn storage(&self, name: &str) -> Storage {
+        let Some(cluster) = &self.cluster else {
+            let folder = self.folder.path().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            return Storage::Sqlite(folder);
+        };
+        // A server is shared by tests: the port of NATS tells them apart.
+        let name = format!("{name}_{}", self.server.url().rsplit(':').next().unwrap());
+        let there = cluster.sql("postgres", &format!("SELECT 1 FROM pg_database WHERE datname = '{name}'"));
+        let url = if there == "1" { cluster.url(&name) } else { cluster.database(&name) };
+        Storage::Postgres(url.parse().unwrap())
+    }
+
+    pub(crate) async fn read_models(&self) -> ReadModels {
+        ReadModels::open(&self.connection, self.store.clone(), Clock::system(), 1).await.unwrap()
     }
 
     pub(crate) async fn changes(&self, service: &'static str) -> ChangeFeed {
@@ -109,19 +138,12 @@ impl Rig {
         shutdown: &Shutdown,
     ) -> Projections {
         let (connection, rebuilds) = (self.connection.clone(), Rebuilds::default());
-        let feed = Feed {
-            connection,
-            parking: None,
-            policy: Policy::default(),
-            read_models: None,
-            rebuilds,
-            outlet,
-        };
-        let folder = self.folder.path().join(folder);
-        std::fs::create_dir_all(&folder).unwrap();
+        let read_models = Some(self.read_models().await);
+        let policy = Policy::default();
+        let feed = Feed { connection, parking: None, policy, read_models, rebuilds, outlet };
         let view = View::of(service).unwrap();
         let counters = ProjectionMetrics::new(metrics);
-        let storage = Storage::Sqlite(folder);
+        let storage = self.storage(folder);
         let clock = Clock::system();
         Projections::start(view, &feed, &storage, clock, metrics, counters, shutdown).await.unwrap()
     }

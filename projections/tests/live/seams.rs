@@ -40,7 +40,10 @@ async fn outlet(rig: &Rig, metrics: &Metrics) -> Outlet {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_committed_by_somebody_who_died_is_told_by_the_next() {
-    let rig = Rig::start().await;
+    somebody_dies(Rig::start().await).await;
+}
+
+pub(crate) async fn somebody_dies(rig: Rig) {
     let (metrics, first) = (Metrics::new(), Shutdown::new());
     let at = rig.product("A").await;
     let told_to = outlet(&rig, &metrics).await;
@@ -70,7 +73,10 @@ async fn what_was_committed_by_somebody_who_died_is_told_by_the_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_on_the_same_tables_the_one_that_tells_tells_what_the_mute_one_commits() {
-    let rig = Rig::start().await;
+    one_of_two_is_mute(Rig::start().await).await;
+}
+
+pub(crate) async fn one_of_two_is_mute(rig: Rig) {
     let node = rig.node("inventory", "x", LiveOptions::default()).await;
     let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
     let _mute = rig.projections("inventory", "x", None, &metrics, &shutdown).await;
@@ -143,7 +149,10 @@ async fn processes_with_tables_of_their_own_tell_together_and_clients_may_change
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_that_are_built_again_say_nothing_of_what_was_told() {
-    let rig = Rig::start().await;
+    others_are_built(Rig::start().await).await;
+}
+
+pub(crate) async fn others_are_built(rig: Rig) {
     let node = rig.node("inventory", "old", LiveOptions::default()).await;
     for number in 0..50 {
         rig.product(&format!("P{}", number % 5)).await;

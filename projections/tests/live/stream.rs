@@ -11,7 +11,10 @@ use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_order_is_followed_from_its_answer_to_its_last_change() {
-    let rig = Rig::start().await;
+    one_order_is_followed(Rig::start().await).await;
+}
+
+pub(crate) async fn one_order_is_followed(rig: Rig) {
     let node = rig.usual("orders").await;
     let path = format!("/orders/{}", order_id(1));
     assert_eq!(node.get(&format!("{path}/stream"), OPERATOR).await.0, 404);
@@ -50,7 +53,10 @@ async fn one_order_is_followed_from_its_answer_to_its_last_change() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_tells_what_is_in_it_and_what_is_not_any_more() {
-    let rig = Rig::start().await;
+    a_list_tells(Rig::start().await).await;
+}
+
+pub(crate) async fn a_list_tells(rig: Rig) {
     let node = rig.usual("orders").await;
     let mut pending = node.follow("/orders/stream?status=pending", OPERATOR).await;
     let mut others = node.follow("/orders/stream", user_id(2).uuid()).await;

@@ -21,7 +21,7 @@ enum Kind {
     Sqlite(PathBuf),
     Postgres {
         /// Somebody who may make databases and roles.
-        admin: PostgresUrl,
+        admin: Box<PostgresUrl>,
         /// Where it was started here.
         started: Option<Cluster>,
     },
@@ -32,10 +32,10 @@ impl Place {
     pub(in crate::bench) fn all(folder: &Path, postgres: Option<&PostgresUrl>) -> Result<Vec<Self>, Failure> {
         let sqlite = Kind::Sqlite(folder.to_owned());
         let postgres = match postgres {
-            Some(url) => Some(Kind::Postgres { admin: url.clone(), started: None }),
+            Some(url) => Some(Kind::Postgres { admin: Box::new(url.clone()), started: None }),
             None => match Cluster::start(&SETTINGS) {
                 Ok(cluster) => {
-                    let admin = cluster.url("postgres").parse()?;
+                    let admin = Box::new(cluster.url("postgres").parse()?);
                     Some(Kind::Postgres { admin, started: Some(cluster) })
                 }
                 Err(error) => {
