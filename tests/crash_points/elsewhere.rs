@@ -37,7 +37,7 @@ const NO_MAIL: &[&str] =
     &["--log", "off", "--smtp", "127.0.0.1:1", "--smtp-tls", "none", "--notify-retry", "1s"];
 
 /// A request whose process was killed can be tried again under its key only after a while.
-const SOON: Duration = Duration::from_mins(3);
+const SOON: Duration = Duration::from_mins(5);
 /// More than an aggregate has events before its state is kept.
 const RECEIPTS: u32 = 40;
 
@@ -77,6 +77,10 @@ impl Wish {
                 api.post(Service::Operations, "/ops/projections/orders/rebuild", &key, &json!({})).await?
             }
         };
+        if answer.body["type"] == "/problems/rebuild-under-way" {
+            // That of an earlier cell, which has to come to its end as well.
+            return Ok(());
+        }
         answer.expect(202, "what is asked for").map(|_| ())
     }
 
