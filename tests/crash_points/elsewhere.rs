@@ -78,7 +78,7 @@ impl Wish {
             }
         };
         if answer.body["type"] == "/problems/rebuild-under-way" {
-            // That of an earlier cell, which has to come to its end as well.
+            // That of an earlier cell, which has to come to its end as well. The same key has the same answer for ever.
             return Ok(());
         }
         answer.expect(202, "what is asked for").map(|_| ())
