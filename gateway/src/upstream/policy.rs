@@ -93,8 +93,8 @@ mod tests {
     fn the_table_of_routes_says_what_the_defaults_are() {
         let (_, said) =
             include_str!("../../routes.toml").split_once("as it is without these lines\n").unwrap();
-        let said: String =
-            said.lines().map(|line| format!("{}\n", line.trim_start_matches('#').trim_start())).collect();
+        let said: Vec<_> = said.lines().map(|line| line.trim_start_matches('#').trim_start()).collect();
+        let said = said.join("\n");
         let (policy, faults) = parse(&said);
         assert_eq!((policy, faults.lines().count()), (UpstreamPolicy::default(), 1), "{faults}");
         for key in
