@@ -9,7 +9,7 @@ use crate::{
     notifications::{self, ChannelError, Channels},
     ops,
     orders::{self, UsersService},
-    payments,
+    payments, reactions,
     reactor::Reacting,
     shipping::{self, CarrierGateway},
     users,
@@ -190,7 +190,7 @@ impl Build {
         handler: &Handler,
     ) -> WriteSide {
         let consumer = |(stream, kinds): &(Context, &'static [&'static str])| {
-            self.consumer(*stream, kinds, format!("{}-{stream}", self.context))
+            self.consumer(*stream, kinds, reactions::durable(self.context, *stream))
         };
         let consumers = interests.iter().map(|interest| (consumer(interest), Arc::clone(handler))).collect();
         self.finish_with(http, consumers)

@@ -26,6 +26,7 @@ pub use state::{Phase, ProcessState, Stand};
 use crate::{
     Decision, Key, Stop,
     environment::{Build, WriteSide},
+    reactions,
 };
 use events::{Aggregate, Context, OrderId, fulfilment::Timer};
 use nats::Consumer;
@@ -35,6 +36,11 @@ use std::sync::Arc;
 pub const HOLDS: &str = "fulfilment-holds";
 /// What it reads.
 pub const HELD: &[&str] = &["inventory.reserved"];
+
+/// What of a stream it asks for: of its own only what is rare, timers that have fired.
+pub(crate) fn only(stream: Context) -> Option<Aggregate> {
+    (stream == Context::Fulfilment).then_some(Aggregate::Timer)
+}
 
 /// The write side of fulfilment.
 pub(crate) fn write_side(build: Build, times: Times) -> WriteSide {
@@ -47,9 +53,8 @@ pub(crate) fn write_side(build: Build, times: Times) -> WriteSide {
     });
     let handler = reactor::handler(&fulfilment);
     let consumer = |(stream, kinds): &(Context, &'static [&'static str])| Consumer {
-        // Of its own stream it wants what is rare: timers that have fired.
-        only: (*stream == Context::Fulfilment).then_some(Aggregate::Timer),
-        ..build.consumer(*stream, kinds, format!("fulfilment-{stream}"))
+        only: only(*stream),
+        ..build.consumer(*stream, kinds, reactions::durable(Context::Fulfilment, *stream))
     };
     // Apart from the others: what it takes it takes late, on purpose.
     let holds = Consumer {

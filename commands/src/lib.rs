@@ -9,6 +9,7 @@
 //! - [`fulfilment`]: the saga, which asks each service in turn, and holds that expire
 //! - [`ops`]: what operators do about messages that a consumer could not handle
 //! - `http`, `address`: what the endpoints share, with idempotency keys; `reactor`: what the reactors share
+//! - [`reactions`]: every durable consumer, as data
 //! - [`WriteSide`], [`Environment`]: the front door: one service's endpoints and reactions, put together
 //! - `choreography`: tests of all contexts together, in any order, with repetitions and deaths
 
@@ -30,6 +31,7 @@ pub mod notifications;
 pub mod ops;
 pub mod orders;
 pub mod payments;
+pub mod reactions;
 mod reactor;
 mod refusal;
 pub mod shipping;

@@ -23,7 +23,7 @@ pub use mail::{Mail, MailError, Post, Sender, Smtp, SmtpTls};
 pub use notification::{Notification, NotificationCommand, NotificationRejection, NotificationState};
 pub use react::{INTERESTS, News, TOLD, react};
 pub use recipient::{Known, Recipient, RecipientState, TOPIC};
-pub use webhook::{TIMEOUT, Webhook};
+pub use webhook::{TIMEOUT, Webhook, webhook_channel};
 
 use crate::environment::{Build, BuildError, WriteSide};
 use deliver::{Channel, Way};
@@ -93,7 +93,7 @@ pub(crate) async fn write_side(build: Build, channels: &Channels) -> Result<Writ
         let (name, handler) = (channel.name.clone(), deliver::handler(channel));
         for (context, kinds) in INTERESTS {
             let manner = Manner::Tell { first: channels.first_retry, last };
-            let durable = format!("notifications-{name}-{context}");
+            let durable = durable(&name, *context);
             let consumer = nats::Consumer { manner, ..build.consumer(*context, kinds, durable) };
             // Before the service says that it is ready: from then on everything is told.
             consumer.ensure().await.map_err(ChannelError::from)?;
@@ -103,6 +103,17 @@ pub(crate) async fn write_side(build: Build, channels: &Channels) -> Result<Writ
     let http = http::routes(build.api());
     Ok(build.finish_with(http, consumers))
 }
+
+/// What the consumer is called with which a channel is told of a stream.
+pub(crate) fn durable(channel: impl std::fmt::Display, stream: events::Context) -> String {
+    format!("notifications-{channel}-{stream}")
+}
+
+/// The channel of mail.
+pub const EMAIL: &str = "email";
+
+/// Whose facts it reads beside those that it tells: who is told.
+pub const READS: [events::Aggregate; 2] = [events::Aggregate::User, events::Aggregate::Order];
 
 /// Every channel, and how long it waits at most between attempts.
 fn open(build: &Build, channels: &Channels) -> Result<Vec<(Channel, Duration)>, ChannelError> {
@@ -130,5 +141,5 @@ fn open(build: &Build, channels: &Channels) -> Result<Vec<(Channel, Duration)>, 
 /// The channel of mail.
 #[expect(clippy::expect_used, reason = "letters only")]
 fn email() -> events::notifications::ChannelName {
-    "email".parse().expect("a channel")
+    EMAIL.parse().expect("a channel")
 }

@@ -25,6 +25,9 @@ use users::Users;
 /// Whose facts orders read beside those that they answer, to keep their own copies up to date.
 pub const FOLLOWS: [events::Aggregate; 2] = [copies::FOLLOWED, users::FOLLOWED];
 
+/// Whose facts orders read at all, beside those that they answer.
+pub const READS: [events::Aggregate; 3] = [copies::FOLLOWED, users::FOLLOWED, events::Aggregate::Account];
+
 /// The write side of orders.
 pub(crate) async fn write_side(build: Build, workflow: Workflow) -> Result<WriteSide, BuildError> {
     let (copies, following) = Copies::start(build.executor.clone(), &build.reactions).await?;

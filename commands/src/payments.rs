@@ -26,6 +26,9 @@ use events::{
 };
 use std::sync::Arc;
 
+/// Whose facts payments read beside those that they answer: orders that are refunded by hand, assessments of their own.
+pub const READS: [events::Aggregate; 2] = [events::Aggregate::Order, events::Aggregate::Assessment];
+
 /// The write side of payments, which also records what the fraud rules say.
 pub(crate) async fn write_side(build: Build, fraud: &Arc<Fraud>) -> Result<WriteSide, BuildError> {
     let http = http::routes(build.api());

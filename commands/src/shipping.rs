@@ -22,6 +22,9 @@ use events::{
 };
 use std::sync::Arc;
 
+/// Whose facts shipping reads beside those that it answers: a parcel leaves for a completed order only.
+pub const READS: [events::Aggregate; 1] = [events::Aggregate::Order];
+
 /// The write side of shipping.
 pub(crate) fn write_side(build: Build, carrier: &Arc<dyn CarrierGateway>) -> WriteSide {
     let http = http::routes(build.api());

@@ -27,7 +27,7 @@ use address::Digester;
 use aws_lc_rs::hmac;
 use credentials::Credentials;
 use events::{UserId, users::UserCreated};
-use nats::MasterKey;
+use nats::{BucketConfig, MasterKey};
 use sessions::Sessions;
 use throttle::Throttle;
 use tokens::{Issuer, Keys};
@@ -35,6 +35,7 @@ use tokens::{Issuer, Keys};
 /// The write side of users.
 pub(crate) async fn write_side(build: Build) -> Result<WriteSide, BuildError> {
     let (connection, clock, replicas) = (&build.connection, &build.clock, build.replicas);
+    // The service looks after them, whoever made the bucket.
     let keys = Keys::open(connection, &build.master_key, replicas, clock).await?;
     let credentials = Credentials::open(connection, replicas).await?;
     let refreshing = derived(&build.master_key, "refresh tokens");
@@ -52,6 +53,16 @@ pub(crate) async fn write_side(build: Build) -> Result<WriteSide, BuildError> {
     let handler = reactor::handler(build.keys.clone(), credentials, sessions);
     let keeping = keys.keep(clock.clone());
     Ok(build.finish(http::routes(users), INTERESTS, &handler).beside(keeping))
+}
+
+/// The buckets that users keep beside the log.
+pub fn buckets(replicas: usize) -> [BucketConfig; 4] {
+    [
+        credentials::config(replicas),
+        sessions::config(replicas),
+        throttle::config(replicas),
+        tokens::config(replicas),
+    ]
 }
 
 /// A key of its own for each purpose.

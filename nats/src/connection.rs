@@ -1,10 +1,11 @@
 //! A connection to NATS with the settings Waybill relies on.
 
+use crate::Access;
 use async_nats::{
     Client, ConnectOptions, Event, Message, Request, RequestError, RequestErrorKind, connection::State,
     jetstream, subject::ToSubject,
 };
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Oldest server whose atomic batches are right: earlier ones reject valid batches (nats-server #8376).
@@ -17,6 +18,10 @@ pub struct Connection {
     pub(crate) jetstream: jetstream::Context,
     /// Counts how often the connection was made. What a server keeps in memory is gone after each time.
     pub(crate) connected: watch::Receiver<u64>,
+    /// Where JetStream is asked.
+    api: Arc<str>,
+    /// Whether it makes streams where they are missing.
+    makes: bool,
 }
 
 /// Why no connection could be made.
@@ -55,7 +60,12 @@ impl Connection {
     /// addresses of one or more nodes of a cluster, with commas between them; `name` shows up in the server's connection
     /// list.
     pub async fn connect(urls: &str, name: &str) -> Result<Self, ConnectError> {
-        let connection = Self::connect_any(urls, name).await?;
+        Self::connect_as(urls, name, &Access::default()).await
+    }
+
+    /// The same, as somebody whom the server knows.
+    pub async fn connect_as(urls: &str, name: &str, access: &Access) -> Result<Self, ConnectError> {
+        let connection = Self::connect_any_as(urls, name, access).await?;
         let info = connection.client.server_info();
         if parse_version(&info.version) < MIN_SERVER {
             return Err(ConnectError::TooOld { url: shown(urls), found: info.version });
@@ -68,8 +78,14 @@ impl Connection {
 
     /// The same, to a server that need not be one for Waybill: of any version, with or without `JetStream`.
     pub async fn connect_any(urls: &str, name: &str) -> Result<Self, ConnectError> {
+        Self::connect_any_as(urls, name, &Access::default()).await
+    }
+
+    /// The same, as somebody whom the server knows.
+    pub async fn connect_any_as(urls: &str, name: &str, access: &Access) -> Result<Self, ConnectError> {
         let (connects, connected) = watch::channel(0);
-        let options = ConnectOptions::new()
+        let options = access
+            .apply(ConnectOptions::new())
             .name(name)
             // The default is to notice a dead peer after minutes.
             .ping_interval(Duration::from_secs(10))
@@ -91,8 +107,26 @@ impl Connection {
         let addresses: Vec<_> = urls.split(',').map(str::trim).collect();
         let unreachable = |source| ConnectError::Unreachable { url: shown(urls), source };
         let client = options.connect(addresses).await.map_err(unreachable)?;
-        let jetstream = jetstream::new(client.clone());
-        Ok(Self { client, jetstream, connected })
+        let jetstream =
+            jetstream::context::ContextBuilder::new().api_prefix(access.api()).build(client.clone());
+        Ok(Self { client, jetstream, connected, api: access.api().into(), makes: access.makes() })
+    }
+
+    /// The subject of a request to JetStream.
+    pub(crate) fn api(&self, request: impl fmt::Display) -> String {
+        format!("{}.{request}", self.api)
+    }
+
+    /// Whether streams, buckets and durable consumers are made where they are missing. Otherwise they are there, or
+    /// somebody has forgotten to run `waybill provision`.
+    pub fn makes(&self) -> bool {
+        self.makes
+    }
+
+    /// A name for a consumer that ends with its reader: nobody guesses it, and none that lasts is called like it.
+    pub(crate) fn passing_name(&self) -> String {
+        let inbox = self.client.new_inbox();
+        inbox.rsplit('.').next().unwrap_or(&inbox).to_owned()
     }
 
     /// Asks, and waits no longer than `timeout`, whatever happens. The client's own time-out begins when the request has a

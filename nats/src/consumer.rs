@@ -77,6 +77,57 @@ pub struct ConsumerError {
     source: Lost,
 }
 
+/// A durable consumer as the server keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durable {
+    /// Its name, for ever.
+    pub name: String,
+    /// Whose stream.
+    pub context: Context,
+    /// Only the facts of these aggregates.
+    pub only: Option<Aggregate>,
+    /// Whether the world outside is told: it begins with what comes after it was made.
+    pub tells: bool,
+}
+
+impl Durable {
+    /// One that reacts to a whole stream.
+    pub fn new(name: impl Into<String>, context: Context) -> Self {
+        Self { name: name.into(), context, only: None, tells: false }
+    }
+
+    /// The one that hears what operators ask of this one.
+    #[must_use]
+    pub fn for_operators(&self) -> Self {
+        Self::new(format!("{}-ops", self.name), Context::Ops)
+    }
+
+    /// Makes it where there is none.
+    pub async fn ensure(&self, connection: &Connection) -> Result<(), ConsumerError> {
+        let made = self.open(connection).await;
+        made.map(|_| ()).map_err(|source| ConsumerError { durable: self.name.clone(), source })
+    }
+
+    async fn open(&self, connection: &Connection) -> Result<PullConsumer, Lost> {
+        let stream = connection.jetstream.get_stream_no_info(self.context.stream()).await?;
+        if !connection.makes() {
+            return Ok(stream.get_consumer(&self.name).await?);
+        }
+        let (deliver_policy, max_ack_pending) =
+            if self.tells { (DeliverPolicy::New, IN_DELIVERY) } else { (DeliverPolicy::All, IN_FLIGHT) };
+        let config = pull::Config {
+            durable_name: Some(self.name.clone()),
+            deliver_policy,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            max_ack_pending,
+            filter_subject: self.only.map_or_else(|| facts(self.context), Aggregate::filter),
+            ..pull::Config::default()
+        };
+        Ok(stream.get_or_create_consumer(&self.name, config).await?)
+    }
+}
+
 /// A durable consumer of one stream.
 #[derive(Clone)]
 pub struct Consumer {
@@ -116,21 +167,8 @@ impl Consumer {
     }
 
     async fn open(&self) -> Result<PullConsumer, Lost> {
-        let stream = self.connection.jetstream.get_stream_no_info(self.context.stream()).await?;
-        let (deliver_policy, max_ack_pending) = match self.manner {
-            Manner::React => (DeliverPolicy::All, IN_FLIGHT),
-            Manner::Tell { .. } => (DeliverPolicy::New, IN_DELIVERY),
-        };
-        let config = pull::Config {
-            durable_name: Some(self.durable.clone()),
-            deliver_policy,
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            max_ack_pending,
-            filter_subject: self.only.map_or_else(|| facts(self.context), Aggregate::filter),
-            ..pull::Config::default()
-        };
-        Ok(stream.get_or_create_consumer(&self.durable, config).await?)
+        let (name, tells) = (self.durable.clone(), matches!(self.manner, Manner::Tell { .. }));
+        Durable { name, context: self.context, only: self.only, tells }.open(&self.connection).await
     }
 
     /// Handles messages until `stop`; then finishes what is being handled and leaves the rest for later.

@@ -8,7 +8,7 @@
 mod fits;
 mod master;
 
-use crate::{Bucket, BucketConfig, BucketError, Change, Connection, Kept, TopologyError};
+use crate::{Bucket, BucketConfig, BucketError, Change, Connection, Kept, TopologyError, topology};
 use async_nats::jetstream::stream;
 use bytes::Bytes;
 use events::{DataKey, OpenError, Personal, UserId};
@@ -283,11 +283,16 @@ impl Drop for Shared {
 
 /// The first who opens the bucket leaves something behind that only the same master key opens.
 async fn check(bucket: &Bucket, master: &MasterKey) -> Result<(), KeyRingError> {
-    let mine = Stored::Wrapped(master.wrap(&[], CHECK));
-    if bucket.create(CHECK, &mine, None).await?.is_some() {
-        return Ok(());
+    let mut kept = bucket.get::<Stored>(CHECK).await?;
+    if kept.is_none() {
+        // Only the first of all writes.
+        let mine = Stored::Wrapped(master.wrap(&[], CHECK));
+        if bucket.create(CHECK, &mine, None).await?.is_some() {
+            return Ok(());
+        }
+        kept = bucket.get(CHECK).await?;
     }
-    match bucket.get::<Stored>(CHECK).await?.map(|kept| kept.value) {
+    match kept.map(|kept| kept.value) {
         Some(Stored::Wrapped(first)) => master.unwrap(&first, CHECK).map(|_| ()).map_err(Into::into),
         Some(Stored::Erased) | None => Err(UnwrapError::new(CHECK).into()),
     }
@@ -353,6 +358,7 @@ async fn ensure(connection: &Connection, replicas: usize) -> Result<stream::Stre
         allow_direct: false,
         ..stream::Config::default()
     };
+    topology::may_make(connection, &config).await?;
     let stream = connection.jetstream.get_or_create_stream(config).await;
     let stream = stream.map_err(|error| request("create", error))?;
     let have = &stream.cached_info().config;

@@ -84,7 +84,7 @@ impl Ledger {
     /// Opens the ledger, which [`topology::ensure`] created.
     pub async fn open(connection: &Connection, context: Context) -> Result<Self, LedgerError> {
         let bucket = connection.jetstream.get_key_value(topology::ledger(context)).await.map_err(failed)?;
-        Ok(Self { bucket })
+        Ok(Self { bucket: topology::written_directly(bucket) })
     }
 
     /// Asks for the right to carry out the request with this digest.

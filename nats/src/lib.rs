@@ -3,7 +3,8 @@
 //! The only crate that knows NATS. Steps 3 (append), 4 (stream) and the delivery of 5 (react) and 6 (project).
 //!
 //! - [`server`]: finds, fetches, starts and supervises a nats-server
-//! - [`Connection`], [`topology`]: a connection; streams and buckets as data, ensured at start
+//! - [`Connection`], [`Access`], [`topology`]: a connection, and as whom; streams and buckets as data, ensured at start
+//! - [`rights`], [`Layout`]: who may do what, and the server configuration that is made of it
 //! - [`EventStore`]: append and load, every outcome told apart; `committer` shares one fsync among many appends
 //! - `timers`: facts that the server records when their time has come, armed and cancelled with the facts they belong to
 //! - [`Reader`]: bounded or following reads of one stream; [`Relay`]: copies elsewhere; [`shown`]: without personal data
@@ -20,6 +21,8 @@
 //! - [`Registration`], [`Registry`]: instances of services, kept known by heartbeats
 //! - [`baseline`]: what the wire alone costs, for measurements
 
+mod access;
+mod accounts;
 pub mod baseline;
 mod bucket;
 mod committer;
@@ -42,6 +45,7 @@ mod registry;
 mod relay;
 mod replay;
 pub mod restore;
+pub mod rights;
 pub mod server;
 mod snapshot;
 mod store;
@@ -49,10 +53,12 @@ mod streams;
 mod timers;
 pub mod topology;
 
+pub use access::{Access, SHARED_API, Seed, SeedError, inbox};
+pub use accounts::{Layout, Permissions};
 pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};
 pub use connection::{ConnectError, Connection};
 pub use consumer::{
-    ASKED_BY_OPERATORS, Consumer, ConsumerError, ConsumerMetrics, Handler, Manner, Policies, Policy,
+    ASKED_BY_OPERATORS, Consumer, ConsumerError, ConsumerMetrics, Durable, Handler, Manner, Policies, Policy,
     PolicyError, Retry,
 };
 pub use feed::{ChangeFeed, FeedError, FeedHead, FeedNews, FeedOptions, FeedRow, FeedTail, Told};

@@ -208,7 +208,7 @@ impl Loader<'_> {
             r#"{{"seq":{start},"next_by_subj":"{}","batch":{REPAIR_BATCH},"max_bytes":{REPAIR_BYTES}}}"#,
             self.subject
         );
-        let api = format!("$JS.API.DIRECT.GET.{}", self.subject.context().stream());
+        let api = self.connection.api(format_args!("DIRECT.GET.{}", self.subject.context().stream()));
         let sent = client.publish_with_reply(api, inbox, body.into()).await;
         sent.map_err(|error| unavailable(error.to_string()))?;
         loop {
@@ -234,11 +234,12 @@ impl Loader<'_> {
         let unavailable = |detail: String| LoadError::Unavailable { subject: self.subject.clone(), detail };
         let stream = self.subject.context().stream();
         let (api, body) = match get {
-            Get::Last => (format!("$JS.API.DIRECT.GET.{stream}.{}", self.subject), Bytes::new()),
+            Get::Last => (format!("DIRECT.GET.{stream}.{}", self.subject), Bytes::new()),
             Get::Sequence(sequence) => {
-                (format!("$JS.API.DIRECT.GET.{stream}"), format!(r#"{{"seq":{sequence}}}"#).into())
+                (format!("DIRECT.GET.{stream}"), format!(r#"{{"seq":{sequence}}}"#).into())
             }
         };
+        let api = self.connection.api(api);
         let request = async_nats::Request::new().payload(body);
         let answer = self.connection.ask(api, request, self.timeout).await;
         let answer = answer.map_err(|error| unavailable(error.to_string()))?;

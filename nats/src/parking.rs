@@ -13,7 +13,7 @@ mod notice;
 
 use crate::{
     AppendError, Bucket, BucketConfig, BucketError, Connection, EventStore, Filter, From, LoadError, Message,
-    Reader, ReplayError, TopologyError, Until, bucket::Kept,
+    Reader, ReplayError, TopologyError, Until, bucket::Kept, rights::PARKED,
 };
 pub(crate) use audit::Cause;
 use events::{
@@ -142,6 +142,12 @@ impl std::convert::From<Failed<'_>> for Failure {
     }
 }
 
+/// How the bucket has to be.
+pub(crate) fn config(replicas: usize) -> BucketConfig {
+    let (name, description) = (PARKED, "Messages that wait because they could not be handled");
+    BucketConfig { name, description, max_age: Duration::ZERO, replicas }
+}
+
 /// Where a record is.
 pub(crate) fn key(consumer: &str, id: DeadLetterId) -> String {
     format!("{consumer}.{id}")
@@ -160,9 +166,7 @@ impl Parking {
         clock: Clock,
         replicas: usize,
     ) -> Result<Self, TopologyError> {
-        let (name, description) = ("PARKED", "Messages that wait because they could not be handled");
-        let config = BucketConfig { name, description, max_age: Duration::ZERO, replicas };
-        Ok(Self { bucket: Bucket::ensure(connection, &config).await?, store, clock })
+        Ok(Self { bucket: Bucket::ensure(connection, &config(replicas)).await?, store, clock })
     }
 
     /// Everything that is parked at this moment, the oldest first.

@@ -151,6 +151,9 @@ pub struct Quota {
     member: Arc<str>,
 }
 
+/// The bucket of the records.
+pub(crate) const BUCKET: &str = "QUOTAS";
+
 /// How often a lease is tried when others are faster. Each time one of them got something, so only a storm gets there.
 const ATTEMPTS: usize = 50;
 
@@ -187,6 +190,11 @@ impl Quota {
     /// have lost the records and count from one again.
     pub fn generation(&self) -> u64 {
         *self.connection.connected.borrow()
+    }
+
+    /// Makes the bucket where there is none.
+    pub async fn provide(connection: &Connection, replicas: usize) -> Result<(), TopologyError> {
+        open(connection, replicas).await.map(drop)
     }
 
     /// Makes the bucket again where the server has lost it.
@@ -321,7 +329,7 @@ impl Recall {
 
 fn config(replicas: usize) -> kv::Config {
     kv::Config {
-        bucket: "QUOTAS".to_owned(),
+        bucket: BUCKET.to_owned(),
         description: "What is taken of quotas; ends with their windows".to_owned(),
         history: 1,
         // What is lost with the server is only a count, and a write to disk per new client would be slow.
@@ -345,7 +353,7 @@ fn name(key: QuotaKey) -> String {
     format!("{:016x}", key.0)
 }
 
-fn recall_subject(member: &str) -> String {
+pub(crate) fn recall_subject(member: &str) -> String {
     format!("quota.recall.{member}")
 }
 

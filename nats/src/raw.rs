@@ -240,7 +240,7 @@ impl Source {
         let body = serde_json::json!({
             "seq": from, "next_by_subj": self.subject.as_deref().unwrap_or(">"), "batch": PAGE, "max_bytes": PAGE_BYTES,
         });
-        let api = format!("$JS.API.DIRECT.GET.{}", self.stream);
+        let api = self.connection.api(format_args!("DIRECT.GET.{}", self.stream));
         let sent = client.publish_with_reply(api, inbox, body.to_string().into()).await;
         sent.map_err(|error| failed(&error.to_string()))?;
         let mut page = Vec::with_capacity(PAGE);

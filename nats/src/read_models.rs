@@ -4,7 +4,7 @@
 
 use crate::{
     AppendError, Bucket, BucketConfig, BucketError, Connection, EventStore, Filter, From, LoadError, Reader,
-    ReplayError, TopologyError, Until, Write,
+    ReplayError, TopologyError, Until, Write, rights::READ_MODELS,
 };
 use events::{
     Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, Fact, Metadata, Position, Subject,
@@ -142,6 +142,12 @@ pub struct ReadModels {
     clock: Clock,
 }
 
+/// How the bucket has to be.
+pub(crate) fn config(replicas: usize) -> BucketConfig {
+    let (name, description) = (READ_MODELS, "How read models stand");
+    BucketConfig { name, description, max_age: Duration::ZERO, replicas }
+}
+
 /// The aggregate of a service's read model.
 fn subject(service: &str) -> Subject {
     Aggregate::Projection.subject(service)
@@ -155,9 +161,7 @@ impl ReadModels {
         clock: Clock,
         replicas: usize,
     ) -> Result<Self, TopologyError> {
-        let (name, description) = ("READ_MODELS", "How read models stand");
-        let config = BucketConfig { name, description, max_age: Duration::ZERO, replicas };
-        let bucket = Bucket::ensure(connection, &config).await?;
+        let bucket = Bucket::ensure(connection, &config(replicas)).await?;
         Ok(Self { bucket, connection: connection.clone(), store, clock })
     }
 

@@ -4,7 +4,7 @@
 //! watches the bucket. It believes in the end of an instance only while it hears of others: with NATS away, and for one
 //! lifetime after it came back, the last known instances stay.
 
-use crate::{Bucket, BucketConfig, BucketError, Change, Connection, TopologyError};
+use crate::{Bucket, BucketConfig, BucketError, Change, Connection, TopologyError, rights::INSTANCES};
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -61,15 +61,15 @@ impl Default for RegistryOptions {
     }
 }
 
+/// How the bucket has to be.
+pub(crate) fn config(replicas: usize) -> BucketConfig {
+    let (name, description) = (INSTANCES, "Running instances of services");
+    BucketConfig { name, description, max_age: Duration::ZERO, replicas }
+}
+
 impl RegistryOptions {
     async fn bucket(self, connection: &Connection) -> Result<Bucket, TopologyError> {
-        let config = BucketConfig {
-            name: "INSTANCES",
-            description: "Running instances of services",
-            max_age: Duration::ZERO,
-            replicas: self.replicas,
-        };
-        Bucket::ensure(connection, &config).await
+        Bucket::ensure(connection, &config(self.replicas)).await
     }
 }
 

@@ -299,6 +299,7 @@ impl Reader {
             From::Time(time) => DeliverPolicy::ByStartTime { start_time: to_time(time) },
         };
         let config = pull::Config {
+            name: Some(self.connection.passing_name()),
             deliver_policy,
             ack_policy: AckPolicy::None,
             filter_subject: self.filter.subject.clone().unwrap_or_else(|| facts(self.context)),

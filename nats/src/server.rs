@@ -7,11 +7,13 @@ mod binary;
 mod fetch;
 mod launch;
 mod process;
+mod secured;
 
 pub use binary::{Binary, LocateError};
 pub use launch::Node;
+pub use secured::Secured;
 
-use crate::Durability;
+use crate::{Access, Durability};
 use async_nats::{ConnectOptions, jetstream};
 use launch::Launch;
 use process::{GRACE, POLL, ask_to_end, end_orphan, signal};
@@ -53,13 +55,32 @@ pub struct Config {
     pub restart: bool,
     /// Makes it a node of a cluster.
     pub node: Option<Node>,
+    /// Makes it trust nobody.
+    pub guard: Option<Guard>,
+}
+
+/// A server that trusts nobody.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    /// Folder with its configuration, as `waybill nats-config` makes it.
+    pub folder: PathBuf,
+    /// As whom it is looked whether it answers.
+    pub access: Access,
 }
 
 impl Config {
     /// One durable server on a free port, started again when it dies.
     pub fn new(binary: Binary, data_dir: impl Into<PathBuf>) -> Self {
         let data_dir = data_dir.into();
-        Self { binary, data_dir, port: None, durability: Durability::Always, restart: true, node: None }
+        Self {
+            binary,
+            data_dir,
+            port: None,
+            durability: Durability::Always,
+            restart: true,
+            node: None,
+            guard: None,
+        }
     }
 }
 
@@ -106,6 +127,8 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     port: u16,
+    /// As whom it is looked whether it answers, where it trusts nobody.
+    access: Option<Access>,
     /// The process id, None while it is dead.
     pid: watch::Receiver<Option<u32>>,
     stop: CancellationToken,
@@ -125,7 +148,8 @@ impl Server {
 
         let launch = Launch::prepare(&config, &dir).map_err(io)?;
         let mut child = launch.spawn(config.port).map_err(io)?;
-        let port = await_ready(&launch, &mut child).await?;
+        let access = config.guard.map(|guard| guard.access);
+        let port = await_ready(&launch, access.as_ref(), &mut child).await?;
         tracing::info!(
             version = config.binary.version, port, durability = %config.durability, dir = %dir.display(),
             "nats-server is ready"
@@ -133,7 +157,7 @@ impl Server {
         let (state, pid) = watch::channel(child.id());
         let stop = CancellationToken::new();
         let supervisor = Supervisor { launch, port, restart: config.restart, state, stop: stop.clone() };
-        Ok(Self { port, pid, stop, supervisor: tokio::spawn(supervisor.run(child)), lock })
+        Ok(Self { port, access, pid, stop, supervisor: tokio::spawn(supervisor.run(child)), lock })
     }
 
     /// Where clients connect.
@@ -149,7 +173,7 @@ impl Server {
     /// Whether JetStream answers, waiting for it until `deadline`.
     pub async fn ready(&self, deadline: Duration) -> bool {
         let answer = async {
-            while !answers(self.port).await {
+            while !answers(self.port, self.access.as_ref()).await {
                 sleep(POLL).await;
             }
         };
@@ -283,12 +307,12 @@ fn lock(dir: &Path) -> Result<File, StartError> {
 }
 
 /// The port of this very process, once JetStream answers there. Another server may be answering on the port asked for.
-async fn await_ready(launch: &Launch, child: &mut Child) -> Result<u16, StartError> {
+async fn await_ready(launch: &Launch, access: Option<&Access>, child: &mut Child) -> Result<u16, StartError> {
     let pid = child.id();
     let ready = async {
         loop {
             if let Some(port) = pid.and_then(|pid| launch.port_of(pid))
-                && answers(port).await
+                && answers(port, access).await
             {
                 return port;
             }
@@ -306,10 +330,14 @@ async fn await_ready(launch: &Launch, child: &mut Child) -> Result<u16, StartErr
 }
 
 /// Whether JetStream answers at this moment.
-async fn answers(port: u16) -> bool {
+async fn answers(port: u16, access: Option<&Access>) -> bool {
     let ask = async {
+        if let Some(access) = access {
+            // Whoever it lets in has no streams of its own to ask for.
+            return access.apply(ConnectOptions::new()).connect(url(port)).await.ok().map(|_| ());
+        }
         let client = ConnectOptions::new().connect(url(port)).await.ok()?;
-        jetstream::new(client).query_account().await.ok()
+        jetstream::new(client).query_account().await.ok().map(|_| ())
     };
     matches!(timeout(Duration::from_secs(2), ask).await, Ok(Some(_)))
 }
@@ -400,7 +428,7 @@ mod tests {
         let server = Server::start(config.clone()).await.unwrap();
         let error = Server::start(config.clone()).await.unwrap_err();
         assert!(matches!(error, StartError::InUse { .. }), "{error}");
-        assert!(answers(server.port).await, "the first one is left alone");
+        assert!(answers(server.port, None).await, "the first one is left alone");
 
         let pid = server.pid().unwrap();
         drop(server);

@@ -36,7 +36,7 @@ fn subject(of: &Subject) -> (String, String) {
 /// Reads a snapshot; `None` where there is none that can be read.
 pub(crate) async fn read(connection: &Connection, of: &Subject, timeout: Duration) -> Option<Snapshot> {
     let (bucket, key) = subject(of);
-    let api = format!("$JS.API.DIRECT.GET.KV_{bucket}.{key}");
+    let api = connection.api(format_args!("DIRECT.GET.KV_{bucket}.{key}"));
     let request = async_nats::Request::new().payload(Bytes::new());
     let answer = connection.ask(api, request, timeout).await.ok()?;
     if answer.status.is_some() { None } else { serde_json::from_slice(&answer.payload).ok() }

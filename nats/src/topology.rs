@@ -1,6 +1,6 @@
 //! Streams and buckets as data, ensured at start. What is weaker than declared is refused, never silently used.
 
-use crate::Connection;
+use crate::{Bucket, Connection, Quota, parking, read_models, registry};
 use async_nats::jetstream::{
     context::GetStreamErrorKind,
     kv,
@@ -28,6 +28,12 @@ pub enum TopologyError {
         name: String,
         /// What the client says.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It does not exist, and is not this process's to make.
+    #[error("{name} is missing: it is made by waybill provision")]
+    Missing {
+        /// Which stream or bucket.
+        name: String,
     },
     /// It exists, but promises less than Waybill needs.
     #[error("{name} is weaker than declared: {}", differences.join("; "))]
@@ -114,6 +120,26 @@ pub async fn ensure(
     Ok(())
 }
 
+/// Creates what is missing of these contexts' streams alone, and checks what exists: what is only read.
+pub async fn check(
+    connection: &Connection,
+    contexts: &[Context],
+    replicas: usize,
+) -> Result<(), TopologyError> {
+    for &context in contexts {
+        ensure_stream(connection, stream(context, replicas)).await?;
+    }
+    Ok(())
+}
+
+/// Creates what is missing of the buckets that services share, and checks what exists.
+pub async fn ensure_shared(connection: &Connection, replicas: usize) -> Result<(), TopologyError> {
+    for config in [parking::config(replicas), read_models::config(replicas), registry::config(replicas)] {
+        Bucket::ensure(connection, &config).await?;
+    }
+    Quota::provide(connection, replicas).await
+}
+
 async fn ensure_stream(connection: &Connection, want: Config) -> Result<(), TopologyError> {
     let failed = |action, source: Box<dyn std::error::Error + Send + Sync>| TopologyError::Request {
         action,
@@ -123,6 +149,7 @@ async fn ensure_stream(connection: &Connection, want: Config) -> Result<(), Topo
     let have = match connection.jetstream.get_stream(&want.name).await {
         Ok(stream) => stream.cached_info().config.clone(),
         Err(error) if is_missing(&error) => {
+            may_make(connection, &want).await?;
             let created = connection.jetstream.get_or_create_stream(want.clone()).await;
             created.map_err(|error| failed("create", error.into()))?.cached_info().config.clone()
         }
@@ -133,6 +160,28 @@ async fn ensure_stream(connection: &Connection, want: Config) -> Result<(), Topo
         return Ok(());
     }
     Err(TopologyError::Weaker { name: format!("stream {}", want.name), differences })
+}
+
+/// Refuses to make a stream where that is somebody else's to do. What is kept in memory only, and ends with its server, is
+/// made again by its owner.
+pub(crate) async fn may_make(connection: &Connection, want: &Config) -> Result<(), TopologyError> {
+    if connection.makes() || want.storage == StorageType::Memory {
+        return Ok(());
+    }
+    let name = want
+        .name
+        .strip_prefix("KV_")
+        .map_or_else(|| format!("stream {}", want.name), |name| format!("bucket {name}"));
+    match connection.jetstream.get_stream(&want.name).await {
+        Ok(_) => Ok(()),
+        Err(error) if is_missing(&error) => Err(TopologyError::Missing { name }),
+        Err(error) => Err(TopologyError::Request { action: "read", name, source: error.into() }),
+    }
+}
+
+/// A bucket whose values are written on their own subjects, wherever JetStream is asked.
+pub(crate) fn written_directly(bucket: kv::Store) -> kv::Store {
+    kv::Store { use_jetstream_prefix: false, ..bucket }
 }
 
 pub(crate) fn is_missing(error: &async_nats::jetstream::context::GetStreamError) -> bool {
@@ -232,17 +281,23 @@ pub(crate) async fn ensure_bucket(
     let name = format!("bucket {}", want.bucket);
     let have = match connection.jetstream.get_key_value(&want.bucket).await {
         Ok(bucket) => bucket,
-        Err(_) => match connection.jetstream.create_key_value(want.clone()).await {
-            Ok(bucket) => bucket,
-            // Perhaps another process was faster.
-            Err(error) => match connection.jetstream.get_key_value(&want.bucket).await {
+        Err(_) => {
+            let stream =
+                Config { name: format!("KV_{}", want.bucket), storage: want.storage, ..Config::default() };
+            may_make(connection, &stream).await?;
+            match connection.jetstream.create_key_value(want.clone()).await {
                 Ok(bucket) => bucket,
-                Err(_) => {
-                    return Err(TopologyError::Request { action: "create", name, source: error.into() });
-                }
-            },
-        },
+                // Perhaps another process was faster.
+                Err(error) => match connection.jetstream.get_key_value(&want.bucket).await {
+                    Ok(bucket) => bucket,
+                    Err(_) => {
+                        return Err(TopologyError::Request { action: "create", name, source: error.into() });
+                    }
+                },
+            }
+        }
     };
+    let have = written_directly(have);
     let differences = bucket_weaknesses(&have.stream.cached_info().config, &want);
     if differences.is_empty() { Ok(have) } else { Err(TopologyError::Weaker { name, differences }) }
 }

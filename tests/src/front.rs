@@ -1,11 +1,11 @@
 //! A gateway in front of the services of a [`World`].
 
-use crate::{World, eventually};
+use crate::{World, eventually, world::tokens};
 use reqwest::RequestBuilder;
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
 use waybill::{
-    api::{Answer, Api, Tokens},
+    api::{Answer, Api},
     edge::{Edge, EdgeConfig},
     failure::Failure,
     system::Service,
@@ -40,6 +40,7 @@ impl Front {
         let config = &world.config;
         let edge = EdgeConfig {
             nats_url: config.nats_url.clone(),
+            access: config.access.of("gateway").clone(),
             replicas: config.replicas,
             file,
             clock: config.clock.clone(),
@@ -47,7 +48,7 @@ impl Front {
         let edge = Edge::start(&edge, TcpListener::bind("127.0.0.1:0").await?).await?;
         let url = format!("http://{}", edge.address());
         let urls = Service::ALL.map(|service| (service.name().to_owned(), format!("{url}/api")));
-        let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
+        let tokens = tokens(config).await?;
         Ok(Self { api: Api::at(urls.into()).with_tokens(tokens), url, edge })
     }
 

@@ -3,7 +3,8 @@
 //! - [`World`]: a nats-server and services in this process, started with the function that `waybill` uses
 //! - [`Front`]: the gateway in front of a world
 //! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services; [`run`]: any other command
-//! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes
+//! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes; [`Intruder`]: one with
+//!   a key that he should not have
 //! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
 //! - [`Cluster`]: a PostgreSQL server
 //! - [`installed`], [`python`], [`node`]: packages of Python and of Node
@@ -17,6 +18,7 @@
 
 mod collector;
 mod front;
+mod intruder;
 mod mail;
 mod node;
 mod postgres;
@@ -32,6 +34,7 @@ use projections::database::Cluster as Started;
 
 pub use collector::{CollectedLog, CollectedSpan, Collector};
 pub use front::Front;
+pub use intruder::{Intruder, Refusal};
 pub use mail::{MailServer, Received as ReceivedMail};
 pub use node::node;
 pub use postgres::Cluster;

@@ -1,22 +1,25 @@
 //! A whole system in this process.
 
-use crate::{Cluster, eventually, request};
+use crate::{Cluster, eventually, request, run};
 use events::Context;
 use futures::future::try_join_all;
 use nats::{
-    Connection, Filter, From, Reader, Until,
-    server::{self, Binary, Node, Server},
+    Access, Connection, Filter, From, Reader, Until,
+    server::{self, Binary, Guard, Node, Server},
     topology,
 };
 use projections::database::{PostgresUrl, Storage};
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use waybill::{
+    access::{NatsAccess, OPERATOR, PROVISIONING},
     api::{Api, Tokens},
     audit::Audit,
     databases::Databases,
     failure::Failure,
+    provision::Provision,
+    rights,
     system::{Config, Service, System},
 };
 
@@ -35,7 +38,7 @@ pub struct World {
     pub nats: Server,
     /// The other nodes.
     pub others: Vec<Server>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl World {
@@ -66,7 +69,34 @@ impl World {
         let nats = Server::start(server::Config { durability: config.durability, ..server }).await?;
         config.nats_url = nats.url();
         let (system, api) = start(&config, services).await?;
-        Ok(Self { system: Some(system), api, config, nats, others: Vec::new(), _dir: dir })
+        Ok(Self { system: Some(system), api, config, nats, others: Vec::new(), dir })
+    }
+
+    /// Every service, each with a key of its own, on a NATS that trusts nobody and on which everything was made before.
+    pub async fn secured() -> Result<Self, Failure> {
+        let dir = tempfile::tempdir()?;
+        let folder = dir.path().join("access");
+        let out = folder.to_string_lossy().into_owned();
+        let (code, said) = run(&["nats-config", "--out", &out]).await?;
+        if code != Some(0) {
+            return Err(said.into());
+        }
+        let access = NatsAccess::of_folder(&Access::default(), &folder.join("seeds"), rights::roles())?;
+        let config = Config { access, ..Config::new("", dir.path().join("views")) };
+        let provisioning = Access { provisions: true, ..config.access.of(PROVISIONING).clone() };
+        let server = server::Config::new(Binary::locate(None).await?, dir.path().join("nats"));
+        let guard = Some(Guard { folder, access: provisioning.clone() });
+        let nats = Server::start(server::Config { guard, ..server }).await?;
+        let config = Config { nats_url: nats.url(), ..config };
+        let connection = Connection::connect_as(&config.nats_url, "provisioning", &provisioning).await?;
+        Provision::new(config.master_key.clone()).run(&connection, &config.clock).await?;
+        let (system, api) = start(&config, &Service::ALL).await?;
+        Ok(Self { system: Some(system), api, config, nats, others: Vec::new(), dir })
+    }
+
+    /// Where the files of a secured NATS are.
+    pub fn guarded(&self) -> PathBuf {
+        self.dir.path().join("access")
     }
 
     /// Every service against a cluster of three nodes, each with a copy of everything. A node that is killed stays dead.
@@ -100,7 +130,7 @@ impl World {
         .await;
         let (system, api) = start(&config, &Service::ALL).await?;
         let nats = nodes.remove(0);
-        Ok(Self { system: Some(system), api, config, nats, others: nodes, _dir: dir })
+        Ok(Self { system: Some(system), api, config, nats, others: nodes, dir })
     }
 
     /// The node of this name.
@@ -142,7 +172,8 @@ impl World {
 
     /// A connection of the test's own.
     pub async fn connect(&self) -> Result<Connection, Failure> {
-        Ok(Connection::connect(&self.config.nats_url, "test").await?)
+        let access = self.config.access.of(OPERATOR);
+        Ok(Connection::connect_as(&self.config.nats_url, "test", access).await?)
     }
 
     /// How many events each stream holds.
@@ -213,13 +244,19 @@ pub async fn settled(connection: &Connection, api: &Api) -> Result<Audit, Failur
     }
 }
 
+/// Tokens for whoever a test speaks as.
+pub(crate) async fn tokens(config: &Config) -> Result<Tokens, Failure> {
+    let access = config.access.of(OPERATOR);
+    Tokens::open_as(&config.nats_url, access, &config.master_key, &config.clock).await
+}
+
 async fn start(config: &Config, services: &[Service]) -> Result<(System, Api), Failure> {
     let mut listeners = Vec::new();
     for service in services {
         listeners.push((*service, TcpListener::bind(("127.0.0.1", 0)).await?));
     }
     let system = Box::pin(System::start(config, listeners)).await?;
-    let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
+    let tokens = tokens(config).await?;
     let api = Api::new(system.addresses()).with_tokens(tokens);
     api.wait_ready(READY_WITHIN).await?;
     Ok((system, api))

@@ -30,6 +30,7 @@ mod replay;
 mod rolling;
 mod saga;
 mod schemathesis;
+mod secured;
 mod subscriptions;
 mod trace;
 mod undo;

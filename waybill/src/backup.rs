@@ -4,6 +4,7 @@
 //! models where they are asked for, and the keys of personal data, in a file of their own and only when asked for.
 
 use crate::{
+    access::{AccessArgs, OPERATOR},
     archive::{Archive, Entry, KeptBucket, Keys, Unlock},
     databases::Secret,
     dev::find_nats,
@@ -113,6 +114,8 @@ pub(crate) struct Args {
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Data folder of the running dev; with --nats-url that of waybill serve
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
@@ -139,7 +142,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         return Err(settings::fault("--keys-to")(why));
     }
     let url = find_nats(args.nats_url.clone(), &args.data)?;
-    let connection = Connection::connect(&url, "waybill backup").await?;
+    let connection = args.access.connect(&url, "waybill backup", OPERATOR).await?;
     let archive = Archive::open(&args.to, unlock.as_ref())?;
     tokio::select! {
         done = back_up(&args, &connection, &archive, unlock.as_ref()) => done,

@@ -174,6 +174,13 @@ struct WebhookTable {
     allow_private: bool,
 }
 
+/// The channels of the webhooks that a file names; what else it says is not looked at.
+pub(crate) fn webhook_channels(file: &Path) -> Result<Vec<String>, Failure> {
+    let tables: WebhookFile =
+        toml::from_str(&fs::read_to_string(file)?).map_err(|error| error.message().to_owned())?;
+    Ok(tables.webhook.iter().map(|table| commands::notifications::webhook_channel(&table.name)).collect())
+}
+
 fn webhooks(file: &Path) -> Result<Vec<Webhook>, Failure> {
     let text = fs::read_to_string(file)?;
     // Its own words would show the line at fault, which may hold what was meant to be a secret.

@@ -5,7 +5,7 @@ use crate::{
     config::{self, File, Origins, VARIABLE},
     databases, dead_letters, demo, dev, doctor, export,
     failure::{self, Failure},
-    health, import, rebuild, replay, restore, saga, serve, token, verify,
+    health, import, nats_config, provision, rebuild, replay, restore, saga, serve, token, verify,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::{
@@ -96,6 +96,12 @@ pub(crate) enum Command {
     /// See what consumers could not handle, try it again, or give it up
     #[command(after_help = dead_letters::EXAMPLES)]
     DeadLetters(dead_letters::Args),
+    /// Write the configuration of a NATS that trusts nobody, and a key for each service
+    #[command(after_help = nats_config::EXAMPLES)]
+    NatsConfig(nats_config::Args),
+    /// Make every stream, bucket and durable consumer, so that services need no right to
+    #[command(after_help = provision::EXAMPLES)]
+    Provision(provision::Args),
     /// Make a database and a role for each service on a PostgreSQL server
     #[command(after_help = databases::EXAMPLES)]
     ProvisionDatabases(databases::Args),
@@ -172,6 +178,8 @@ impl Cli {
                 Command::Saga(args) => Box::pin(saga::run(args)).await,
                 Command::Token(args) => Box::pin(token::run(args)).await,
                 Command::DeadLetters(args) => Box::pin(dead_letters::run(args)).await,
+                Command::NatsConfig(args) => nats_config::run(&args),
+                Command::Provision(args) => Box::pin(provision::run(args)).await,
                 Command::ProvisionDatabases(args) => Box::pin(databases::run(args)).await,
                 Command::Rebuild(args) => Box::pin(rebuild::run(args)).await,
                 Command::Bench(args) => Box::pin(bench::run(args)).await,
@@ -202,6 +210,8 @@ impl Command {
             | Self::Saga(_)
             | Self::Token(_)
             | Self::DeadLetters(_)
+            | Self::NatsConfig(_)
+            | Self::Provision(_)
             | Self::ProvisionDatabases(_)
             | Self::Rebuild(_)
             | Self::Bench(_) => "warn",

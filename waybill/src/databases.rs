@@ -88,7 +88,8 @@ impl Databases {
     }
 }
 
-fn has_view(service: Service) -> bool {
+/// Whether a service has a read model.
+pub(crate) fn has_view(service: Service) -> bool {
     View::of(service.name()).is_some()
 }
 

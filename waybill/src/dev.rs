@@ -225,6 +225,7 @@ impl Local {
         let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
         let edge = EdgeConfig {
             nats_url: nats.url(),
+            access: nats::Access::default(),
             replicas: config.replicas,
             file: plan.gateway_config.clone(),
             clock: config.clock.clone(),

@@ -8,6 +8,7 @@ mod machine;
 mod monitor;
 
 use crate::{
+    access::{AccessArgs, OPERATOR},
     databases::{DatabaseArgs, Databases},
     dev::{DevFile, find_nats},
     failure::Failure,
@@ -45,6 +46,8 @@ pub(crate) struct Args {
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL,..", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Where nodes of NATS say how they are (`http_port` of nats-server): what no client can see, such as whether they write to
     /// disk before they acknowledge
     #[arg(long, value_name = "URL,..", env = "WAYBILL_NATS_MONITOR", value_delimiter = ',')]
@@ -145,7 +148,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         monitor::of_dev(&mut plan, &args.data, &dev.durability, &mut report);
     }
     let connection = match &url {
-        Ok(url) => Connection::connect_any(url, "waybill doctor").await.map_err(Failure::from),
+        Ok(url) => {
+            let access = args.access.only(OPERATOR)?;
+            Connection::connect_any_as(url, "waybill doctor", &access).await.map_err(Failure::from)
+        }
         Err(error) => Err(error.to_string().into()),
     };
     let connection = match connection {

@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, because};
 use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
-use nats::{Connection, Registry, RegistryOptions};
+use nats::{Access, Connection, Registry, RegistryOptions};
 use serde_json::Map;
 use service::{Clock, Metrics};
 use std::{
@@ -30,6 +30,8 @@ const POLL: Duration = Duration::from_millis(10);
 pub struct EdgeConfig {
     /// Where NATS is; addresses of several nodes with commas between them.
     pub nats_url: String,
+    /// Who the gateway is to NATS.
+    pub access: Access,
     /// Copies of what gateways share.
     pub replicas: usize,
     /// Routes and limits; those that come with Waybill where there is none. The file is followed.
@@ -55,7 +57,7 @@ impl Edge {
         let config = read(edge)?;
         let (metrics, clock) = (Metrics::new(), edge.clock.clone());
         service::telemetry::export_metrics(GATEWAY, &metrics);
-        let connection = Connection::connect(&edge.nats_url, "waybill gateway").await?;
+        let connection = Connection::connect_as(&edge.nats_url, "waybill gateway", &edge.access).await?;
         let options = RegistryOptions { replicas: edge.replicas, ..RegistryOptions::default() };
         let registry = Registry::watch(&connection, options).await?;
         let limits = LimitMetrics::default();

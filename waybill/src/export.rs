@@ -4,6 +4,7 @@
 //! nothing counts as handled in the copy whose effect is not in it.
 
 use crate::{
+    access::{AccessArgs, OPERATOR},
     archive::{
         Archive, Chain, Entry, Manifest, SegmentWriter, StreamCopy, write_events, write_file, write_lines,
     },
@@ -58,6 +59,8 @@ pub(crate) struct Args {
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Data folder of the running dev
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
@@ -78,7 +81,7 @@ pub(crate) fn streams(names: &[String]) -> Result<Vec<Context>, Failure> {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let contexts = streams(&args.stream)?;
     let url = find_nats(args.nats_url.clone(), &args.data)?;
-    let connection = Connection::connect(&url, "waybill export").await?;
+    let connection = args.access.connect(&url, "waybill export", OPERATOR).await?;
     let archive = Archive::open(&args.to, None)?;
     let clock = Clock::system();
     let wanted = Wanted { keys: args.keys, ..Wanted::default() };

@@ -1,6 +1,7 @@
 //! `waybill import`: puts a copy of the log back, every event at the sequence it had.
 
 use crate::{
+    access::{AccessArgs, PROVISIONING},
     archive::{Archive, Chain, Entry, Keys, Manifest, StreamCopy, events, lines},
     dev::{Folder, find_master_key},
     export::{KEYS, streams},
@@ -11,7 +12,7 @@ use crate::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use events::{Aggregate, Context, Subject, envelope::header};
 use nats::{
-    Connection, Raw, RawReader, raw,
+    Access, Connection, Raw, RawReader, raw,
     restore::{self, BucketCopy, Restore},
 };
 use std::{
@@ -49,6 +50,8 @@ pub(crate) struct Args {
     /// Where NATS is [default: a server of its own, in the data folder, for the time of the import]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Data folder of a dev that does not run
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
@@ -87,7 +90,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         return import.read_all();
     }
     tokio::select! {
-        done = import.run_at(args.nats_url.as_deref(), &args.data) => done,
+        done = import.run_at(args.nats_url.as_deref(), &args.access, &args.data) => done,
         signal = service::signal() => {
             Err(format!("stopped by {}: the same command goes on where it was", signal?).into())
         }
@@ -118,9 +121,15 @@ impl Import<'_> {
     }
 
     /// Puts it all back: into NATS, or into the data folder of a `dev` that does not run.
-    pub(crate) async fn run_at(&self, nats_url: Option<&str>, data: &Path) -> Result<(), Failure> {
+    pub(crate) async fn run_at(
+        &self,
+        nats_url: Option<&str>,
+        access: &AccessArgs,
+        data: &Path,
+    ) -> Result<(), Failure> {
         if let Some(url) = nats_url {
-            return self.run(&Connection::connect(url, "waybill import").await?).await;
+            let access = Access { provisions: true, ..access.only(PROVISIONING)? };
+            return self.run(&Connection::connect_as(url, "waybill import", &access).await?).await;
         }
         let folder = Folder::open(data).await?;
         let connection = Connection::connect(&folder.nats_url(), "waybill import").await?;

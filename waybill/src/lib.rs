@@ -7,12 +7,14 @@
 //! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
 //!   are sent; [`flow`]: how orders are carried through; [`subscriptions`]: how many may follow; all by flags
 //! - [`databases`]: where read models are kept
+//! - [`access`]: who this process is to NATS; [`rights`]: who may do what there; [`provision`], `nats_config`: make it so
 //! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `rebuild`, `saga`, `token`,
 //!   `verify`, `doctor`, `export`, `import`, `backup`, `restore`, `health`, `bench`: one file per subcommand
 //! - `contracts`: what others rely on: the schemas of facts and the AsyncAPI document, served to everybody
 //! - [`api`]: a client of the services; [`audit`]: folds the log and says whether what must hold does
 //! - [`failure`]: how a command ends when it fails
 
+pub mod access;
 pub mod api;
 pub mod audit;
 pub mod calls;
@@ -22,6 +24,8 @@ pub mod edge;
 pub mod failure;
 pub mod flow;
 pub mod outside;
+pub mod provision;
+pub mod rights;
 pub mod subscriptions;
 pub mod system;
 
@@ -39,6 +43,7 @@ mod doctor;
 mod export;
 mod health;
 mod import;
+mod nats_config;
 mod operations;
 mod progress;
 mod rebuild;

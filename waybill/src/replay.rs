@@ -10,6 +10,7 @@ mod request;
 mod sink;
 
 use crate::{
+    access::{AccessArgs, OPERATOR},
     dev::find_nats,
     failure::{Failure, because},
     settings::MasterKeyArgs,
@@ -94,6 +95,8 @@ pub(crate) struct Args {
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Data folder of the running dev
     #[arg(long, value_name = "DIR", default_value = ".waybill")]
     data: PathBuf,
@@ -122,7 +125,7 @@ struct Copies {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let request = Request::read(&args, &service::Clock::system())?;
     let url = find_nats(args.nats_url, &args.data)?;
-    let connection = Connection::connect(&url, "waybill replay").await?;
+    let connection = args.access.connect(&url, "waybill replay", OPERATOR).await?;
     let mut sink = Sink::open(&connection, &request).await?;
     let done = tokio::select! {
         done = replay(&connection, &request, &mut sink) => done.map(|()| true),

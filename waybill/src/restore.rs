@@ -1,6 +1,7 @@
 //! `waybill restore`: puts a backup back, every event at the sequence it had, with what belongs to it.
 
 use crate::{
+    access::AccessArgs,
     archive::{Archive, Keys, read_file},
     backup::SealArgs,
     failure::Failure,
@@ -41,6 +42,8 @@ pub(crate) struct Args {
     /// Where NATS is [default: a server of its own, in the data folder, for the time of the restore]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Data folder of a dev that does not run; with --nats-url that of waybill serve
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
@@ -80,7 +83,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         absent(&views, manifest.read_models.keys())?;
     }
     let restore = async {
-        import.run_at(args.nats_url.as_deref(), &args.data).await?;
+        import.run_at(args.nats_url.as_deref(), &args.access, &args.data).await?;
         if args.read_models {
             for (name, copy) in &manifest.read_models {
                 read_file(&archive, copy, &views.join(name))?;

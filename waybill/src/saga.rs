@@ -1,6 +1,7 @@
 //! `waybill saga`: what operators see of sagas, and what they can do about them.
 
 use crate::{
+    access::{AccessArgs, OPERATOR},
     api::{Api, Tokens},
     dev::{DevFile, find_nats},
     failure::Failure,
@@ -32,6 +33,8 @@ pub(crate) struct Args {
     /// Where NATS is, which keeps the keys of tokens [default: that of the running waybill dev]
     #[arg(long, global = true, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Data folder of the running waybill dev
     #[arg(long, global = true, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
@@ -112,7 +115,7 @@ async fn connect(args: &Args) -> Result<Api, Failure> {
     let tokens = if args.master_key.is_given() {
         let mut faults = Faults::default();
         let Some(key) = args.master_key.read(&mut faults) else { return Err(faults.into()) };
-        Tokens::open(&nats_url, &key, &Clock::system()).await?
+        Tokens::open_as(&nats_url, &args.access.only(OPERATOR)?, &key, &Clock::system()).await?
     } else {
         Tokens::of_dev(&args.data, &nats_url).await?
     };

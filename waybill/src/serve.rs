@@ -1,6 +1,7 @@
 //! `waybill serve`: services against an existing NATS.
 
 use crate::{
+    access::AccessArgs,
     calls::{CallArgs, UsersCalls},
     channels::ChannelArgs,
     databases::DatabaseArgs,
@@ -24,6 +25,7 @@ Examples:
   waybill serve orders --nats-url nats://nats:4222 --host 0.0.0.0 --port 8080 --replicas 3
   WAYBILL_DATABASE_URL=postgres://orders:secret@db/orders waybill serve orders --nats-url nats://nats:4222
   waybill serve gateway --nats-url nats://nats:4222 --host 0.0.0.0 --gateway-config gateway.toml
+  waybill serve orders --nats-url nats://nats:4222 --nats-nkey-file /run/secrets/nats --nats-ca /run/secrets/ca.pem
   WAYBILL_MASTER_KEY=$(openssl rand -base64 32) waybill serve all --nats-url nats://127.0.0.1:4222
   WAYBILL_NATS_URL=nats://nats:4222 waybill serve payments inventory --ports payments=4003";
 
@@ -77,6 +79,8 @@ pub(crate) struct Args {
     rebuilds: Option<String>,
     #[command(flatten)]
     master_key: MasterKeyArgs,
+    #[command(flatten)]
+    access: AccessArgs,
     #[command(flatten)]
     databases: DatabaseArgs,
     #[command(flatten)]
@@ -171,7 +175,7 @@ pub(crate) fn check(args: &Args) -> Result<(), Failure> {
 fn read(args: &Args) -> Result<Plan, Failure> {
     let given = args.outside.flags().into_iter().chain(args.calls.flags());
     let given = given.chain(args.channels.flags()).chain(args.flow.flags()).chain(args.databases.flags());
-    let given = given.chain(args.subscriptions.flags());
+    let given = given.chain(args.subscriptions.flags()).chain(args.access.flags());
     let mut flags = settings::flags(given.chain([
         ("--nats-url", args.nats_url.clone()),
         ("--port", args.port.clone()),
@@ -191,7 +195,8 @@ fn read(args: &Args) -> Result<Plan, Failure> {
         let gateway = port.map(|port| {
             let (file, clock) = (args.gateway_config.clone(), config.clock.clone());
             let (nats_url, replicas) = (config.nats_url.clone(), config.replicas);
-            (EdgeConfig { nats_url, replicas, file, clock }, port)
+            let access = config.access.of(GATEWAY).clone();
+            (EdgeConfig { nats_url, access, replicas, file, clock }, port)
         });
         Plan { config, services, gateway }
     });
@@ -209,6 +214,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     if named.services.len() > 1 && advertise.as_ref().is_some_and(Advertise::has_port) {
         flags.faults().add("--advertise", "several services have several ports: leave the port out");
     }
+    let access = args.access.read(flags, &named.roles());
     let databases = DatabaseArgs::read(flags, &named.services);
     let outside = Outside::read(flags);
     let channels = args.channels.read(flags, &args.data);
@@ -225,6 +231,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let (durability, replicas) = durability.zip(replicas)?;
     let trusted_proxies = trusted_proxies.unwrap_or(usual.trusted_proxies);
     Some(Config {
+        access,
         databases,
         durability,
         replicas,
@@ -251,6 +258,12 @@ struct Named {
 }
 
 impl Named {
+    /// Who this process is to NATS.
+    fn roles(&self) -> Vec<&'static str> {
+        let services = self.services.iter().map(|service| service.name());
+        services.chain(self.gateway.then_some(GATEWAY)).collect()
+    }
+
     /// The services named, each once.
     fn read(words: &[String], faults: &mut Faults) -> Self {
         let mut named = Self::default();

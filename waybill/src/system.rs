@@ -8,11 +8,13 @@ mod presence;
 pub(crate) use assembly::verifier;
 
 use crate::{
+    access::NatsAccess,
     calls::UsersCalls,
     databases::Databases,
     failure::{Failure, because},
     flow::Flow,
     outside::Outside,
+    rights,
     subscriptions::Subscriptions,
 };
 use commands::notifications::Channels;
@@ -124,6 +126,8 @@ impl FromStr for Service {
 pub struct Config {
     /// Where NATS is; addresses of several nodes with commas between them.
     pub nats_url: String,
+    /// Who each service is to NATS.
+    pub access: NatsAccess,
     /// Folder of the read models that are on SQLite.
     pub data: PathBuf,
     /// Databases of the others.
@@ -170,6 +174,7 @@ impl Config {
         Self {
             channels: Channels::outbox(data.join("outbox")),
             nats_url: nats_url.into(),
+            access: NatsAccess::default(),
             data,
             databases: Databases::default(),
             durability: Durability::Always,
@@ -202,6 +207,39 @@ pub struct System {
     linger: Duration,
 }
 
+/// What services of one process share, unless NATS knows each by a key of its own.
+#[derive(Clone)]
+struct Common {
+    connection: Connection,
+    keys: KeyRing,
+}
+
+impl Common {
+    /// For all of them: everything that there has to be.
+    async fn of(config: &Config) -> Result<Self, Failure> {
+        let access = config.access.of("");
+        let connection = Connection::connect_as(&config.nats_url, "waybill", access).await?;
+        // Who asks in accounts of others finds only what is opened for it.
+        let contexts = if connection.makes() { &Context::ALL[..] } else { &[] };
+        Self::with(config, connection, contexts).await
+    }
+
+    /// For one: what it reads.
+    async fn of_service(config: &Config, service: Service) -> Result<Self, Failure> {
+        let access = config.access.of(service.name());
+        let connection =
+            Connection::connect_as(&config.nats_url, &format!("waybill {service}"), access).await?;
+        topology::check(&connection, &rights::read(service), config.replicas).await?;
+        Self::with(config, connection, &rights::owned(service)).await
+    }
+
+    async fn with(config: &Config, connection: Connection, contexts: &[Context]) -> Result<Self, Failure> {
+        topology::ensure(&connection, contexts, config.replicas).await?;
+        let keys = KeyRing::open(&connection, &config.master_key, config.replicas).await?;
+        Ok(Self { connection, keys })
+    }
+}
+
 /// How long requests in flight may take after the stop has begun.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -211,9 +249,8 @@ impl System {
     pub async fn start(config: &Config, listeners: Vec<(Service, TcpListener)>) -> Result<Self, Failure> {
         std::fs::create_dir_all(&config.data)
             .map_err(because(format!("cannot create the data folder {}", config.data.display())))?;
-        let connection = Connection::connect(&config.nats_url, "waybill").await?;
-        topology::ensure(&connection, &Context::ALL, config.replicas).await?;
-        let keys = KeyRing::open(&connection, &config.master_key, config.replicas).await?;
+        // Who is somebody to NATS sees to what is his; who is nobody in particular shares.
+        let common = if config.access.is_known() { None } else { Some(Common::of(config).await?) };
         let shutdown = Shutdown::new();
         let mut system = Self {
             shutdown,
@@ -223,7 +260,14 @@ impl System {
             linger: config.linger,
         };
         for (service, listener) in listeners {
-            let started = Box::pin(system.start_one(config, &connection, &keys, service, listener)).await;
+            let common = match &common {
+                Some(common) => Ok(common.clone()),
+                None => Common::of_service(config, service).await,
+            };
+            let started = match common {
+                Ok(common) => Box::pin(system.start_one(config, &common, service, listener)).await,
+                Err(failure) => Err(failure),
+            };
             if let Err(failure) = started {
                 system.stop().await;
                 return Err(because(format!("cannot start {service}"))(failure));
@@ -235,8 +279,7 @@ impl System {
     async fn start_one(
         &mut self,
         config: &Config,
-        connection: &Connection,
-        keys: &KeyRing,
+        Common { connection, keys }: &Common,
         service: Service,
         listener: TcpListener,
     ) -> Result<(), Failure> {

@@ -1,13 +1,14 @@
 //! `waybill token`: an access token for whoever runs the system, signed with its own keys.
 
 use crate::{
+    access::{AccessArgs, OPERATOR},
     dev::{find_nats, master_key},
     failure::{Failure, because},
     settings::{self, MasterKeyArgs},
 };
 use commands::users::tokens::{ACCESS, Issuer, Keys, MAX_LIFETIME};
 use jiff::SignedDuration;
-use nats::{Connection, KeyRing, MasterKey};
+use nats::{KeyRing, MasterKey};
 use service::{Clock, auth::Role};
 use std::{path::PathBuf, time::Duration};
 use uuid::Uuid;
@@ -35,6 +36,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
     #[command(flatten)]
+    access: AccessArgs,
+    #[command(flatten)]
     master_key: MasterKeyArgs,
     /// Data folder of the running waybill dev
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
@@ -59,10 +62,10 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let wanted = read(&args)?;
     let clock = Clock::system();
     let url = find_nats(args.nats_url, &args.data)?;
-    let connection = Connection::connect(&url, "waybill token").await?;
+    let connection = args.access.connect(&url, "waybill token", OPERATOR).await?;
     // Refuses another master key than that of the services, which could not read what is signed with it.
     KeyRing::open(&connection, &wanted.master_key, wanted.replicas).await?;
-    let keys = Keys::open(&connection, &wanted.master_key, wanted.replicas, &clock).await;
+    let keys = Keys::open_as(&connection, &wanted.master_key, wanted.replicas, &clock).await;
     let issuer = Issuer::new(keys.map_err(because("cannot open the signing keys"))?, clock.clone());
     let user = wanted.user.unwrap_or_else(|| clock.uuid());
     let token = issuer.issue(user, vec![wanted.role], clock.uuid(), wanted.lifetime).await;

@@ -11,6 +11,7 @@ mod report;
 mod tables;
 
 use crate::{
+    access::{AccessArgs, OPERATOR},
     audit::Audit,
     databases::{DatabaseArgs, Databases},
     dev::find_nats,
@@ -67,6 +68,8 @@ pub(crate) struct Args {
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Data folder of the running dev; with --nats-url that of waybill serve
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
@@ -126,7 +129,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 async fn verify(args: &Args, plan: &Plan) -> Result<Report, Failure> {
     let url = find_nats(args.nats_url.clone(), &args.data)?;
-    let connection = Connection::connect(&url, "waybill verify").await?;
+    let connection = args.access.connect(&url, "waybill verify", OPERATOR).await?;
     let mut report = Report::default();
     if plan.parts.log || plan.parts.schema {
         verify_log(&connection, plan, &mut report).await?;

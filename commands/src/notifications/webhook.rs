@@ -111,8 +111,13 @@ impl Webhook {
     }
 
     fn channel(&self) -> Result<ChannelName, events::notifications::ChannelNameError> {
-        format!("webhook-{}", self.name).parse()
+        webhook_channel(&self.name).parse()
     }
+}
+
+/// What the channel of a webhook is called.
+pub fn webhook_channel(name: &str) -> String {
+    format!("webhook-{name}")
 }
 
 impl Poster {

@@ -109,18 +109,18 @@ pub(super) struct Credentials {
     places: Arc<Semaphore>,
 }
 
+/// How the bucket has to be.
+pub(super) fn config(replicas: usize) -> BucketConfig {
+    let (name, description) = ("CREDENTIALS", "Hashes of passwords (argon2id)");
+    BucketConfig { name, description, max_age: Duration::ZERO, replicas }
+}
+
 impl Credentials {
     /// Opens the bucket.
     pub(super) async fn open(connection: &Connection, replicas: usize) -> Result<Self, TopologyError> {
-        let config = BucketConfig {
-            name: "CREDENTIALS",
-            description: "Hashes of passwords (argon2id)",
-            max_age: Duration::ZERO,
-            replicas,
-        };
         let places = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
-            bucket: Bucket::ensure(connection, &config).await?,
+            bucket: Bucket::ensure(connection, &config(replicas)).await?,
             places: Arc::new(Semaphore::new(places)),
         })
     }

@@ -111,6 +111,12 @@ impl Open {
     }
 }
 
+/// How the bucket has to be.
+pub(super) fn config(replicas: usize) -> BucketConfig {
+    let (name, description) = ("SESSIONS", "Sessions of users; nothing in it is a token");
+    BucketConfig { name, description, max_age: LASTS, replicas }
+}
+
 impl Sessions {
     /// Opens the bucket; refresh tokens are digested with `key`.
     pub(super) async fn open(
@@ -119,13 +125,7 @@ impl Sessions {
         replicas: usize,
         clock: Clock,
     ) -> Result<Self, TopologyError> {
-        let config = BucketConfig {
-            name: "SESSIONS",
-            description: "Sessions of users; nothing in it is a token",
-            max_age: LASTS,
-            replicas,
-        };
-        Ok(Self { bucket: Bucket::ensure(connection, &config).await?, key, clock })
+        Ok(Self { bucket: Bucket::ensure(connection, &config(replicas)).await?, key, clock })
     }
 
     /// A session begins.

@@ -76,6 +76,12 @@ pub(super) struct Throttle {
     clock: Clock,
 }
 
+/// How the bucket has to be.
+pub(super) fn config(replicas: usize) -> BucketConfig {
+    let (name, description) = ("LOGIN_ATTEMPTS", "How often somebody tried to log in");
+    BucketConfig { name, description, max_age: WINDOW, replicas }
+}
+
 impl Throttle {
     /// Opens the bucket.
     pub(super) async fn open(
@@ -83,13 +89,7 @@ impl Throttle {
         replicas: usize,
         clock: Clock,
     ) -> Result<Self, TopologyError> {
-        let config = BucketConfig {
-            name: "LOGIN_ATTEMPTS",
-            description: "How often somebody tried to log in",
-            max_age: WINDOW,
-            replicas,
-        };
-        Ok(Self { bucket: Bucket::ensure(connection, &config).await?, clock })
+        Ok(Self { bucket: Bucket::ensure(connection, &config(replicas)).await?, clock })
     }
 
     /// Counts an attempt before it is made, so that many at once are no more than one after the other. The outer error

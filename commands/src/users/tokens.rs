@@ -3,7 +3,8 @@
 mod keys;
 mod ring;
 
-pub use keys::{Keys, OpenError, TokenError};
+pub(super) use keys::config;
+pub use keys::{Keys, OpenError, SIGNING_KEYS, TokenError};
 
 use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};

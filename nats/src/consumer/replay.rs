@@ -4,7 +4,7 @@
 //! forgotten when a process dies half-way: the fact comes again, to whichever process there is, and the record says how
 //! far the last one came. Two that work on the same key at once see it when they note what they have done.
 
-use super::{Consumer, Handler, Manner, Policy, Retry, worker::Worker};
+use super::{Consumer, Durable, Handler, Manner, Policy, Retry, worker::Worker};
 use crate::{DeadLetter, Recorded, bucket::Kept, parking::Cause};
 use events::{
     Context, DeadLetterId, Fact, Subject,
@@ -22,7 +22,7 @@ const TRIES: u32 = 2;
 pub(super) fn worker(main: &Arc<Worker>) -> Arc<Worker> {
     let consumer = Consumer {
         context: Context::Ops,
-        durable: format!("{}-ops", main.consumer.durable),
+        durable: Durable::new(&main.consumer.durable, main.consumer.context).for_operators().name,
         interests: ASKED_BY_OPERATORS,
         only: None,
         lag: Duration::ZERO,

@@ -86,6 +86,7 @@ impl FeedTail {
             (self.epoch, self.seen) = (epoch, 0);
         }
         let config = pull::Config {
+            name: Some(self.feed.connection.passing_name()),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.seen + 1 },
             ack_policy: AckPolicy::None,
             headers_only: true,

@@ -10,10 +10,15 @@ use std::{
 };
 use tokio::process::{Child, Command};
 
-const SINGLE: &str = include_str!("../../conf/single.conf");
-const CLUSTER: &str = include_str!("../../conf/cluster.conf");
+/// One node.
+pub(super) const SINGLE: &str = include_str!("../../conf/single.conf");
+/// A node of a cluster.
+pub(super) const CLUSTER: &str = include_str!("../../conf/cluster.conf");
 /// The line of both files that decides the durability.
 const ALWAYS: &str = "sync_interval: always\n";
+
+/// Beside the configuration of a server that trusts nobody.
+const ACCOUNTS: &str = "accounts.conf";
 
 const LOG: &str = "nats-server.log";
 /// Each process tells here where it listens.
@@ -35,6 +40,15 @@ impl Launch {
             None => (SINGLE, Vec::new()),
             Some(node) => (CLUSTER, node.environment()),
         };
+        let guarded = match &config.guard {
+            None => None,
+            Some(guard) => {
+                fs::copy(guard.folder.join(ACCOUNTS), dir.join(ACCOUNTS))?;
+                let name = if config.node.is_some() { "cluster.conf" } else { "single.conf" };
+                Some(fs::read_to_string(guard.folder.join(name))?)
+            }
+        };
+        let template = guarded.as_deref().unwrap_or(template);
         fs::write(conf(dir), configuration(template, config.durability))?;
         let log = dir.join(LOG);
         if log.exists() {

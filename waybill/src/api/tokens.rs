@@ -6,7 +6,7 @@ use crate::{
 };
 use commands::users::tokens::{ACCESS, Issued, Issuer, Keys, MAX_LIFETIME};
 use jiff::SignedDuration;
-use nats::{Connection, MasterKey};
+use nats::{Access, Connection, MasterKey};
 use service::{Clock, auth::Role};
 use std::{
     collections::HashMap,
@@ -33,9 +33,19 @@ pub struct Tokens {
 impl Tokens {
     /// Of the system at this NATS, whose keys this master key opens.
     pub async fn open(nats_url: &str, master: &MasterKey, clock: &Clock) -> Result<Self, Failure> {
-        let connection = Connection::connect(nats_url, "waybill tokens").await?;
+        Self::open_as(nats_url, &Access::default(), master, clock).await
+    }
+
+    /// The same, as somebody whom NATS knows.
+    pub async fn open_as(
+        nats_url: &str,
+        access: &Access,
+        master: &MasterKey,
+        clock: &Clock,
+    ) -> Result<Self, Failure> {
+        let connection = Connection::connect_as(nats_url, "waybill tokens", access).await?;
         // The services have made the bucket with as many copies as they need.
-        let keys = Keys::open(&connection, master, 1, clock).await;
+        let keys = Keys::open_as(&connection, master, 1, clock).await;
         let issuer = Issuer::new(keys.map_err(because("cannot open the signing keys"))?, clock.clone());
         Ok(Self { issuer, clock: clock.clone(), kept: Arc::default() })
     }

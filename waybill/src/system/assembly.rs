@@ -161,7 +161,7 @@ fn published(url: &str) -> Result<Jwks, Failure> {
 }
 
 async fn kept(config: &Config, connection: &Connection) -> Result<Jwks, Failure> {
-    let keys = Keys::open(connection, &config.master_key, config.replicas, &config.clock).await?;
+    let keys = Keys::open_as(connection, &config.master_key, config.replicas, &config.clock).await?;
     let clock = config.clock.clone();
     Ok(Jwks::start(move || {
         let (keys, now) = (keys.clone(), clock.now());
@@ -170,7 +170,8 @@ async fn kept(config: &Config, connection: &Connection) -> Result<Jwks, Failure>
 }
 
 async fn connect(config: &Config, service: Service, part: &str) -> Result<Connection, Failure> {
-    Ok(Connection::connect(&config.nats_url, &format!("waybill {service} {part}")).await?)
+    let access = config.access.of(service.name());
+    Ok(Connection::connect_as(&config.nats_url, &format!("waybill {service} {part}"), access).await?)
 }
 
 fn store_options(config: &Config, metrics: &Metrics) -> StoreOptions {

@@ -14,6 +14,8 @@ use service::Clock;
 use std::{sync::Arc, time::Duration};
 use zeroize::Zeroizing;
 
+/// The bucket.
+pub const SIGNING_KEYS: &str = "SIGNING_KEYS";
 /// The one entry of the bucket: all keys change together or not at all.
 const ENTRY: &str = "ring";
 /// How often somebody looks whether a key is due.
@@ -49,6 +51,12 @@ pub enum TokenError {
     Sign(#[from] jsonwebtoken::errors::Error),
 }
 
+/// How the bucket has to be.
+pub(in crate::users) fn config(replicas: usize) -> BucketConfig {
+    let (name, description) = (SIGNING_KEYS, "Keys that sign access tokens, wrapped by the master key");
+    BucketConfig { name, description, max_age: Duration::ZERO, replicas }
+}
+
 impl Keys {
     /// Opens the bucket, and makes the first key where there is none.
     pub async fn open(
@@ -57,16 +65,32 @@ impl Keys {
         replicas: usize,
         clock: &Clock,
     ) -> Result<Self, OpenError> {
-        let config = BucketConfig {
-            name: "SIGNING_KEYS",
-            description: "Keys that sign access tokens, wrapped by the master key",
-            max_age: Duration::ZERO,
-            replicas,
-        };
-        let bucket = Bucket::ensure(connection, &config).await?;
-        let keys = Self { bucket, master: Arc::new(master.clone()) };
+        let keys = Self::consult(connection, master, replicas).await?;
         keys.tend(clock).await?;
         Ok(keys)
+    }
+
+    /// Opens the bucket for whoever checks tokens, or signs them, and does not look after the keys.
+    pub async fn consult(
+        connection: &Connection,
+        master: &MasterKey,
+        replicas: usize,
+    ) -> Result<Self, OpenError> {
+        let bucket = Bucket::ensure(connection, &config(replicas)).await?;
+        Ok(Self { bucket, master: Arc::new(master.clone()) })
+    }
+
+    /// Opens it in either way: whoever may not make streams does not look after the keys either.
+    pub async fn open_as(
+        connection: &Connection,
+        master: &MasterKey,
+        replicas: usize,
+        clock: &Clock,
+    ) -> Result<Self, OpenError> {
+        if connection.makes() {
+            return Self::open(connection, master, replicas, clock).await;
+        }
+        Self::consult(connection, master, replicas).await
     }
 
     /// Publishes the next key where it is due, and drops those that checked their last token. Any number of processes

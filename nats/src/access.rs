@@ -1,0 +1,150 @@
+//! Who a process is to NATS, how it knows that it speaks with the right one, and what it may ask there.
+
+use async_nats::ConnectOptions;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use std::{fmt, path::PathBuf, str::FromStr};
+use zeroize::Zeroizing;
+
+/// Where JetStream is asked, in an account that has streams of its own.
+pub(crate) const OWN_API: &str = "$JS.API";
+
+/// Where JetStream is asked by those that `waybill nats-config` makes: their accounts have no streams, and ask others
+/// under this name. The usual one is taken by the account's own JetStream, which would say that there is none.
+pub const SHARED_API: &str = "JS.API";
+
+/// The private half of an nkey: who has it is that user. Never shown.
+#[derive(Clone)]
+pub struct Seed(Zeroizing<String>);
+
+/// Why a text is no seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected the seed of an nkey of a user, which begins with SU")]
+pub struct SeedError;
+
+impl Seed {
+    /// A new one.
+    pub fn generate() -> Self {
+        // A key that was just made has its seed.
+        let seed = nkeys::KeyPair::new_user().seed().unwrap_or_default();
+        Self(seed.into())
+    }
+
+    /// The seed itself, to be written into a file that nobody else can read.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Answers a challenge of the server, as its protocol has it.
+    pub fn sign(&self, challenge: &str) -> String {
+        let pair = nkeys::KeyPair::from_seed(&self.0);
+        let signed = pair.and_then(|pair| pair.sign(challenge.as_bytes()));
+        signed.map(|signature| BASE64_URL_SAFE_NO_PAD.encode(signature)).unwrap_or_default()
+    }
+
+    /// The public half, which the server knows.
+    pub fn public(&self) -> String {
+        nkeys::KeyPair::from_seed(&self.0).map(|pair| pair.public_key()).unwrap_or_default()
+    }
+}
+
+impl FromStr for Seed {
+    type Err = SeedError;
+
+    fn from_str(text: &str) -> Result<Self, SeedError> {
+        let text = Zeroizing::new(text.trim().to_owned());
+        let known = nkeys::KeyPair::from_seed(&text).is_ok_and(|pair| pair.public_key().starts_with('U'));
+        if known { Ok(Self(text)) } else { Err(SeedError) }
+    }
+}
+
+impl fmt::Debug for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+/// How a process comes to NATS. By default it is nobody in particular, on a server that asks nobody.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Who it is.
+    pub seed: Option<Seed>,
+    /// Who signs the certificates of servers; without one those that this machine trusts.
+    pub ca: Option<PathBuf>,
+    /// Its own certificate and the key of that, for servers that ask for one.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// What its inboxes begin with; the client's own where it is not said.
+    pub inbox: Option<String>,
+    /// Where it asks JetStream; in its own account where it is not said.
+    pub api: Option<String>,
+    /// Whether it makes streams where they are missing, also where others ask for theirs in accounts that are not their own.
+    pub provisions: bool,
+}
+
+impl Access {
+    /// Of a user that `waybill nats-config` has made: with inboxes of its own, and streams in other accounts.
+    #[must_use]
+    pub fn of_role(self, role: &str, seed: Seed) -> Self {
+        let inbox = self.inbox.or_else(|| Some(inbox(role)));
+        let api = self.api.or_else(|| Some(SHARED_API.to_owned()));
+        Self { seed: Some(seed), inbox, api, ..self }
+    }
+
+    /// Where JetStream is asked.
+    pub(crate) fn api(&self) -> &str {
+        self.api.as_deref().unwrap_or(OWN_API)
+    }
+
+    /// Whether streams are made where they are missing.
+    pub(crate) fn makes(&self) -> bool {
+        self.provisions || self.api() == OWN_API
+    }
+
+    pub(crate) fn apply(&self, mut options: ConnectOptions) -> ConnectOptions {
+        if let Some(seed) = &self.seed {
+            options = options.nkey(seed.reveal().to_owned());
+        }
+        if let Some(ca) = &self.ca {
+            options = options.add_root_certificates(ca.clone()).require_tls(true);
+        }
+        if let Some((certificate, key)) = &self.certificate {
+            options = options.add_client_certificate(certificate.clone(), key.clone()).require_tls(true);
+        }
+        match &self.inbox {
+            Some(inbox) => options.custom_inbox_prefix(inbox),
+            None => options,
+        }
+    }
+}
+
+/// What the inboxes of a role begin with.
+pub fn inbox(role: &str) -> String {
+    format!("_INBOX_{role}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_is_never_shown_and_only_one_of_a_user_is_taken() {
+        let seed = Seed::generate();
+        let access = Access::default().of_role("orders", seed.clone());
+        assert!(!format!("{access:?}").contains(seed.reveal()), "{access:?}");
+        let same: Seed = format!(" {}\n", seed.reveal()).parse().unwrap();
+        assert_eq!(same.public(), seed.public());
+        assert!(seed.public().starts_with('U'));
+        let account = nkeys::KeyPair::new_account().seed().unwrap();
+        for bad in [&account, &seed.public(), "", "SU"] {
+            assert_eq!(bad.parse::<Seed>().unwrap_err(), SeedError, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_role_has_inboxes_of_its_own_and_makes_nothing() {
+        assert!(Access::default().makes());
+        let orders = Access::default().of_role("orders", Seed::generate());
+        assert_eq!((orders.inbox.as_deref(), orders.api()), (Some("_INBOX_orders"), SHARED_API));
+        assert!(!orders.makes());
+        assert!(Access { provisions: true, ..orders }.makes());
+    }
+}

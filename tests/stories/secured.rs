@@ -1,0 +1,384 @@
+//! A NATS that trusts nobody: everything works, each with a key of its own; and whoever has one key can do what its owner
+//! can, and nothing else.
+
+use events::Context;
+use events::feed::stream as feed_stream;
+use nats::{Seed, inbox};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fs, time::Duration};
+use waybill::{
+    access::{OPERATOR, PROVISIONING},
+    api::Cart,
+    edge::GATEWAY,
+    rights,
+    system::Service,
+};
+use waybill_tests::{Front, Intruder, World, eventually, run};
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn shop(world: &World) -> (Cart, String) {
+    let api = &world.api;
+    let stocked = api.stock_product("p", ("TEA", "Tea", 450), 30).await.unwrap();
+    let user_id = api.register("u").await.unwrap();
+    let (account_id, opened) = api.open_account("a", user_id, 10_000).await.unwrap();
+    let items = vec![("TEA".to_owned(), 2)];
+    let cart = Cart { user_id, account_id, items, country: "DE".to_owned() };
+    (cart, format!("{},{}", stocked.position().unwrap(), opened.position().unwrap()))
+}
+
+/// Runs a command as the operator.
+async fn operate(world: &World, command: &[&str]) -> (Option<i32>, String) {
+    let seed = world.guarded().join("seeds/operator.nk");
+    let place = ["--nats-url", &world.config.nats_url, "--nats-nkey-file", seed.to_str().unwrap()];
+    run(&[command, &place].concat()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_works_where_each_has_only_the_rights_it_needs() {
+    let mut world = World::secured().await.unwrap();
+    let (cart, after) = shop(&world).await;
+    let placed = world.api.place("o", &cart, &[&after]).await.unwrap().expect(202, "an order").unwrap();
+    // The same, asked for by a saga, and one that fails and is undone.
+    let mut carried = cart.body();
+    carried["workflow"] = "orchestration".into();
+    let carried = world.api.post(Service::Orders, "/orders", "s", &carried).await.unwrap();
+    assert_eq!(carried.status, 202, "{}", carried.body);
+    let nowhere = Cart { country: "AQ".to_owned(), ..cart.clone() };
+    world.api.place("f", &nowhere, &[]).await.unwrap().expect(202, "an order").unwrap();
+    let audit = world.settled().await.unwrap();
+    assert_eq!(audit.ends(), BTreeMap::from([("completed", 2), ("failed", 1)]));
+
+    // Customers are told, through the gateway clients find the services.
+    let outbox = world.config.data.join("outbox");
+    eventually("letters are written", SOON, async || {
+        fs::read_dir(&outbox).ok().filter(|letters| letters.size_hint().0 > 0 || outbox.exists())
+    })
+    .await;
+    let front = Front::start(&world).await.unwrap();
+    front.knows(&Service::ALL).await.unwrap();
+    let through = front.api.order(placed.id().unwrap()).await.unwrap();
+    assert_eq!(through.body["status"], "completed");
+
+    // A read model is built again, a user is erased, the log is checked, printed and copied.
+    let path = "/ops/projections/orders/rebuild";
+    let asked = world.api.post(Service::Operations, path, "again", &json!({})).await.unwrap();
+    assert_eq!(asked.status, 202, "{}", asked.body);
+    eventually("the second generation serves", SOON, async || {
+        let stands = world.api.get(Service::Operations, "/ops/projections/orders").await.ok()?;
+        (stands.body["live"] == 2).then_some(())
+    })
+    .await;
+    let data = world.config.data.to_str().unwrap();
+    let (code, said) = operate(&world, &["verify", "--data", data]).await;
+    assert!(code == Some(0) && said.contains("everything agrees"), "{said}");
+    let (code, said) = operate(&world, &["replay", "--stream", "ORDERS"]).await;
+    assert!(code == Some(0) && said.contains("order.completed"), "{said}");
+    let copy = world.config.data.with_file_name("copy");
+    let (code, said) = operate(&world, &["export", copy.to_str().unwrap(), "--keys"]).await;
+    assert_eq!(code, Some(0), "{said}");
+
+    // What the server kept in memory is gone with it, and is made again by whom it belongs to.
+    world.nats.kill().await;
+    assert!(world.nats.ready(SOON).await);
+    let again = eventually("an order is accepted again", SOON, async || {
+        world.api.place("again", &cart, &[]).await.ok().filter(|answer| answer.status == 202)
+    })
+    .await;
+    world.settled().await.unwrap();
+    assert_eq!(world.api.order(again.id().unwrap()).await.unwrap().body["status"], "completed");
+    let mut orders = enter(&world, "orders").await;
+    eventually_info(&mut orders, &feed_stream("orders")).await;
+    assert!(world.stop().await);
+}
+
+async fn eventually_info(intruder: &mut Intruder, stream: &str) {
+    let deadline = tokio::time::Instant::now() + SOON;
+    loop {
+        let info = intruder.request(&format!("JS.API.STREAM.INFO.{stream}"), "").await.unwrap().unwrap();
+        if info["config"]["name"] == stream {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{stream} is not made again: {info}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn seed(world: &World, role: &str) -> Seed {
+    let file = world.guarded().join(format!("seeds/{role}.nk"));
+    fs::read_to_string(file).unwrap().parse().unwrap()
+}
+
+async fn enter(world: &World, role: &str) -> Intruder {
+    let seed = seed(world, role);
+    Intruder::enter(&world.nats.url(), role, Some(&seed), json!({})).await.unwrap().unwrap()
+}
+
+/// Whose facts each may read, by hand: a change here is a change of who may see what.
+const READS: [(&str, &[&str]); 11] = [
+    ("users", &["USERS", "OPS"]),
+    ("orders", &["ORDERS", "INVENTORY", "PAYMENTS", "SHIPPING", "USERS", "FULFILMENT", "OPS"]),
+    ("payments", &["PAYMENTS", "FRAUD", "INVENTORY", "ORDERS", "SHIPPING", "FULFILMENT", "OPS"]),
+    ("inventory", &["INVENTORY", "ORDERS", "PAYMENTS", "SHIPPING", "FULFILMENT", "OPS"]),
+    ("shipping", &["SHIPPING", "PAYMENTS", "ORDERS", "FULFILMENT", "USERS", "OPS"]),
+    ("notifications", &["NOTIFICATIONS", "ORDERS", "SHIPPING", "USERS", "OPS"]),
+    ("fulfilment", &["FULFILMENT", "ORDERS", "INVENTORY", "PAYMENTS", "SHIPPING", "OPS"]),
+    (
+        "operations",
+        &[
+            "ORDERS",
+            "INVENTORY",
+            "PAYMENTS",
+            "FRAUD",
+            "SHIPPING",
+            "NOTIFICATIONS",
+            "USERS",
+            "FULFILMENT",
+            "OPS",
+        ],
+    ),
+    (GATEWAY, &[]),
+    (
+        OPERATOR,
+        &[
+            "ORDERS",
+            "INVENTORY",
+            "PAYMENTS",
+            "FRAUD",
+            "SHIPPING",
+            "NOTIFICATIONS",
+            "USERS",
+            "FULFILMENT",
+            "OPS",
+        ],
+    ),
+    (
+        PROVISIONING,
+        &[
+            "ORDERS",
+            "INVENTORY",
+            "PAYMENTS",
+            "FRAUD",
+            "SHIPPING",
+            "NOTIFICATIONS",
+            "USERS",
+            "FULFILMENT",
+            "OPS",
+        ],
+    ),
+];
+
+/// Whose facts each may record.
+fn records(role: &str) -> Vec<&str> {
+    match role {
+        "payments" => vec!["payments", "fraud"],
+        "operations" => vec!["ops"],
+        GATEWAY | OPERATOR => vec![],
+        PROVISIONING => Context::ALL.map(Context::token).to_vec(),
+        service => vec![service],
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_a_key_can_do_what_its_owner_may_and_nothing_else() {
+    let mut world = World::secured().await.unwrap();
+    assert!(world.stop().await);
+    let layout = rights::layout(&["email".to_owned()]);
+    let mut refused = 0;
+    for role in rights::roles() {
+        let reads = READS.iter().find(|(known, _)| *known == role).unwrap().1;
+        let mut intruder = enter(&world, role).await;
+        let mut forbidden = Vec::new();
+        let mut allowed = Vec::new();
+        for context in Context::ALL {
+            let stream = context.stream();
+            let may = records(role).contains(&context.token());
+            let fact = format!("evt.{context}.order.0199d3a8-0000-7000-8000-000000000009");
+            if may { &mut allowed } else { &mut forbidden }.push(fact);
+            let reading = [
+                format!("JS.API.STREAM.INFO.{stream}"),
+                format!("JS.API.STREAM.MSG.GET.{stream}"),
+                format!("JS.API.DIRECT.GET.{stream}"),
+                format!("JS.API.DIRECT.GET.{stream}.evt.{context}.order.1"),
+                format!("JS.API.CONSUMER.CREATE.{stream}.mine"),
+                format!("JS.API.CONSUMER.CREATE.{stream}.mine.evt.{context}.>"),
+                format!("JS.API.CONSUMER.MSG.NEXT.{stream}.mine"),
+            ];
+            if reads.contains(&stream) { &mut allowed } else { &mut forbidden }.extend(reading);
+        }
+        for (stream, subjects) in &layout.streams {
+            if role != PROVISIONING {
+                let disposable = *stream == feed_stream(role) || (role == GATEWAY && stream == "KV_QUOTAS");
+                for request in ["CREATE", "UPDATE", "PURGE", "DELETE"] {
+                    if !(disposable && request != "DELETE") {
+                        forbidden.push(format!("JS.API.STREAM.{request}.{stream}"));
+                    }
+                }
+                if !(role == "users" && stream == "KV_PERSONAL_KEYS") {
+                    forbidden.push(format!("JS.API.STREAM.MSG.DELETE.{stream}"));
+                }
+                forbidden.push(format!("JS.API.STREAM.SNAPSHOT.{stream}"));
+                forbidden.push(format!("JS.API.STREAM.RESTORE.{stream}"));
+            }
+            // Nobody asks the server by its own name: not even those who make streams.
+            forbidden.push(format!("$JS.API.STREAM.DELETE.{stream}"));
+            forbidden.push(format!("$JS.API.STREAM.CREATE.{stream}"));
+            for subject in
+                subjects.iter().filter(|subject| subject.starts_with("$KV.") || subject.starts_with("view."))
+            {
+                let bucket = subject.split('.').nth(1).unwrap();
+                let own = role == PROVISIONING || owns(role, bucket);
+                let sample = subject.replace('>', "stranger.1").replace('*', "stranger");
+                if !own {
+                    forbidden.push(sample);
+                }
+            }
+        }
+        for (stream, durable) in &layout.durables {
+            let own = durable.starts_with(&format!("{role}-"));
+            if role == PROVISIONING {
+                continue;
+            }
+            if !own {
+                forbidden.push(format!("JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"));
+                forbidden.push(format!("$JS.ACK.{stream}.{durable}.1.1.1.1.1"));
+            }
+            forbidden.push(format!("JS.API.CONSUMER.DELETE.{stream}.{durable}"));
+            forbidden.push(format!("JS.API.CONSUMER.CREATE.{stream}.{durable}"));
+            forbidden.push(format!("JS.API.CONSUMER.CREATE.{stream}.{durable}.evt.>"));
+        }
+        let others = [
+            "_INBOX_orders.x",
+            "_INBOX_users.x",
+            "_INBOX.x",
+            "$SYS.REQ.SERVER.PING",
+            "$SRV.PING",
+            "anything",
+        ];
+        forbidden.extend(
+            others.into_iter().filter(|it| !it.starts_with(&format!("{}.", inbox(role)))).map(str::to_owned),
+        );
+        for subject in &forbidden {
+            let said = intruder.publish(subject, "", "{}").await.unwrap();
+            assert!(
+                said.is_some_and(|said| said.contains("Permissions Violation")),
+                "{role} may publish on {subject}"
+            );
+            refused += 1;
+        }
+        for subject in &allowed {
+            let said = intruder.publish(subject, "", "{}").await.unwrap();
+            assert_eq!(said, None, "{role} may not publish on {subject}");
+        }
+        let listening = ["evt.>", ">", "_INBOX.>", "$JS.>", "$SYS.>", "$KV.>", "view.>", "_R_.>", "*"];
+        let inboxes =
+            rights::roles().filter(|other| *other != role).map(|other| format!("{}.>", inbox(other)));
+        for subject in listening.map(str::to_owned).into_iter().chain(inboxes) {
+            let said = intruder.subscribe(&subject).await.unwrap();
+            assert!(
+                said.is_some_and(|said| said.contains("Permissions Violation")),
+                "{role} may listen on {subject}"
+            );
+            refused += 1;
+        }
+    }
+    assert!(refused > 4000, "{refused} were refused");
+}
+
+/// Whether a bucket, or the feed of changes, is this role's own.
+fn owns(role: &str, bucket: &str) -> bool {
+    let contexts = records(role);
+    let of_context =
+        |prefix: &str| contexts.iter().any(|context| bucket == format!("{prefix}{}", context.to_uppercase()));
+    let users = ["CREDENTIALS", "SESSIONS", "LOGIN_ATTEMPTS", "SIGNING_KEYS"];
+    of_context("SNAPSHOTS_")
+        || of_context("LEDGER_")
+        || bucket == role
+        || (role == "users" && users.contains(&bucket))
+        || (role == GATEWAY && bucket == "QUOTAS")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_cannot_be_sent_into_the_stream_of_somebody_else() {
+    let mut world = World::secured().await.unwrap();
+    assert!(world.stop().await);
+    let before = world.lengths().await.unwrap();
+    let mut inventory = enter(&world, "inventory").await;
+    let forged = "evt.orders.order.0199d3a8-0000-7000-8000-000000000001";
+    let own = "evt.inventory.item.X";
+    let body = r#"{"orderId":"0199d3a8-0000-7000-8000-000000000001"}"#;
+    // An acknowledgement, what a consumer hands out, what is stored at a subject: each with somebody else's subject to
+    // answer on, and with one that would ask for something.
+    for reply in [
+        forged,
+        "JS.API.STREAM.PURGE.INVENTORY",
+        "JS.API.CONSUMER.DELETE.ORDERS.shipping-orders",
+        "$KV.LEDGER_ORDERS.x",
+    ] {
+        for (subject, body) in [
+            (own, body),
+            ("JS.API.CONSUMER.MSG.NEXT.ORDERS.inventory-orders", r#"{"batch":10,"expires":1000000000}"#),
+            ("JS.API.DIRECT.GET.INVENTORY.evt.inventory.item.X", ""),
+            ("JS.API.STREAM.INFO.INVENTORY", ""),
+        ] {
+            assert_eq!(inventory.publish(subject, reply, body).await.unwrap(), None, "{subject} {reply}");
+        }
+    }
+    // Consumers of its own that send by themselves.
+    for target in
+        [forged, "$JS.API.STREAM.DELETE.INVENTORY", "$KV.LEDGER_ORDERS.x", "$KV.SNAPSHOTS_INVENTORY.x"]
+    {
+        let config = json!({ "name": "mine", "deliver_subject": target, "ack_policy": "none", "deliver_policy": "all" });
+        let body = json!({ "stream_name": "INVENTORY", "config": config }).to_string();
+        let said = inventory.request("JS.API.CONSUMER.CREATE.INVENTORY.mine", &body).await.unwrap().unwrap();
+        assert!(said["config"].is_object() || said["error"].is_object(), "{said}");
+        inventory.request("JS.API.CONSUMER.DELETE.INVENTORY.mine", "").await.unwrap().unwrap();
+    }
+    let after = world.lengths().await.unwrap();
+    for (context, length) in before {
+        let grown = if context == Context::Inventory { 4 } else { 0 };
+        assert_eq!(after[&context], length + grown, "{context}");
+    }
+    // Everything is still there, also what was to be deleted.
+    let mut provisioning = enter(&world, PROVISIONING).await;
+    let there = [
+        "STREAM.INFO.INVENTORY",
+        "CONSUMER.INFO.ORDERS.shipping-orders",
+        "CONSUMER.INFO.ORDERS.inventory-orders",
+    ];
+    for request in there {
+        let info = provisioning.request(&format!("JS.API.{request}"), "").await.unwrap().unwrap();
+        assert!(info["config"].is_object(), "{request}: {info}");
+    }
+    let ledger = provisioning.request("JS.API.STREAM.INFO.KV_LEDGER_ORDERS", "").await.unwrap().unwrap();
+    assert_eq!(ledger["state"]["messages"], 0, "{ledger}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_comes_in_without_a_key() {
+    let mut world = World::secured().await.unwrap();
+    let (cart, _) = shop(&world).await;
+    let token = world.api.tokens().unwrap().customer(cart.user_id).await.unwrap();
+    let (url, stranger) = (world.nats.url(), Seed::generate());
+    let tries: [(Option<&Seed>, Value); 6] = [
+        (None, json!({})),
+        (None, json!({ "auth_token": token })),
+        (None, json!({ "jwt": token })),
+        (None, json!({ "user": cart.user_id.to_string(), "pass": token })),
+        (None, json!({ "nkey": seed(&world, "orders").public() })),
+        (Some(&stranger), json!({})),
+    ];
+    for (seed, with) in tries {
+        let entered = Intruder::enter(&url, "orders", seed, with.clone()).await.unwrap();
+        let said = entered.err().unwrap_or_else(|| panic!("somebody comes in with {with}"));
+        assert!(said.contains("Authorization") || said.contains("closed"), "{said}");
+    }
+    assert!(world.stop().await);
+    // A service that was not provided for says so, and does not start.
+    let mut provisioning = enter(&world, PROVISIONING).await;
+    let gone = provisioning.request("JS.API.STREAM.DELETE.KV_LEDGER_ORDERS", "").await.unwrap().unwrap();
+    assert_eq!(gone["success"], true, "{gone}");
+    let failure = world.resume().await.unwrap_err();
+    let said = waybill::failure::report(&*failure);
+    assert!(said.contains("LEDGER_ORDERS is missing") && said.contains("waybill provision"), "{said}");
+}

@@ -1,0 +1,222 @@
+//! Who this process is to NATS: a key for each role that it plays, certificates, by flags, variables and files.
+
+use crate::settings::Flag;
+use nats::{Access, Connection, Seed, SeedError};
+use service::config::Settings;
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+/// The role of commands that look at the system as a whole.
+pub const OPERATOR: &str = "operator";
+/// The role of those that make streams before services start.
+pub const PROVISIONING: &str = "provisioning";
+
+/// The variable that holds a seed. There is no such flag, for every user of the machine would see it.
+const NKEY: &str = "WAYBILL_NATS_NKEY";
+
+/// Flags that say who a process is to NATS.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Access to NATS")]
+pub(crate) struct AccessArgs {
+    /// File with the seed of the nkey by which NATS knows this process, as waybill nats-config makes it; or the seed itself in
+    /// the variable `WAYBILL_NATS_NKEY`
+    #[arg(long, value_name = "FILE", env = "WAYBILL_NATS_NKEY_FILE")]
+    nats_nkey_file: Option<PathBuf>,
+    /// Folder with such a file for each service, `<service>.nk`: for a process that runs several
+    #[arg(long, value_name = "DIR", env = "WAYBILL_NATS_NKEYS", conflicts_with = "nats_nkey_file")]
+    nats_nkeys: Option<PathBuf>,
+    /// Certificate of who signs those of NATS, in PEM: from then on it has to be TLS
+    #[arg(long, value_name = "FILE", env = "WAYBILL_NATS_CA")]
+    nats_ca: Option<PathBuf>,
+    /// Certificate of this process, in PEM, for a NATS that asks for one
+    #[arg(long, value_name = "FILE", env = "WAYBILL_NATS_CERT")]
+    nats_cert: Option<PathBuf>,
+    /// Key of this certificate, in PEM
+    #[arg(long, value_name = "FILE", env = "WAYBILL_NATS_KEY")]
+    nats_key: Option<PathBuf>,
+    /// What inboxes begin with [default: _INBOX, with an nkey _INBOX_<role>]
+    #[arg(long, value_name = "PREFIX", env = "WAYBILL_NATS_INBOX")]
+    nats_inbox: Option<String>,
+    /// Where JetStream is asked [default: $JS.API, with an nkey JS.API as waybill nats-config has it]
+    #[arg(long, value_name = "PREFIX", env = "WAYBILL_NATS_API")]
+    nats_api: Option<String>,
+}
+
+/// How a process comes to NATS, for each role that it plays.
+#[derive(Clone, Debug, Default)]
+pub struct NatsAccess {
+    common: Access,
+    roles: BTreeMap<String, Access>,
+}
+
+impl NatsAccess {
+    /// How it comes as one of its roles.
+    pub fn of(&self, role: &str) -> &Access {
+        self.roles.get(role).unwrap_or(&self.common)
+    }
+
+    /// Out of the seeds of a folder, for these roles: for tests, and whoever has no command line.
+    pub fn of_folder<'a>(
+        common: &Access,
+        folder: &Path,
+        roles: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, String> {
+        let access = |role: &str| {
+            let seed = seed(&folder.join(format!("{role}.nk")))?;
+            Ok((role.to_owned(), common.clone().of_role(role, seed)))
+        };
+        let roles = roles.into_iter().map(access).collect::<Result<_, String>>()?;
+        Ok(Self { common: common.clone(), roles })
+    }
+
+    /// Whether NATS knows each role by a key of its own.
+    pub fn is_known(&self) -> bool {
+        !self.roles.is_empty()
+    }
+}
+
+fn seed(file: &Path) -> Result<Seed, String> {
+    let shown = file.display();
+    let text = fs::read_to_string(file).map_err(|error| format!("{shown}: {error}"))?;
+    let text = zeroize::Zeroizing::new(text);
+    text.parse().map_err(|error: SeedError| format!("{shown}: {error}"))
+}
+
+impl AccessArgs {
+    /// What was given, to be read with the other flags.
+    pub(crate) fn flags(&self) -> [Flag; 2] {
+        [("--nats-inbox", self.nats_inbox.clone()), ("--nats-api", self.nats_api.clone())]
+    }
+
+    /// How to come as each of these roles. What is wrong is noted as faults.
+    pub(crate) fn read(&self, flags: &mut Settings, roles: &[&str]) -> NatsAccess {
+        self.read_from(flags, roles, env::var(NKEY).ok().filter(|text| !text.is_empty()))
+    }
+
+    fn read_from(&self, flags: &mut Settings, roles: &[&str], variable: Option<String>) -> NatsAccess {
+        let certificate = match (&self.nats_cert, &self.nats_key) {
+            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+            (None, None) => None,
+            (Some(_), None) => {
+                flags.faults().add("--nats-key", "is missing: a certificate needs its key");
+                None
+            }
+            (None, Some(_)) => {
+                flags.faults().add("--nats-cert", "is missing: a key needs its certificate");
+                None
+            }
+        };
+        for (name, file) in
+            [("--nats-ca", &self.nats_ca), ("--nats-cert", &self.nats_cert), ("--nats-key", &self.nats_key)]
+        {
+            if let Some(Err(error)) = file.as_ref().map(fs::File::open) {
+                flags.faults().add(name, error);
+            }
+        }
+        let common = Access {
+            seed: None,
+            ca: self.nats_ca.clone(),
+            certificate,
+            inbox: self.nats_inbox.clone(),
+            api: self.nats_api.clone(),
+            provisions: false,
+        };
+        let (name, known) = match (&self.nats_nkeys, &self.nats_nkey_file, variable) {
+            (Some(folder), ..) => {
+                ("--nats-nkeys", NatsAccess::of_folder(&common, folder, roles.iter().copied()))
+            }
+            (None, Some(file), _) => ("--nats-nkey-file", seed(file).map(|seed| one(&common, roles, &seed))),
+            (None, None, Some(text)) => {
+                let seed = text.parse().map_err(|error: SeedError| error.to_string());
+                (NKEY, seed.map(|seed| one(&common, roles, &seed)))
+            }
+            (None, None, None) => return NatsAccess { common, roles: BTreeMap::new() },
+        };
+        match known {
+            Ok(access) if roles.len() > 1 && self.nats_nkeys.is_none() => {
+                flags.faults().add(name, "several services have several keys: use --nats-nkeys");
+                access
+            }
+            Ok(access) => access,
+            Err(error) => {
+                flags.faults().add(name, error);
+                NatsAccess::default()
+            }
+        }
+    }
+
+    /// Connects as one role, for a command that plays no other.
+    pub(crate) async fn connect(
+        &self,
+        url: &str,
+        name: &str,
+        role: &str,
+    ) -> Result<Connection, crate::failure::Failure> {
+        Ok(Connection::connect_as(url, name, &self.only(role)?).await?)
+    }
+
+    /// How to come as one role.
+    pub(crate) fn only(&self, role: &str) -> Result<Access, crate::failure::Failure> {
+        let mut flags = crate::settings::flags(self.flags());
+        let access = self.read(&mut flags, &[role]);
+        let access = flags.finish(Some(access))?;
+        Ok(access.of(role).clone())
+    }
+}
+
+/// The one role that a process plays, by the one seed that it was given.
+fn one(common: &Access, roles: &[&str], seed: &Seed) -> NatsAccess {
+    let access = |role: &&str| ((*role).to_owned(), common.clone().of_role(role, seed.clone()));
+    NatsAccess { common: common.clone(), roles: roles.iter().map(access).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &AccessArgs, roles: &[&str], variable: Option<&str>) -> Result<NatsAccess, String> {
+        let mut flags = crate::settings::flags(args.flags());
+        let access = args.read_from(&mut flags, roles, variable.map(str::to_owned));
+        flags.finish(Some(access)).map_err(|faults| faults.to_string())
+    }
+
+    #[test]
+    fn a_key_comes_by_file_by_variable_or_out_of_a_folder() {
+        let (dir, seed) = (tempfile::tempdir().unwrap(), Seed::generate());
+        let file = dir.path().join("orders.nk");
+        fs::write(&file, format!("{}\n", seed.reveal())).unwrap();
+        let nobody = read(&AccessArgs::default(), &["orders"], None).unwrap();
+        assert!(!nobody.is_known() && nobody.of("orders").seed.is_none());
+        let by_file = AccessArgs { nats_nkey_file: Some(file), ..AccessArgs::default() };
+        let by_folder = AccessArgs { nats_nkeys: Some(dir.path().to_owned()), ..AccessArgs::default() };
+        for (args, variable) in
+            [(&by_file, None), (&by_folder, None), (&AccessArgs::default(), Some(seed.reveal()))]
+        {
+            let access = read(args, &["orders"], variable).unwrap();
+            let orders = access.of("orders");
+            assert_eq!(orders.seed.as_ref().map(Seed::public), Some(seed.public()));
+            assert_eq!(orders.inbox.as_deref(), Some("_INBOX_orders"));
+        }
+        let several = read(&by_file, &["orders", "users"], None).unwrap_err();
+        assert!(several.contains("--nats-nkeys"), "{several}");
+        let missing = read(&by_folder, &["orders", "users"], None).unwrap_err();
+        assert!(missing.contains("--nats-nkeys") && missing.contains("users.nk"), "{missing}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_no_seed_is_shown() {
+        let args = AccessArgs {
+            nats_ca: Some("/no/such/ca.pem".into()),
+            nats_cert: Some("/no/such/cert.pem".into()),
+            ..AccessArgs::default()
+        };
+        let faults = read(&args, &["orders"], Some("SUSECRET")).unwrap_err();
+        for name in ["--nats-ca", "--nats-cert", "--nats-key", NKEY] {
+            assert!(faults.contains(name), "{name} is missing in {faults}");
+        }
+        assert!(!faults.contains("SUSECRET"), "{faults}");
+    }
+}

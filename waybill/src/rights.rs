@@ -1,0 +1,128 @@
+//! Who may do what on NATS: out of the tables by which services react, read and keep, so that the two cannot part.
+
+use crate::{
+    access::{OPERATOR, PROVISIONING},
+    databases::has_view,
+    edge::GATEWAY,
+    system::Service,
+};
+use commands::{reactions, users};
+use events::Context;
+use nats::{
+    Layout, PERSONAL_KEYS,
+    rights::{Holder, PARKED, Right, kv, streams},
+};
+use projections::View;
+use std::collections::BTreeMap;
+
+/// Everybody who comes to NATS, and everything that is there. `channels` are those on which customers and others are told.
+pub fn layout(channels: &[String]) -> Layout {
+    let views: Vec<_> = View::ALL.iter().map(|view| view.name).collect();
+    let buckets = users::buckets(1).map(|bucket| bucket.name);
+    let streams = streams(&views, &buckets);
+    let mut holders: Vec<_> = Service::ALL.iter().map(|service| of_service(*service, channels)).collect();
+    holders.extend([gateway(), operator(), provisioning(&streams)]);
+    let reacting =
+        Service::ALL.into_iter().flat_map(|service| reactions::durables(service.context(), channels));
+    let durables = reacting.flat_map(|durable| {
+        let asked = durable.for_operators();
+        [durable, asked].map(|durable| (durable.context.stream().to_owned(), durable.name))
+    });
+    Layout { holders, durables: durables.collect(), streams }
+}
+
+/// Every role by its name.
+pub fn roles() -> impl Iterator<Item = &'static str> {
+    Service::ALL.map(Service::name).into_iter().chain([GATEWAY, OPERATOR, PROVISIONING])
+}
+
+/// The contexts that a service owns. Payments record what the fraud rules say.
+pub(crate) fn owned(service: Service) -> Vec<Context> {
+    let fraud = (service == Service::Payments).then_some(Context::Fraud);
+    [service.context()].into_iter().chain(fraud).collect()
+}
+
+/// The contexts whose facts a service reads, its own among them.
+pub(crate) fn read(service: Service) -> Vec<Context> {
+    // Operations show the log.
+    if service == Service::Operations {
+        return Context::ALL.to_vec();
+    }
+    let context = service.context();
+    let mut read = owned(service);
+    read.extend(reactions::interests(context).iter().map(|(context, _)| *context));
+    read.extend(reactions::looked_up(context).iter().map(|aggregate| aggregate.context()));
+    read.extend(View::of(service.name()).into_iter().flat_map(View::contexts));
+    // What operators ask of its consumers.
+    read.push(Context::Ops);
+    read.sort_unstable();
+    read.dedup();
+    read
+}
+
+fn of_service(service: Service, channels: &[String]) -> Holder {
+    let mut holder = Holder::new(service.name());
+    for context in owned(service) {
+        holder.owns(context);
+    }
+    for context in read(service) {
+        holder.reads(context);
+    }
+    for durable in reactions::durables(service.context(), channels) {
+        holder.reacts(&durable);
+    }
+    if has_view(service) {
+        holder.projects(service.name());
+    }
+    holder.is_an_instance(service.name());
+    holder.may(Right::Look, kv(users::tokens::SIGNING_KEYS));
+    match service {
+        Service::Users => {
+            holder.erases();
+            for bucket in users::buckets(1) {
+                holder.owns_bucket(bucket.name);
+            }
+        }
+        Service::Orders => holder.seals(),
+        Service::Operations => {
+            holder.opens();
+            holder.watches(PARKED);
+            holder.may(Right::Look, kv(nats::rights::READ_MODELS));
+        }
+        _ => holder.opens(),
+    }
+    holder
+}
+
+fn gateway() -> Holder {
+    let mut holder = Holder::new(GATEWAY);
+    holder.watches(nats::rights::INSTANCES);
+    holder.counts();
+    holder
+}
+
+/// Looks at everything and changes nothing: checks, copies, replays, and signs tokens where it has the master key.
+fn operator() -> Holder {
+    let mut holder = Holder::new(OPERATOR);
+    for context in Context::ALL {
+        holder.reads(context);
+        holder.may(Right::Survey, context.stream());
+    }
+    for bucket in [PERSONAL_KEYS, PARKED] {
+        holder.watches(bucket);
+    }
+    for bucket in ["CREDENTIALS", users::tokens::SIGNING_KEYS] {
+        holder.may(Right::Look, kv(bucket));
+    }
+    holder
+}
+
+/// Makes what is there, and puts copies back.
+fn provisioning(streams: &BTreeMap<String, Vec<String>>) -> Holder {
+    let mut holder = Holder::new(PROVISIONING);
+    for (stream, subjects) in streams {
+        holder.may(Right::Provide, stream.clone());
+        holder.may(Right::Write(subjects.clone()), stream.clone());
+    }
+    holder
+}
