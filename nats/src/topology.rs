@@ -4,7 +4,7 @@ use crate::{Bucket, Connection, Quota, parking, read_models, registry};
 use async_nats::jetstream::{
     context::GetStreamErrorKind,
     kv,
-    stream::{Compression, Config, StorageType, Stream},
+    stream::{Compression, Config, DiscardPolicy, StorageType, Stream},
 };
 use events::Context;
 use std::time::Duration;
@@ -282,19 +282,18 @@ pub(crate) async fn ensure_bucket(
     let have = match connection.jetstream.get_key_value(&want.bucket).await {
         Ok(bucket) => bucket,
         Err(_) => {
-            let stream =
-                Config { name: format!("KV_{}", want.bucket), storage: want.storage, ..Config::default() };
+            let stream = bucket_stream(&want);
             may_make(connection, &stream).await?;
-            match connection.jetstream.create_key_value(want.clone()).await {
-                Ok(bucket) => bucket,
-                // Perhaps another process was faster.
-                Err(error) => match connection.jetstream.get_key_value(&want.bucket).await {
-                    Ok(bucket) => bucket,
-                    Err(_) => {
-                        return Err(TopologyError::Request { action: "create", name, source: error.into() });
-                    }
-                },
-            }
+            let failed = |source: Box<dyn std::error::Error + Send + Sync>| TopologyError::Request {
+                action: "create",
+                name: name.clone(),
+                source,
+            };
+            // Two processes may do it at once.
+            let made = connection.jetstream.get_or_create_stream(stream).await;
+            made.map_err(|error| failed(error.into()))?;
+            let made = connection.jetstream.get_key_value(&want.bucket).await;
+            made.map_err(|error| failed(error.into()))?
         }
     };
     let have = written_directly(have);
@@ -311,6 +310,28 @@ pub(crate) fn bucket_faults(have: &Config, replicas: usize) -> Vec<String> {
         found.push("an import under way is set, needs none".to_owned());
     }
     found
+}
+
+/// The stream of a bucket. The client would make the same, but asks about the account first, and whoever makes buckets in
+/// the accounts of others has none to ask about.
+fn bucket_stream(want: &kv::Config) -> Config {
+    Config {
+        name: format!("KV_{}", want.bucket),
+        description: Some(want.description.clone()),
+        subjects: vec![format!("$KV.{}.>", want.bucket)],
+        max_messages_per_subject: want.history,
+        max_bytes: want.max_bytes,
+        max_age: want.max_age,
+        storage: want.storage,
+        num_replicas: want.num_replicas,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        allow_message_ttl: want.limit_markers.is_some(),
+        subject_delete_marker_ttl: want.limit_markers,
+        ..Config::default()
+    }
 }
 
 fn limit(bytes: i64) -> String {

@@ -120,7 +120,7 @@ const READS: [(&str, &[&str]); 11] = [
     ("orders", &["ORDERS", "INVENTORY", "PAYMENTS", "SHIPPING", "USERS", "FULFILMENT", "OPS"]),
     ("payments", &["PAYMENTS", "FRAUD", "INVENTORY", "ORDERS", "SHIPPING", "FULFILMENT", "OPS"]),
     ("inventory", &["INVENTORY", "ORDERS", "PAYMENTS", "SHIPPING", "FULFILMENT", "OPS"]),
-    ("shipping", &["SHIPPING", "PAYMENTS", "ORDERS", "FULFILMENT", "USERS", "OPS"]),
+    ("shipping", &["SHIPPING", "PAYMENTS", "ORDERS", "FULFILMENT", "OPS"]),
     ("notifications", &["NOTIFICATIONS", "ORDERS", "SHIPPING", "USERS", "OPS"]),
     ("fulfilment", &["FULFILMENT", "ORDERS", "INVENTORY", "PAYMENTS", "SHIPPING", "OPS"]),
     (
