@@ -6,7 +6,8 @@ use crate::{
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs};
-use waybill::system::Service;
+use waybill::{access::OPERATOR, rights, system::Service};
+use waybill_tests::Process;
 
 async fn compose() -> Value {
     interpolated(&file("docker-compose.yml")).await
@@ -59,11 +60,17 @@ async fn what_starts_waits_for_what_it_needs_and_starts_again() {
     let compose = compose().await;
     let services = compose["services"].as_object().unwrap();
     for (name, one) in services {
-        assert_eq!(one["restart"], "unless-stopped", "{name}");
+        let once = name == "provision";
+        assert_eq!(one["restart"], if once { "on-failure:10" } else { "unless-stopped" }, "{name}");
         assert!(one["deploy"]["resources"]["limits"]["memory"].is_string(), "{name} has a limit");
         for (needed, how) in one["depends_on"].as_object().into_iter().flatten() {
-            assert_eq!(how["condition"], "service_healthy", "{name} waits for {needed}");
-            assert!(services[needed]["healthcheck"]["test"].is_array(), "{needed} says when it is ready");
+            let made = needed == "provision";
+            let condition = if made { "service_completed_successfully" } else { "service_healthy" };
+            assert_eq!(how["condition"], condition, "{name} waits for {needed}");
+            assert!(
+                made || services[needed]["healthcheck"]["test"].is_array(),
+                "{needed} says when it is ready"
+            );
         }
         let waybill = name.ends_with("-service") || name == "gateway";
         if waybill {
@@ -87,8 +94,9 @@ async fn nats_is_three_durable_nodes_or_one() {
         let node = &compose["services"][name];
         assert_eq!(node["profiles"], json!(["cluster"]));
         assert_eq!(node["environment"]["WAYBILL_NATS_NAME"], name);
-        assert_eq!(node["volumes"][0], "./nats/conf/cluster.conf:/etc/nats/cluster.conf:ro");
-        assert_eq!(node["volumes"][1], format!("{name}-data:/data"));
+        assert_eq!(node["volumes"][0], "./secrets/nats/cluster.conf:/etc/nats/cluster.conf:ro");
+        assert_eq!(node["volumes"][1], "./secrets/nats/accounts.conf:/etc/nats/accounts.conf:ro");
+        assert_eq!(node["volumes"][2], format!("{name}-data:/data"));
     }
     assert_eq!(compose["services"]["nats"]["profiles"], json!(["single"]));
     for conf in ["nats/conf/cluster.conf", "deploy/compose/node.conf"] {
@@ -104,12 +112,61 @@ async fn nats_is_three_durable_nodes_or_one() {
 }
 
 #[tokio::test]
+async fn each_is_known_to_nats_by_a_key_of_its_own() {
+    let compose = compose().await;
+    let services = compose["services"].as_object().unwrap();
+    let mut known = BTreeSet::new();
+    for (name, one) in services.iter().filter(|(_, one)| one["environment"]["WAYBILL_NATS_URL"].is_string()) {
+        assert_eq!(one["environment"]["WAYBILL_NATS_NKEY_FILE"], "/run/secrets/nats-key", "{name}");
+        let keys = one["secrets"].as_array().unwrap().iter().filter(|secret| secret["target"] == "nats-key");
+        let [key] = keys.collect::<Vec<_>>()[..] else { panic!("{name} has one key") };
+        let role = match name.as_str() {
+            "provision" => "provisioning",
+            name => name.strip_suffix("-service").unwrap_or(name),
+        };
+        assert_eq!(key["source"], format!("nats-{role}"), "{name}");
+        known.insert(role.to_owned());
+        let needs = &one["depends_on"]["provision"];
+        assert!(needs.is_object() || ["provision", "gateway"].contains(&name.as_str()), "{name}");
+    }
+    // Everybody but the operator, who is nobody's container.
+    let roles: BTreeSet<_> = rights::roles().filter(|role| *role != OPERATOR).map(str::to_owned).collect();
+    assert_eq!(known, roles);
+    for conf in ["deploy/compose/node.conf"] {
+        assert!(fs::read_to_string(file(conf)).unwrap().contains("include \"accounts.conf\""), "{conf}");
+    }
+}
+
+/// What the script makes is what the files name, and what a server takes.
+#[tokio::test]
+async fn the_script_makes_every_secret() {
+    let (dir, compose) = (tempfile::tempdir().unwrap(), compose().await);
+    let folder = dir.path().join("deploy/compose");
+    fs::create_dir_all(&folder).unwrap();
+    fs::copy(file("deploy/compose/secrets"), folder.join("secrets")).unwrap();
+    for _ in 0..2 {
+        let mut script = tokio::process::Command::new(folder.join("secrets"));
+        let output = script.env("WAYBILL", Process::executable()).output().await.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    for (name, secret) in compose["secrets"].as_object().unwrap() {
+        let made = dir.path().join(secret["file"].as_str().unwrap());
+        assert!(fs::metadata(&made).is_ok_and(|made| made.len() > 0), "{name}: {}", made.display());
+    }
+    let cluster = fs::read_to_string(dir.path().join("secrets/nats/cluster.conf")).unwrap();
+    let routes = cluster.lines().find(|line| line.trim_start().starts_with("routes:")).unwrap();
+    assert!(routes.contains("@nats-3:6222") && cluster.contains("include \"accounts.conf\""), "{routes}");
+}
+
+#[tokio::test]
 async fn what_it_mounts_and_reads_is_there() {
     let compose = compose().await;
     for one in compose["services"].as_object().unwrap().values() {
         for volume in one["volumes"].as_array().into_iter().flatten() {
             let (from, _) = volume.as_str().unwrap().split_once(':').unwrap();
-            let there = if from.starts_with("./") {
+            let there = if let Some(made) = from.strip_prefix("./secrets/nats/") {
+                ["cluster.conf", "accounts.conf"].contains(&made)
+            } else if from.starts_with("./") {
                 file(from).exists()
             } else {
                 compose["volumes"].get(from).is_some()
@@ -120,6 +177,10 @@ async fn what_it_mounts_and_reads_is_there() {
     // Every secret is made by the script, and only those.
     let script = fs::read_to_string(file("deploy/compose/secrets")).unwrap();
     for (name, secret) in compose["secrets"].as_object().unwrap() {
+        if let Some(role) = name.strip_prefix("nats-") {
+            assert_eq!(secret["file"], format!("./secrets/nats/seeds/{role}.nk"));
+            continue;
+        }
         assert_eq!(secret["file"], format!("./secrets/{name}"));
         let made = name.rsplit_once("-database-").map_or(name.as_str(), |(_, end)| end);
         assert!(script.contains(made), "{name}");

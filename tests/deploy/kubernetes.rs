@@ -6,7 +6,7 @@ use crate::{
 };
 use serde_json::Value;
 use std::{fs, process::Command};
-use waybill::system::Service;
+use waybill::{access::OPERATOR, rights, system::Service};
 
 /// The oldest version that the manifests are for, and the newest one that is known here.
 const VERSIONS: [&str; 2] = ["1.32.0", "1.37.0"];
@@ -126,7 +126,7 @@ async fn requests_cover_the_memory_that_was_measured() {
 #[tokio::test]
 async fn nothing_runs_as_root_or_writes_where_it_should_not() {
     let all = manifests().await;
-    for deployment in of_kind(&all, "Deployment") {
+    for deployment in of_kind(&all, "Deployment").chain(of_kind(&all, "Job")) {
         let (name, pod) = (&deployment["metadata"]["name"], &deployment["spec"]["template"]["spec"]);
         let container = &pod["containers"][0]["securityContext"];
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
@@ -188,6 +188,35 @@ async fn what_keeps_them_available_is_there_for_each() {
         policies.iter().any(|one| one["spec"]["policyTypes"] == serde_json::json!(["Ingress", "Egress"]))
     );
     assert_eq!(named(&all, "Service", "gateway")["spec"]["ports"][0]["port"], 8080);
+}
+
+#[tokio::test]
+async fn each_is_known_to_nats_by_a_key_of_its_own_and_only_the_job_makes_streams() {
+    let all = manifests().await;
+    let job = named(&all, "Job", "provision");
+    assert_eq!(job["spec"]["template"]["spec"]["containers"][0]["args"], serde_json::json!(["provision"]));
+    let pods = of_kind(&all, "Deployment").chain([job]);
+    let mut known = Vec::new();
+    for one in pods {
+        let (name, pod) = (one["metadata"]["name"].as_str().unwrap(), &one["spec"]["template"]["spec"]);
+        let env = pod["containers"][0]["env"].as_array().unwrap();
+        let key = env.iter().find(|one| one["name"] == "WAYBILL_NATS_NKEY_FILE").unwrap();
+        assert_eq!(key["value"], "/run/secrets/nats/seed", "{name}");
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == "nats").unwrap();
+        let role =
+            if name == "provision" { "provisioning" } else { name.strip_suffix("-service").unwrap_or(name) };
+        assert_eq!(volume["secret"]["secretName"], format!("{role}-nats-secret"), "{name}");
+        known.push(role.to_owned());
+    }
+    let mut roles: Vec<_> = rights::roles().filter(|role| *role != OPERATOR).map(str::to_owned).collect();
+    known.sort_unstable();
+    roles.sort_unstable();
+    assert_eq!(known, roles);
+    let values = documents(&file("deploy/kubernetes/nats-values.yaml")).await.remove(0);
+    assert_eq!(values["config"]["merge"]["00$include"], "../nats-accounts/accounts.conf");
+    assert_eq!(values["container"]["patch"][0]["value"]["mountPath"], "/etc/nats-accounts");
+    assert_eq!(values["podTemplate"]["patch"][0]["value"]["secret"]["secretName"], "nats-accounts");
 }
 
 #[tokio::test]

@@ -74,14 +74,30 @@ impl World {
 
     /// Every service, each with a key of its own, on a NATS that trusts nobody and on which everything was made before.
     pub async fn secured() -> Result<Self, Failure> {
+        Self::guarded_by(false).await
+    }
+
+    /// The same, where both sides show certificates.
+    pub async fn with_certificates() -> Result<Self, Failure> {
+        Self::guarded_by(true).await
+    }
+
+    async fn guarded_by(certificates: bool) -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
         let folder = dir.path().join("access");
         let out = folder.to_string_lossy().into_owned();
-        let (code, said) = run(&["nats-config", "--out", &out]).await?;
-        if code != Some(0) {
-            return Err(said.into());
+        let tls = dir.path().join("tls");
+        let shown = tls.to_string_lossy().into_owned();
+        let mut common = Access::default();
+        if certificates {
+            succeed(&["dev-certs", "--out", &shown]).await?;
+            succeed(&["nats-config", "--out", &out, "--certificates", &shown]).await?;
+            common.ca = Some(tls.join("ca.pem"));
+            common.certificate = Some((tls.join("orders.pem"), tls.join("orders.key")));
+        } else {
+            succeed(&["nats-config", "--out", &out]).await?;
         }
-        let access = NatsAccess::of_folder(&Access::default(), &folder.join("seeds"), rights::roles())?;
+        let access = NatsAccess::of_folder(&common, &folder.join("seeds"), rights::roles())?;
         let config = Config { access, ..Config::new("", dir.path().join("views")) };
         let provisioning = Access { provisions: true, ..config.access.of(PROVISIONING).clone() };
         let server = server::Config::new(Binary::locate(None).await?, dir.path().join("nats"));
@@ -92,6 +108,11 @@ impl World {
         Provision::new(config.master_key.clone()).run(&connection, &config.clock).await?;
         let (system, api) = start(&config, &Service::ALL).await?;
         Ok(Self { system: Some(system), api, config, nats, others: Vec::new(), dir })
+    }
+
+    /// Where the certificates are.
+    pub fn certificates(&self) -> PathBuf {
+        self.dir.path().join("tls")
     }
 
     /// Where the files of a secured NATS are.
@@ -242,6 +263,12 @@ pub async fn settled(connection: &Connection, api: &Api) -> Result<Audit, Failur
         assert!(tokio::time::Instant::now() < deadline, "does not settle:\n{}", faults.join("\n"));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Runs a command that has to succeed.
+async fn succeed(command: &[&str]) -> Result<(), Failure> {
+    let (code, said) = run(command).await?;
+    if code == Some(0) { Ok(()) } else { Err(said.into()) }
 }
 
 /// Tokens for whoever a test speaks as.

@@ -4,6 +4,7 @@
 use events::Context;
 use events::feed::stream as feed_stream;
 use nats::{Seed, inbox};
+use projections::database::Cluster;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, time::Duration};
 use waybill::{
@@ -13,7 +14,7 @@ use waybill::{
     rights,
     system::Service,
 };
-use waybill_tests::{Front, Intruder, World, eventually, run};
+use waybill_tests::{Front, Intruder, Serve, World, eventually, run};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -381,4 +382,110 @@ async fn nobody_comes_in_without_a_key() {
     let failure = world.resume().await.unwrap_err();
     let said = waybill::failure::report(&*failure);
     assert!(said.contains("LEDGER_ORDERS is missing") && said.contains("waybill provision"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_show_certificates() {
+    let mut world = World::with_certificates().await.unwrap();
+    let (cart, after) = shop(&world).await;
+    world.api.place("o", &cart, &[&after]).await.unwrap().expect(202, "an order").unwrap();
+    assert_eq!(world.settled().await.unwrap().ends(), [("completed", 1)].into());
+    assert!(world.stop().await);
+
+    // By flags, as the operator does.
+    let (tls, data) = (world.certificates(), world.config.data.to_str().unwrap());
+    let file = |name: &str| tls.join(name).to_str().unwrap().to_owned();
+    let (ca, certificate, key) = (file("ca.pem"), file("operator.pem"), file("operator.key"));
+    let shown = ["--nats-ca", &ca, "--nats-cert", &certificate, "--nats-key", &key];
+    let (code, said) = operate(&world, &[&["verify", "--data", data][..], &shown].concat()).await;
+    assert!(code == Some(0) && said.contains("everything agrees"), "{said}");
+
+    // Neither without a certificate, nor with one of somebody else, nor to a server of somebody else.
+    let (code, said) = operate(&world, &["verify", "--data", data, "--nats-ca", &ca]).await;
+    assert!(code == Some(2) && said.contains("cannot connect"), "{said}");
+    let other = world.config.data.with_file_name("other-tls");
+    let (code, said) = run(&["dev-certs", "--out", other.to_str().unwrap()]).await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    let file = |name: &str| other.join(name).to_str().unwrap().to_owned();
+    let (theirs, certificate, key) = (file("ca.pem"), file("operator.pem"), file("operator.key"));
+    for ca in [&ca, &theirs] {
+        let shown = ["--nats-ca", ca, "--nats-cert", &certificate, "--nats-key", &key];
+        let (code, said) = operate(&world, &[&["verify", "--data", data][..], &shown].concat()).await;
+        assert!(code == Some(2) && said.contains("cannot connect"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_shows_a_certificate_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = dir.path().join("tls");
+    let (code, said) = run(&["dev-certs", "--out", tls.to_str().unwrap()]).await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    let files = [("cert", "pem"), ("key", "key")];
+    let files =
+        files.map(|(what, end)| format!("ssl_{what}_file={}", tls.join(format!("postgres.{end}")).display()));
+    let cluster = Cluster::start(&["fsync=off", "ssl=on", &files[0], &files[1]]).unwrap();
+    let plain = cluster.url("postgres");
+    let with = |host: &str, ca: &str| {
+        let url = plain.replace("sslmode=disable", &format!("sslmode=verify-full&sslrootcert={ca}"));
+        url.replace("127.0.0.1", host)
+    };
+    let ca = tls.join("ca.pem");
+    let provision =
+        async |url: String| run(&["provision-databases", "orders", "--admin-url", &url]).await.unwrap();
+    let (code, said) = provision(with("127.0.0.1", ca.to_str().unwrap())).await;
+    assert!(code == Some(0) && said.contains("sslmode=verify-full"), "{said}");
+    // The read model is kept there.
+    let url = said.lines().find_map(|line| line.strip_prefix("WAYBILL_DATABASE_URL_ORDERS='")).unwrap();
+    let mut world = World::start().await.unwrap();
+    let flags = ["--database-url", url.trim_end_matches('\'')];
+    let orders = Serve::with(&world, "orders", "with-tls", &flags).unwrap();
+    let address = orders.address().await;
+    eventually("orders are ready", SOON, async || {
+        let answer = world.api.http().get(format!("http://{address}/ready")).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    drop(orders);
+    assert!(world.stop().await);
+    // One that somebody else has signed, or of another host, is refused.
+    let other = dir.path().join("other");
+    let (code, _) = run(&["dev-certs", "--out", other.to_str().unwrap()]).await.unwrap();
+    assert_eq!(code, Some(0));
+    let (code, said) = provision(with("127.0.0.1", other.join("ca.pem").to_str().unwrap())).await;
+    assert!(code == Some(1), "{said}");
+    let (code, said) = provision(with("127.0.0.2", ca.to_str().unwrap())).await;
+    assert!(code == Some(1), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_changed_while_everything_runs() {
+    let mut world = World::secured().await.unwrap();
+    assert!(world.stop().await);
+    let (old, folder) = (seed(&world, "orders"), world.guarded());
+    let (code, said) =
+        run(&["nats-config", "--out", folder.to_str().unwrap(), "--renew", "orders"]).await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    let new = seed(&world, "orders");
+    assert_ne!(old.public(), new.public());
+    let mut users = enter(&world, "users").await;
+    let accounts = "accounts.conf";
+    fs::copy(folder.join(accounts), world.config.data.with_file_name("nats").join(accounts)).unwrap();
+    let pid = world.nats.pid().and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().unwrap()));
+    rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::HUP).unwrap();
+    eventually("the old key is refused", SOON, async || {
+        Intruder::enter(&world.nats.url(), "orders", Some(&old), json!({})).await.ok()?.err()
+    })
+    .await;
+    enter(&world, "orders").await;
+    // Nobody else notices.
+    let info = users.request("JS.API.STREAM.INFO.USERS", "").await.unwrap().unwrap();
+    assert_eq!(info["config"]["name"], "USERS");
+    // The services go on with the new key, on what is there.
+    let seeds = folder.join("seeds");
+    let access = nats::Access::default();
+    world.config.access = waybill::access::NatsAccess::of_folder(&access, &seeds, rights::roles()).unwrap();
+    world.resume().await.unwrap();
+    shop(&world).await;
+    assert!(world.stop().await);
 }

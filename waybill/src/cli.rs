@@ -3,7 +3,7 @@
 use crate::{
     backup, bench,
     config::{self, File, Origins, VARIABLE},
-    databases, dead_letters, demo, dev, doctor, export,
+    databases, dead_letters, demo, dev, dev_certs, doctor, export,
     failure::{self, Failure},
     health, import, nats_config, provision, rebuild, replay, restore, saga, serve, token, verify,
 };
@@ -99,6 +99,9 @@ pub(crate) enum Command {
     /// Write the configuration of a NATS that trusts nobody, and a key for each service
     #[command(after_help = nats_config::EXAMPLES)]
     NatsConfig(nats_config::Args),
+    /// Make a certificate authority and certificates for development
+    #[command(after_help = dev_certs::EXAMPLES)]
+    DevCerts(dev_certs::Args),
     /// Make every stream, bucket and durable consumer, so that services need no right to
     #[command(after_help = provision::EXAMPLES)]
     Provision(provision::Args),
@@ -179,6 +182,7 @@ impl Cli {
                 Command::Token(args) => Box::pin(token::run(args)).await,
                 Command::DeadLetters(args) => Box::pin(dead_letters::run(args)).await,
                 Command::NatsConfig(args) => nats_config::run(&args),
+                Command::DevCerts(args) => dev_certs::run(&args),
                 Command::Provision(args) => Box::pin(provision::run(args)).await,
                 Command::ProvisionDatabases(args) => Box::pin(databases::run(args)).await,
                 Command::Rebuild(args) => Box::pin(rebuild::run(args)).await,
@@ -211,6 +215,7 @@ impl Command {
             | Self::Token(_)
             | Self::DeadLetters(_)
             | Self::NatsConfig(_)
+            | Self::DevCerts(_)
             | Self::Provision(_)
             | Self::ProvisionDatabases(_)
             | Self::Rebuild(_)

@@ -39,6 +39,7 @@ mod cut;
 mod dead_letters;
 mod demo;
 mod dev;
+mod dev_certs;
 mod doctor;
 mod export;
 mod health;

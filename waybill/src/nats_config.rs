@@ -119,7 +119,7 @@ impl std::str::FromStr for Places {
 }
 
 /// What a file holds that only its owner can read; made where there is none.
-fn kept(file: &Path, make: impl FnOnce() -> String) -> Result<String, Failure> {
+pub(crate) fn kept(file: &Path, make: impl FnOnce() -> String) -> Result<String, Failure> {
     let shown = || format!("cannot write {}", file.display());
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -146,7 +146,8 @@ fn write(file: &Path, text: &str) -> Result<(), Failure> {
     fs::rename(&draft, file).map_err(because(format!("cannot write {}", file.display())))
 }
 
-fn absent(error: std::io::Error) -> std::io::Result<()> {
+/// What is not there need not be taken away.
+pub(crate) fn absent(error: std::io::Error) -> std::io::Result<()> {
     if error.kind() == ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 

@@ -126,3 +126,59 @@ fn provisioning(streams: &BTreeMap<String, Vec<String>>) -> Holder {
     }
     holder
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{env, fs, path::Path};
+
+    /// The table in the documentation, or the whole of it with another table.
+    fn documented(table: &str) -> (String, String) {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/security.md");
+        let text = fs::read_to_string(&page).unwrap();
+        let (before, rest) = text.split_once("writes this table -->\n").unwrap();
+        let (now, after) = rest.split_once("<!-- end of rights -->").unwrap();
+        if env::var_os("UPDATE_GOLDEN").is_some() {
+            let text = format!("{before}writes this table -->\n{table}<!-- end of rights -->{after}");
+            fs::write(page, text).unwrap();
+            return (table.to_owned(), table.to_owned());
+        }
+        (now.to_owned(), table.to_owned())
+    }
+
+    #[test]
+    fn the_documentation_says_who_may_do_what() {
+        let (now, table) = documented(&layout(&["email".to_owned()]).table());
+        assert!(now == table, "docs/security.md is old: run UPDATE_GOLDEN=1 cargo test -p waybill");
+    }
+
+    #[test]
+    fn only_the_owner_of_a_context_records_its_facts() {
+        let layout = layout(&["email".to_owned()]);
+        for context in Context::ALL {
+            let writes = Right::Write(vec![context.filter()]);
+            let timed = Right::Write(vec![context.filter(), context.timers()]);
+            let owners = layout.holders.iter().filter(|holder| {
+                holder.has(&writes, context.stream()) || holder.has(&timed, context.stream())
+            });
+            let names: Vec<_> =
+                owners.map(|holder| &*holder.name).filter(|name| *name != PROVISIONING).collect();
+            let owner = Service::ALL.into_iter().find(|service| owned(*service).contains(&context)).unwrap();
+            assert_eq!(names, [owner.name()], "{context}");
+        }
+        // Everything that somebody may use is there.
+        for holder in &layout.holders {
+            for stream in holder.rights.keys() {
+                assert!(layout.streams.contains_key(stream), "{}: {stream}", holder.name);
+            }
+        }
+        // Nobody but those who provide may make, change, delete or empty what is kept on disk.
+        for holder in layout.holders.iter().filter(|holder| holder.name != PROVISIONING) {
+            for (stream, rights) in &holder.rights {
+                assert!(!rights.contains(&Right::Provide), "{}: {stream}", holder.name);
+                let remade = stream.starts_with("VIEWS_") || stream == "KV_QUOTAS";
+                assert!(remade || !rights.contains(&Right::Remake), "{}: {stream}", holder.name);
+            }
+        }
+    }
+}

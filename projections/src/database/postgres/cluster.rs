@@ -51,7 +51,9 @@ impl Cluster {
         }
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
         let port = port.map_err(|error| failed("a free port", &error))?.port();
-        let settings = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let mut settings: Vec<_> = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let here = settings.iter_mut().try_for_each(|setting| carried(setting, folder.path(), user));
+        here.map_err(|error| failed("a certificate", &error))?;
         let cluster = Self { folder, programs, user, port, settings, server: Mutex::new(None) };
         let secret = cluster.folder.path().join("password");
         fs::write(&secret, PASSWORD).map_err(|error| failed(secret.display(), &error))?;
@@ -236,6 +238,20 @@ fn succeeds(command: &mut Command) -> Result<Output, ClusterError> {
         return Ok(output);
     }
     Err(ClusterError(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// Takes a certificate or a key to where the server can read it, and belongs to whom it runs as.
+fn carried(setting: &mut String, folder: &Path, user: Option<(u32, u32)>) -> std::io::Result<()> {
+    let Some((name, file)) = setting.split_once('=').filter(|(name, _)| name.starts_with("ssl_")) else {
+        return Ok(());
+    };
+    let copy = folder.join(name);
+    fs::copy(file, &copy)?;
+    if let Some((user, group)) = user {
+        chown(&copy, Some(user), Some(group))?;
+    }
+    *setting = format!("{name}={}", copy.display());
+    Ok(())
 }
 
 fn failed(what: impl std::fmt::Display, error: &dyn std::error::Error) -> ClusterError {
