@@ -15,8 +15,7 @@
 //! - [`KeyRing`], [`MasterKey`]: the keys of personal data, and what destroys them
 //! - [`examine`]: how a server and what it keeps stand, for whoever looks for what is wrong
 //! - [`raw`], [`restore`]: streams as they stand, read for checks and copies, and put back
-//! - [`Quota`]: how many of something are left in a window, shared among processes
-//! - [`Ledger`]: what became of a client's idempotency key
+//! - [`Quota`], [`Ledger`]: how many of something are left in a window; what became of a client's idempotency key
 //! - [`ChangeFeed`]: changed rows of read models, for whoever follows them
 //! - [`Registration`], [`Registry`]: instances of services, kept known by heartbeats
 //! - [`baseline`]: what the wire alone costs, for measurements

@@ -9,7 +9,11 @@ use nats::{
     topology,
 };
 use projections::database::{PostgresUrl, Storage};
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use waybill::{
@@ -74,24 +78,28 @@ impl World {
 
     /// Every service, each with a key of its own, on a NATS that trusts nobody and on which everything was made before.
     pub async fn secured() -> Result<Self, Failure> {
-        Self::guarded_by(false).await
+        Self::guarded_by(None).await
     }
 
-    /// The same, where both sides show certificates.
+    /// The same on a cluster of three nodes, where both sides of every connection show certificates.
     pub async fn with_certificates() -> Result<Self, Failure> {
-        Self::guarded_by(true).await
+        Self::guarded_by(Some(free_ports(3).await?)).await
     }
 
-    async fn guarded_by(certificates: bool) -> Result<Self, Failure> {
+    /// Where there are ports, each for the routes of a node, there are certificates.
+    async fn guarded_by(ports: Option<Vec<u16>>) -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
         let folder = dir.path().join("access");
         let out = folder.to_string_lossy().into_owned();
         let tls = dir.path().join("tls");
         let shown = tls.to_string_lossy().into_owned();
         let mut common = Access::default();
-        if certificates {
+        if let Some(ports) = &ports {
+            let nodes: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
             succeed(&["dev-certs", "--out", &shown]).await?;
-            succeed(&["nats-config", "--out", &out, "--certificates", &shown]).await?;
+            let nodes = ["--nodes", &nodes.join(",")];
+            let made = ["nats-config", "--out", &out, "--certificates", &shown];
+            succeed(&[&made[..], &nodes].concat()).await?;
             common.ca = Some(tls.join("ca.pem"));
             common.certificate = Some((tls.join("orders.pem"), tls.join("orders.key")));
         } else {
@@ -100,14 +108,25 @@ impl World {
         let access = NatsAccess::of_folder(&common, &folder.join("seeds"), rights::roles())?;
         let config = Config { access, ..Config::new("", dir.path().join("views")) };
         let provisioning = Access { provisions: true, ..config.access.of(PROVISIONING).clone() };
-        let server = server::Config::new(Binary::locate(None).await?, dir.path().join("nats"));
         let guard = Some(Guard { folder, access: provisioning.clone() });
-        let nats = Server::start(server::Config { guard, ..server }).await?;
-        let config = Config { nats_url: nats.url(), ..config };
+        let server = server::Config::new(Binary::locate(None).await?, dir.path().join("nats"));
+        let server = server::Config { guard, ..server };
+        let replicas = if ports.is_some() { 3 } else { 1 };
+        let mut nodes = match &ports {
+            Some(ports) => try_join_all(nodes(dir.path(), ports, &server)).await?,
+            None => vec![Server::start(server).await?],
+        };
+        let urls: Vec<_> = nodes.iter().map(Server::url).collect();
+        let config = Config { nats_url: urls.join(","), replicas, ..config };
         let connection = Connection::connect_as(&config.nats_url, "provisioning", &provisioning).await?;
-        Provision::new(config.master_key.clone()).run(&connection, &config.clock).await?;
+        let provision = Provision { replicas, ..Provision::new(config.master_key.clone()) };
+        eventually("everything is there", READY_WITHIN, async || {
+            provision.run(&connection, &config.clock).await.ok()
+        })
+        .await;
         let (system, api) = start(&config, &Service::ALL).await?;
-        Ok(Self { system: Some(system), api, config, nats, others: Vec::new(), dir })
+        let nats = nodes.remove(0);
+        Ok(Self { system: Some(system), api, config, nats, others: nodes, dir })
     }
 
     /// Where the certificates are.
@@ -128,20 +147,8 @@ impl World {
     pub async fn cluster() -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
         let base = server::Config::new(Binary::locate(None).await?, dir.path());
-        let mut free = Vec::new();
-        for _ in 0..3 {
-            free.push(TcpListener::bind(("127.0.0.1", 0)).await?);
-        }
-        let ports = free.iter().map(|listener| Ok(listener.local_addr()?.port()));
-        let ports = ports.collect::<std::io::Result<Vec<_>>>()?;
-        drop(free);
-        let nodes = ports.iter().zip(1..).map(|(&cluster_port, number)| {
-            let name = format!("nats-{number}");
-            let data_dir = dir.path().join(&name);
-            let node = Some(Node { name, cluster_port, all_cluster_ports: ports.clone() });
-            Server::start(server::Config { data_dir, node, restart: false, ..base.clone() })
-        });
-        let mut nodes = try_join_all(nodes).await?;
+        let ports = free_ports(3).await?;
+        let mut nodes = try_join_all(nodes(dir.path(), &ports, &base)).await?;
         let urls: Vec<_> = nodes.iter().map(Server::url).collect();
         let config = Config { replicas: 3, ..Config::new(urls.join(","), dir.path().join("views")) };
         let connection = Connection::connect(&config.nats_url, "test").await?;
@@ -269,6 +276,31 @@ pub async fn settled(connection: &Connection, api: &Api) -> Result<Audit, Failur
 async fn succeed(command: &[&str]) -> Result<(), Failure> {
     let (code, said) = run(command).await?;
     if code == Some(0) { Ok(()) } else { Err(said.into()) }
+}
+
+/// Ports that nobody uses.
+async fn free_ports(count: usize) -> Result<Vec<u16>, Failure> {
+    let mut free = Vec::new();
+    for _ in 0..count {
+        free.push(TcpListener::bind(("127.0.0.1", 0)).await?);
+    }
+    let ports = free.iter().map(|listener| Ok(listener.local_addr()?.port()));
+    Ok(ports.collect::<std::io::Result<Vec<_>>>()?)
+}
+
+/// Starts the nodes of a cluster, one for each port of its routes.
+fn nodes(
+    dir: &Path,
+    ports: &[u16],
+    base: &server::Config,
+) -> impl Iterator<Item = impl Future<Output = Result<Server, server::StartError>> + use<>> {
+    let (dir, ports, base) = (dir.to_owned(), ports.to_vec(), base.clone());
+    ports.clone().into_iter().zip(1..).map(move |(cluster_port, number)| {
+        let name = format!("nats-{number}");
+        let data_dir = dir.join(&name);
+        let node = Some(Node { name, cluster_port, all_cluster_ports: ports.clone() });
+        Server::start(server::Config { data_dir, node, restart: false, ..base.clone() })
+    })
 }
 
 /// Tokens for whoever a test speaks as.
