@@ -61,7 +61,7 @@ async fn what_starts_waits_for_what_it_needs_and_starts_again() {
     let services = compose["services"].as_object().unwrap();
     for (name, one) in services {
         let once = name == "provision";
-        assert_eq!(one["restart"], if once { "on-failure:10" } else { "unless-stopped" }, "{name}");
+        assert_eq!(one["restart"], if once { "on-failure" } else { "unless-stopped" }, "{name}");
         assert!(one["deploy"]["resources"]["limits"]["memory"].is_string(), "{name} has a limit");
         for (needed, how) in one["depends_on"].as_object().into_iter().flatten() {
             let made = needed == "provision";

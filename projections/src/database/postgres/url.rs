@@ -44,7 +44,13 @@ impl PostgresUrl {
         let mut url = self.0.to_url_lossy();
         // Of the driver's own, which nothing else can read.
         let known = |(name, _): &(_, _)| PARAMETERS.iter().any(|known| name == known);
-        let pairs: Vec<_> = url.query_pairs().into_owned().filter(known).collect();
+        let pairs = url.query_pairs().into_owned().filter(known);
+        // It shows a file as what it is, and does not read that again.
+        let path = |(name, value): (String, String)| match value.strip_prefix("file: ") {
+            Some(path) if name.starts_with("ssl") => (name, path.to_owned()),
+            _ => (name, value),
+        };
+        let pairs: Vec<_> = pairs.map(path).collect();
         url.query_pairs_mut().clear().extend_pairs(pairs);
         url.to_string()
     }
@@ -107,6 +113,12 @@ mod tests {
         let again: PostgresUrl = other.reveal().parse().unwrap();
         assert_eq!(again.reveal(), other.reveal());
         assert!(again.reveal().ends_with("@db:5433/users?sslmode=disable"), "{}", again.reveal());
+        let files =
+            "sslmode=verify-full&sslrootcert=%2Ftls%2Fca.pem&sslcert=%2Ftls%2Fa.pem&sslkey=%2Ftls%2Fa.key";
+        let secured: PostgresUrl = format!("postgres://a:p@db/d?{files}").parse().unwrap();
+        for file in files.split('&') {
+            assert!(secured.reveal().contains(file), "{file} is missing in {}", secured.reveal());
+        }
     }
 
     #[test]
