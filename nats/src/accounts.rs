@@ -162,6 +162,9 @@ fn list<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 fn lines(texts: &BTreeSet<String>) -> String {
-    let quoted: String = texts.iter().map(|text| format!("\n          {text:?}")).collect();
-    if texts.is_empty() { "[]".to_owned() } else { format!("[{quoted}\n        ]") }
+    let quoted: Vec<_> = texts.iter().map(|text| format!("{text:?}")).collect();
+    if texts.is_empty() {
+        return "[]".to_owned();
+    }
+    format!("[\n          {}\n        ]", quoted.join("\n          "))
 }

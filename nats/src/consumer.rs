@@ -111,7 +111,7 @@ impl Durable {
     async fn open(&self, connection: &Connection) -> Result<PullConsumer, Lost> {
         let stream = connection.jetstream.get_stream_no_info(self.context.stream()).await?;
         if !connection.makes() {
-            return Ok(stream.get_consumer(&self.name).await?);
+            return stream.get_consumer(&self.name).await;
         }
         let (deliver_policy, max_ack_pending) =
             if self.tells { (DeliverPolicy::New, IN_DELIVERY) } else { (DeliverPolicy::All, IN_FLIGHT) };

@@ -358,7 +358,7 @@ async fn ensure(connection: &Connection, replicas: usize) -> Result<stream::Stre
         allow_direct: false,
         ..stream::Config::default()
     };
-    topology::may_make(connection, &config).await?;
+    Box::pin(topology::may_make(connection, &config)).await?;
     let stream = connection.jetstream.get_or_create_stream(config).await;
     let stream = stream.map_err(|error| request("create", error))?;
     let have = &stream.cached_info().config;

@@ -339,7 +339,7 @@ async fn answers(port: u16, access: Option<&Access>) -> bool {
         let client = ConnectOptions::new().connect(url(port)).await.ok()?;
         jetstream::new(client).query_account().await.ok().map(|_| ())
     };
-    matches!(timeout(Duration::from_secs(2), ask).await, Ok(Some(_)))
+    matches!(timeout(Duration::from_secs(2), ask).await, Ok(Some(())))
 }
 
 fn url(port: u16) -> String {

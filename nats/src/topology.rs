@@ -149,7 +149,7 @@ async fn ensure_stream(connection: &Connection, want: Config) -> Result<(), Topo
     let have = match connection.jetstream.get_stream(&want.name).await {
         Ok(stream) => stream.cached_info().config.clone(),
         Err(error) if is_missing(&error) => {
-            may_make(connection, &want).await?;
+            Box::pin(may_make(connection, &want)).await?;
             let created = connection.jetstream.get_or_create_stream(want.clone()).await;
             created.map_err(|error| failed("create", error.into()))?.cached_info().config.clone()
         }
@@ -279,22 +279,11 @@ pub(crate) async fn ensure_bucket(
     want: kv::Config,
 ) -> Result<kv::Store, TopologyError> {
     let name = format!("bucket {}", want.bucket);
-    let have = match connection.jetstream.get_key_value(&want.bucket).await {
-        Ok(bucket) => bucket,
-        Err(_) => {
-            let stream = bucket_stream(&want);
-            may_make(connection, &stream).await?;
-            let failed = |source: Box<dyn std::error::Error + Send + Sync>| TopologyError::Request {
-                action: "create",
-                name: name.clone(),
-                source,
-            };
-            // Two processes may do it at once.
-            let made = connection.jetstream.get_or_create_stream(stream).await;
-            made.map_err(|error| failed(error.into()))?;
-            let made = connection.jetstream.get_key_value(&want.bucket).await;
-            made.map_err(|error| failed(error.into()))?
-        }
+    let have = if let Ok(bucket) = connection.jetstream.get_key_value(&want.bucket).await {
+        bucket
+    } else {
+        // Seldom, and large: it is not to make every future larger that opens a bucket.
+        Box::pin(make_bucket(connection, &want, &name)).await?
     };
     let have = written_directly(have);
     let differences = bucket_weaknesses(&have.stream.cached_info().config, &want);
@@ -310,6 +299,26 @@ pub(crate) fn bucket_faults(have: &Config, replicas: usize) -> Vec<String> {
         found.push("an import under way is set, needs none".to_owned());
     }
     found
+}
+
+/// Makes a bucket where there is none, if that may be done here.
+async fn make_bucket(
+    connection: &Connection,
+    want: &kv::Config,
+    name: &str,
+) -> Result<kv::Store, TopologyError> {
+    let stream = bucket_stream(want);
+    may_make(connection, &stream).await?;
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| TopologyError::Request {
+        action: "create",
+        name: name.to_owned(),
+        source,
+    };
+    // Two processes may do it at once.
+    let made = connection.jetstream.get_or_create_stream(stream).await;
+    made.map_err(|error| failed(error.into()))?;
+    let made = connection.jetstream.get_key_value(&want.bucket).await;
+    made.map_err(|error| failed(error.into()))
 }
 
 /// The stream of a bucket. The client would make the same, but asks about the account first, and whoever makes buckets in

@@ -92,7 +92,7 @@ impl System {
     }
 
     async fn projections(&self, service: &str) -> Projections {
-        self.projections_of(service, None).await
+        Box::pin(self.projections_of(service, None)).await
     }
 
     async fn parking(&self) -> Parking {

@@ -19,6 +19,7 @@ const NKEY: &str = "WAYBILL_NATS_NKEY";
 
 /// Flags that say who a process is to NATS.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[expect(clippy::struct_field_names, reason = "flags of NATS begin with it")]
 #[command(next_help_heading = "Access to NATS")]
 pub(crate) struct AccessArgs {
     /// File with the seed of the nkey by which NATS knows this process, as waybill nats-config makes it; or the seed itself in

@@ -59,7 +59,7 @@ pub(crate) enum Command {
     Demo(demo::Args),
     /// Run one service, several, or all against an existing NATS
     #[command(after_help = serve::EXAMPLES)]
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     /// Print or check a configuration file
     #[command(after_help = config::EXAMPLES)]
     Config(config::Args),
@@ -169,7 +169,7 @@ impl Cli {
                 Command::Config(args) => config::run(&args),
                 Command::Dev(args) => Box::pin(dev::run(args)).await,
                 Command::Demo(args) => Box::pin(demo::run(args)).await,
-                Command::Serve(args) => Box::pin(serve::run(args)).await,
+                Command::Serve(args) => Box::pin(serve::run(*args)).await,
                 Command::Health(args) => Box::pin(health::run(args)).await,
                 Command::Doctor(args) => Box::pin(doctor::run(args)).await,
                 Command::Replay(args) => Box::pin(replay::run(args)).await,
