@@ -3,7 +3,7 @@
 
 use events::Context;
 use events::feed::stream as feed_stream;
-use nats::{Seed, inbox};
+use nats::{Layout, Seed, inbox};
 use projections::database::Cluster;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, time::Duration};
@@ -207,47 +207,7 @@ async fn whoever_has_a_key_can_do_what_its_owner_may_and_nothing_else() {
             ];
             if reads.contains(&stream) { &mut allowed } else { &mut forbidden }.extend(reading);
         }
-        for (stream, subjects) in &layout.streams {
-            if role != PROVISIONING {
-                let disposable = *stream == feed_stream(role) || (role == GATEWAY && stream == "KV_QUOTAS");
-                for request in ["CREATE", "UPDATE", "PURGE", "DELETE"] {
-                    if !(disposable && request != "DELETE") {
-                        forbidden.push(format!("JS.API.STREAM.{request}.{stream}"));
-                    }
-                }
-                if !(role == "users" && stream == "KV_PERSONAL_KEYS") {
-                    forbidden.push(format!("JS.API.STREAM.MSG.DELETE.{stream}"));
-                }
-                forbidden.push(format!("JS.API.STREAM.SNAPSHOT.{stream}"));
-                forbidden.push(format!("JS.API.STREAM.RESTORE.{stream}"));
-            }
-            // Nobody asks the server by its own name: not even those who make streams.
-            forbidden.push(format!("$JS.API.STREAM.DELETE.{stream}"));
-            forbidden.push(format!("$JS.API.STREAM.CREATE.{stream}"));
-            for subject in
-                subjects.iter().filter(|subject| subject.starts_with("$KV.") || subject.starts_with("view."))
-            {
-                let bucket = subject.split('.').nth(1).unwrap();
-                let own = role == PROVISIONING || owns(role, bucket);
-                let sample = subject.replace('>', "stranger.1").replace('*', "stranger");
-                if !own {
-                    forbidden.push(sample);
-                }
-            }
-        }
-        for (stream, durable) in &layout.durables {
-            let own = durable.starts_with(&format!("{role}-"));
-            if role == PROVISIONING {
-                continue;
-            }
-            if !own {
-                forbidden.push(format!("JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"));
-                forbidden.push(format!("$JS.ACK.{stream}.{durable}.1.1.1.1.1"));
-            }
-            forbidden.push(format!("JS.API.CONSUMER.DELETE.{stream}.{durable}"));
-            forbidden.push(format!("JS.API.CONSUMER.CREATE.{stream}.{durable}"));
-            forbidden.push(format!("JS.API.CONSUMER.CREATE.{stream}.{durable}.evt.>"));
-        }
+        forbidden.extend(kept_from(role, &layout));
         let others = [
             "_INBOX_orders.x",
             "_INBOX_users.x",
@@ -284,6 +244,53 @@ async fn whoever_has_a_key_can_do_what_its_owner_may_and_nothing_else() {
         }
     }
     assert!(refused > 4000, "{refused} were refused");
+}
+
+/// What of the streams, buckets and durable consumers is not this role's to change or to take.
+fn kept_from(role: &str, layout: &Layout) -> Vec<String> {
+    let mut forbidden = Vec::new();
+    for (stream, subjects) in &layout.streams {
+        if role != PROVISIONING {
+            let disposable = *stream == feed_stream(role) || (role == GATEWAY && stream == "KV_QUOTAS");
+            for request in ["CREATE", "UPDATE", "PURGE", "DELETE"] {
+                if !(disposable && request != "DELETE") {
+                    forbidden.push(format!("JS.API.STREAM.{request}.{stream}"));
+                }
+            }
+            if !(role == "users" && stream == "KV_PERSONAL_KEYS") {
+                forbidden.push(format!("JS.API.STREAM.MSG.DELETE.{stream}"));
+            }
+            forbidden.push(format!("JS.API.STREAM.SNAPSHOT.{stream}"));
+            forbidden.push(format!("JS.API.STREAM.RESTORE.{stream}"));
+        }
+        // Nobody asks the server by its own name: not even those who make streams.
+        forbidden.push(format!("$JS.API.STREAM.DELETE.{stream}"));
+        forbidden.push(format!("$JS.API.STREAM.CREATE.{stream}"));
+        for subject in
+            subjects.iter().filter(|subject| subject.starts_with("$KV.") || subject.starts_with("view."))
+        {
+            let bucket = subject.split('.').nth(1).unwrap();
+            let own = role == PROVISIONING || owns(role, bucket);
+            let sample = subject.replace('>', "stranger.1").replace('*', "stranger");
+            if !own {
+                forbidden.push(sample);
+            }
+        }
+    }
+    for (stream, durable) in &layout.durables {
+        let own = durable.starts_with(&format!("{role}-"));
+        if role == PROVISIONING {
+            continue;
+        }
+        if !own {
+            forbidden.push(format!("JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"));
+            forbidden.push(format!("$JS.ACK.{stream}.{durable}.1.1.1.1.1"));
+        }
+        forbidden.push(format!("JS.API.CONSUMER.DELETE.{stream}.{durable}"));
+        forbidden.push(format!("JS.API.CONSUMER.CREATE.{stream}.{durable}"));
+        forbidden.push(format!("JS.API.CONSUMER.CREATE.{stream}.{durable}.evt.>"));
+    }
+    forbidden
 }
 
 /// Whether a bucket, or the feed of changes, is this role's own.

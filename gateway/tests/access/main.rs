@@ -1,7 +1,6 @@
 //! One line per request, whatever becomes of it. Alone in its process: the log belongs to all of one.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
-#![expect(clippy::large_futures, reason = "tests have room for their futures")]
 
 #[expect(dead_code, reason = "shared with the suite, which needs more of it")]
 #[path = "../suite/rig.rs"]

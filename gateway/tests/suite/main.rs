@@ -1,7 +1,6 @@
 //! The gateway as its clients and its services see it: through real sockets.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
-#![expect(clippy::large_futures, reason = "tests have room for their futures")]
 
 mod auth;
 mod drain;
