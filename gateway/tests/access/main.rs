@@ -104,7 +104,8 @@ async fn every_request_has_one_line_that_says_what_became_of_it() {
         ("x-request-id", "r-ok"),
         ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
     ];
-    let answer = rig.ask("POST", "/api/orders/order-of-ada?email=ada@example.com", &sent, "{\"secret\":1}").await;
+    let answer =
+        rig.ask("POST", "/api/orders/order-of-ada?email=ada@example.com", &sent, "{\"secret\":1}").await;
     assert_eq!(answer.status, 200);
     let line = lines.one("c-ok").await;
     assert_eq!(
