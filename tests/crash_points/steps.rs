@@ -69,7 +69,7 @@ const LATE: &str = "1500";
 const TOO_LATE: &str = "6000";
 /// How long stock is held unpaid.
 const HOLD: Duration = Duration::from_secs(3);
-/// A message that was under way in a process that died comes again after half a minute; on a machine with other work later.
+/// A message that was under way in a process that died comes again after four seconds; on a machine with other work later.
 const SOON: Duration = Duration::from_mins(4);
 
 /// A price above the limit of an account that was filled with this.
@@ -437,8 +437,11 @@ fn expected(workflow: Workflow, cell: &Cell) -> &'static [&'static str] {
         Failure::Refused => &["failed"],
         Failure::Silent | Failure::TooLate if saga => &["failed"],
         Failure::DiesBeforeUndoing | Failure::DiesAfterUndoing => &["failed", "cancelled"],
-        // A saga that waits for a process that is started again may give it up, if that takes long.
-        Failure::Late | Failure::DiesBefore | Failure::DiesAfter if saga => &["completed", "failed"],
+        // A saga that waits for a process that is started again may give it up, if that takes long. And what was delivered
+        // to a process that dies comes again after four seconds, when the hold of three is over: stock given back, nothing
+        // charged.
+        Failure::DiesBefore | Failure::DiesAfter => &["completed", "failed"],
+        Failure::Late if saga => &["completed", "failed"],
         // The payment and the end of the hold may come at the same moment: one of them wins.
         _ if cell.step == Step::Payment => &["completed", "failed"],
         _ => &["completed"],

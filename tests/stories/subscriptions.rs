@@ -63,10 +63,12 @@ impl Events {
     }
 }
 
-/// A customer with an account, and his token.
+/// A customer with an account that can be seen, and his token.
 async fn customer(world: &World, key: &str) -> (Cart, String) {
     let user_id = world.api.register(key).await.unwrap();
-    let (account_id, _) = world.api.open_account(key, user_id, 1_000_000).await.unwrap();
+    let (account_id, filled) = world.api.open_account(key, user_id, 1_000_000).await.unwrap();
+    let account = format!("/accounts/{account_id}?after={}", filled.position().unwrap());
+    world.api.get(Service::Payments, &account).await.unwrap().expect(200, "an account").unwrap();
     let cart = Cart { user_id, account_id, items: vec![("TEA".to_owned(), 1)], country: "DE".to_owned() };
     let token = world.api.tokens().unwrap().customer(user_id).await.unwrap();
     (cart, token)
