@@ -178,7 +178,7 @@ async fn entrance(world: &World, gateway: &Serve) -> Api {
     let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await.unwrap();
     let api = Api::at(urls.into()).with_tokens(tokens);
     eventually("the gateway has the keys of tokens", SOON, async || {
-        let answer = api.get(Service::Inventory, "/products").await.ok()?;
+        let answer = api.get(Service::Operations, "/ops/instances").await.ok()?;
         (answer.status == 200).then_some(())
     })
     .await;

@@ -17,6 +17,9 @@ use tokio::{
 const REFRESH: Duration = Duration::from_mins(5);
 /// The least time between two reads: a flood of tokens with unknown keys does not become a flood of reads.
 pub(super) const PAUSE: Duration = Duration::from_secs(3);
+/// The pause after a first read that failed, doubled up to the least time: whoever starts beside others finds out within
+/// moments where the keys are, and nobody can be let in until then.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// How long one read may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -106,7 +109,7 @@ async fn follow<F>(source: impl Fn() -> F, seen: watch::Sender<Seen>, mut asked:
 where
     F: Future<Output = Result<String, SourceError>>,
 {
-    let mut failing = false;
+    let (mut failing, mut known, mut pause) = (false, false, FIRST_PAUSE);
     loop {
         let read = match timeout(TIMEOUT, source()).await {
             Ok(Ok(text)) => parse(&text).map(|keys| (text, keys)),
@@ -122,8 +125,17 @@ where
             _ => {}
         }
         failing = read.is_err();
+        known |= read.is_ok();
         seen.send_modify(|seen| seen.take(read.ok()));
-        let next = if failing { PAUSE } else { REFRESH };
+        let next = match (failing, known) {
+            (false, _) => REFRESH,
+            (true, true) => PAUSE,
+            (true, false) => {
+                let next = pause;
+                pause = (pause * 2).min(PAUSE);
+                next
+            }
+        };
         if let Ok(None) = timeout(next, asked.recv()).await {
             return;
         }
