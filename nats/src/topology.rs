@@ -97,8 +97,8 @@ pub async fn ensure(
     contexts: &[Context],
     replicas: usize,
 ) -> Result<(), TopologyError> {
+    ensure_streams(connection, contexts, replicas).await?;
     for &context in contexts {
-        ensure_stream(connection, stream(context, replicas)).await?;
         let snapshots = kv::Config {
             bucket: snapshots(context),
             description: format!("States of {context} aggregates; disposable"),
@@ -121,7 +121,7 @@ pub async fn ensure(
 }
 
 /// Creates what is missing of these contexts' streams alone, and checks what exists: what is only read.
-pub async fn check(
+pub async fn ensure_streams(
     connection: &Connection,
     contexts: &[Context],
     replicas: usize,

@@ -52,10 +52,7 @@ async fn everything_works_where_each_has_only_the_rights_it_needs() {
 
     // Customers are told, through the gateway clients find the services.
     let outbox = world.config.data.join("outbox");
-    eventually("letters are written", SOON, async || {
-        fs::read_dir(&outbox).ok().filter(|letters| letters.size_hint().0 > 0 || outbox.exists())
-    })
-    .await;
+    eventually("letters are written", SOON, async || fs::read_dir(&outbox).ok()?.next().map(drop)).await;
     let front = Front::start(&world).await.unwrap();
     front.knows(&Service::ALL).await.unwrap();
     let through = front.api.order(placed.id().unwrap()).await.unwrap();
@@ -115,6 +112,9 @@ async fn enter(world: &World, role: &str) -> Intruder {
     Intruder::enter(&world.nats.url(), role, Some(&seed), json!({})).await.unwrap().unwrap()
 }
 
+const EVERYBODYS: &[&str] =
+    &["ORDERS", "INVENTORY", "PAYMENTS", "FRAUD", "SHIPPING", "NOTIFICATIONS", "USERS", "FULFILMENT", "OPS"];
+
 /// Whose facts each may read, by hand: a change here is a change of who may see what.
 const READS: [(&str, &[&str]); 11] = [
     ("users", &["USERS", "OPS"]),
@@ -124,49 +124,10 @@ const READS: [(&str, &[&str]); 11] = [
     ("shipping", &["SHIPPING", "PAYMENTS", "ORDERS", "FULFILMENT", "OPS"]),
     ("notifications", &["NOTIFICATIONS", "ORDERS", "SHIPPING", "USERS", "OPS"]),
     ("fulfilment", &["FULFILMENT", "ORDERS", "INVENTORY", "PAYMENTS", "SHIPPING", "OPS"]),
-    (
-        "operations",
-        &[
-            "ORDERS",
-            "INVENTORY",
-            "PAYMENTS",
-            "FRAUD",
-            "SHIPPING",
-            "NOTIFICATIONS",
-            "USERS",
-            "FULFILMENT",
-            "OPS",
-        ],
-    ),
+    ("operations", EVERYBODYS),
     (GATEWAY, &[]),
-    (
-        OPERATOR,
-        &[
-            "ORDERS",
-            "INVENTORY",
-            "PAYMENTS",
-            "FRAUD",
-            "SHIPPING",
-            "NOTIFICATIONS",
-            "USERS",
-            "FULFILMENT",
-            "OPS",
-        ],
-    ),
-    (
-        PROVISIONING,
-        &[
-            "ORDERS",
-            "INVENTORY",
-            "PAYMENTS",
-            "FRAUD",
-            "SHIPPING",
-            "NOTIFICATIONS",
-            "USERS",
-            "FULFILMENT",
-            "OPS",
-        ],
-    ),
+    (OPERATOR, EVERYBODYS),
+    (PROVISIONING, EVERYBODYS),
 ];
 
 /// Whose facts each may record.

@@ -15,10 +15,7 @@ use nats::{
     Access, Connection, Raw, RawReader, raw,
     restore::{self, BucketCopy, Restore},
 };
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashSet, path::PathBuf};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -44,17 +41,38 @@ pub(crate) struct Args {
     /// Only check that every file is what was written
     #[arg(long)]
     check: bool,
+    #[command(flatten)]
+    target: Target,
+}
+
+/// Where a copy is put back.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Target {
     /// Copies of each stream: 1, or 3 on a cluster
     #[arg(long, value_name = "COUNT", env = "WAYBILL_REPLICAS", default_value = "1")]
     replicas: String,
-    /// Where NATS is [default: a server of its own, in the data folder, for the time of the import]
+    /// Where NATS is [default: a server of its own, in the data folder, as long as this takes]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
     nats_url: Option<String>,
     #[command(flatten)]
     access: AccessArgs,
-    /// Data folder of a dev that does not run
+    /// Data folder of a dev that does not run; with --nats-url that of waybill serve
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
+}
+
+impl Target {
+    /// Copies of each stream.
+    pub(crate) fn replicas(&self) -> Result<usize, Failure> {
+        let mut flags = settings::flags([("--replicas", Some(self.replicas.clone()))]);
+        let replicas = flags.optional("--replicas");
+        Ok(flags.finish(replicas)?)
+    }
+
+    /// Folder of the read models.
+    pub(crate) fn views(&self) -> PathBuf {
+        if self.nats_url.is_some() { self.data.clone() } else { self.data.join("views") }
+    }
 }
 
 /// What is put back, and where.
@@ -72,9 +90,7 @@ pub(crate) struct Import<'a> {
 /// Checks every file, then puts all of it back and reads it again.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let contexts = streams(&args.stream)?;
-    let mut flags = settings::flags([("--replicas", Some(args.replicas.clone()))]);
-    let replicas = flags.optional::<usize>("--replicas");
-    let replicas = flags.finish(replicas)?;
+    let replicas = args.target.replicas()?;
     if !args.from.is_dir() {
         return Err(settings::fault("FOLDER")(format!("{} is no folder", args.from.display())));
     }
@@ -90,7 +106,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         return import.read_all();
     }
     tokio::select! {
-        done = import.run_at(args.nats_url.as_deref(), &args.access, &args.data) => done,
+        done = import.run_at(&args.target) => done,
         signal = service::signal() => {
             Err(format!("stopped by {}: the same command goes on where it was", signal?).into())
         }
@@ -121,12 +137,8 @@ impl Import<'_> {
     }
 
     /// Puts it all back: into NATS, or into the data folder of a `dev` that does not run.
-    pub(crate) async fn run_at(
-        &self,
-        nats_url: Option<&str>,
-        access: &AccessArgs,
-        data: &Path,
-    ) -> Result<(), Failure> {
+    pub(crate) async fn run_at(&self, target: &Target) -> Result<(), Failure> {
+        let Target { nats_url, access, data, .. } = target;
         if let Some(url) = nats_url {
             let access = Access { provisions: true, ..access.only(PROVISIONING)? };
             return self.run(&Connection::connect_as(url, "waybill import", &access).await?).await;

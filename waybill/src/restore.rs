@@ -1,11 +1,10 @@
 //! `waybill restore`: puts a backup back, every event at the sequence it had, with what belongs to it.
 
 use crate::{
-    access::AccessArgs,
     archive::{Archive, Keys, read_file},
     backup::SealArgs,
     failure::Failure,
-    import::{Import, whole},
+    import::{Import, Target, whole},
     settings,
 };
 use events::Context;
@@ -36,24 +35,13 @@ pub(crate) struct Args {
     check: bool,
     #[command(flatten)]
     seal: SealArgs,
-    /// Copies of each stream: 1, or 3 on a cluster
-    #[arg(long, value_name = "COUNT", env = "WAYBILL_REPLICAS", default_value = "1")]
-    replicas: String,
-    /// Where NATS is [default: a server of its own, in the data folder, for the time of the restore]
-    #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
     #[command(flatten)]
-    access: AccessArgs,
-    /// Data folder of a dev that does not run; with --nats-url that of waybill serve
-    #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
-    data: PathBuf,
+    target: Target,
 }
 
 /// Checks every file, then puts all of it back and reads it again.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let mut flags = settings::flags([("--replicas", Some(args.replicas.clone()))]);
-    let replicas = flags.optional::<usize>("--replicas");
-    let replicas = flags.finish(replicas)?;
+    let replicas = args.target.replicas()?;
     let unlock = args.seal.read()?;
     if !args.from.is_dir() {
         return Err(settings::fault("FOLDER")(format!("{} is no folder", args.from.display())));
@@ -66,7 +54,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             "the backup has none: it was made without --read-models",
         ));
     }
-    let views = if args.nats_url.is_some() { args.data.clone() } else { args.data.join("views") };
+    let views = args.target.views();
     let import = Import {
         archive: &archive,
         manifest: &manifest,
@@ -83,7 +71,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         absent(&views, manifest.read_models.keys())?;
     }
     let restore = async {
-        import.run_at(args.nats_url.as_deref(), &args.access, &args.data).await?;
+        import.run_at(&args.target).await?;
         if args.read_models {
             for (name, copy) in &manifest.read_models {
                 read_file(&archive, copy, &views.join(name))?;

@@ -229,7 +229,7 @@ impl Common {
         let access = config.access.of(service.name());
         let connection =
             Connection::connect_as(&config.nats_url, &format!("waybill {service}"), access).await?;
-        topology::check(&connection, &rights::read(service), config.replicas).await?;
+        topology::ensure_streams(&connection, &rights::read(service), config.replicas).await?;
         Self::with(config, connection, &rights::owned(service)).await
     }
 

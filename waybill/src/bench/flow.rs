@@ -7,10 +7,7 @@ use super::{
     report::{Case, Report, median, ratio},
     stage::{Stage, metadata, times},
 };
-use crate::{
-    failure::Failure,
-    system::{Service, System},
-};
+use crate::{failure::Failure, system::Service};
 use axum::body::Bytes;
 use commands::{
     Decision, Key, inventory, inventory::StockChange, payments::Account, payments::AccountCommand,
@@ -27,7 +24,6 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::net::TcpListener;
 use uuid::Uuid;
 
 /// Orders at once when the system is saturated.
@@ -45,13 +41,9 @@ pub(super) async fn measure(
     let stage = Stage::open(durability).await?;
     let load = http::prepare(&stage).await?;
     provide(&stage, load.account).await?;
-    let mut listeners = Vec::new();
     // No order waits for what its customer is told.
-    for service in Service::ALL.into_iter().filter(|service| *service != Service::Notifications) {
-        listeners.push((service, TcpListener::bind("127.0.0.1:0").await?));
-    }
-    let system = System::start(&stage.config(), listeners).await?;
-    let orders = system.addresses().get(&Service::Orders).ok_or("orders are not running")?;
+    let services = Service::ALL.into_iter().filter(|service| *service != Service::Notifications);
+    let (system, orders) = stage.start(services).await?;
     let url = format!("http://{orders}/orders");
     let other = workflow.filter(|workflow| *workflow == Workflow::Orchestration);
     let sagas = other.map(|workflow| Shop::open(&stage, url.clone(), &load, Some(workflow)));

@@ -27,7 +27,6 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::net::TcpListener;
 
 /// Callers at the same time.
 const CALLERS: usize = 64;
@@ -66,12 +65,7 @@ async fn open(durability: nats::Durability) -> Result<(Stage, Load, System, Sock
     let stage = Stage::open(durability).await?;
     let load = http::prepare(&stage).await?;
     // Orders are taken, and nobody carries them out: the proxies are measured, not the flow.
-    let mut listeners = Vec::new();
-    for service in [Service::Users, Service::Orders] {
-        listeners.push((service, TcpListener::bind("127.0.0.1:0").await?));
-    }
-    let system = System::start(&stage.config(), listeners).await?;
-    let orders = *system.addresses().get(&Service::Orders).ok_or("orders are not running")?;
+    let (system, orders) = stage.start([Service::Users, Service::Orders]).await?;
     Ok((stage, load, system, orders))
 }
 

@@ -4,7 +4,7 @@ use super::{
     Scale, flow, http,
     load::{self, Sample},
     report::{Case, Report},
-    stage::Stage,
+    stage::{Stage, listeners},
 };
 use crate::{
     failure::{Failure, because},
@@ -23,10 +23,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::{
-    net::TcpListener,
-    process::{Child, Command},
-};
+use tokio::process::{Child, Command};
 
 /// Sagas that are under way.
 const PROCESSES: u64 = 10_000;
@@ -109,10 +106,7 @@ impl Host {
         let folder = stage.folder.path().join("services");
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("master.key"), &*stage.master_key.to_base64())?;
-        let mut listeners = Vec::new();
-        for service in SERVICES {
-            listeners.push((service, TcpListener::bind("127.0.0.1:0").await?));
-        }
+        let listeners = listeners(SERVICES).await?;
         let ports = listeners.iter().map(|(service, listener)| Ok((*service, listener.local_addr()?.port())));
         let ports = ports.collect::<Result<_, Failure>>()?;
         Ok(Self { nats_url: stage.server.url(), folder, durability: stage.durability, ports })

@@ -7,13 +7,10 @@ use super::{
     report::{Case, Report},
     stage::{Stage, resident_mib, times},
 };
-use crate::{
-    failure::Failure,
-    system::{Service, System},
-};
+use crate::{failure::Failure, system::Service};
 use nats::Durability;
 use std::{fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::time::Instant;
 
 /// Orders per second.
 const RATES: [u64; 4] = [25, 50, 100, 200];
@@ -32,12 +29,7 @@ pub(super) async fn measure(
     let stage = Stage::open(durability).await?;
     let load = http::prepare(&stage).await?;
     provide(&stage, load.account).await?;
-    let mut listeners = Vec::new();
-    for service in Service::ALL {
-        listeners.push((service, TcpListener::bind("127.0.0.1:0").await?));
-    }
-    let system = System::start(&stage.config(), listeners).await?;
-    let orders = system.addresses().get(&Service::Orders).ok_or("orders are not running")?;
+    let (system, orders) = stage.start(Service::ALL).await?;
     let shop = Shop::open(&stage, format!("http://{orders}/orders"), &load, None).await?;
     shop.place(scale.of(1000), CALLERS, None).await?;
     let before = disk(&stage, &shop).await?;

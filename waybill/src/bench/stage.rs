@@ -1,6 +1,10 @@
 //! What a measurement runs on: a nats-server of its own, an executor, and orders to place.
 
-use crate::{api::Tokens, failure::Failure, system::Config};
+use crate::{
+    api::Tokens,
+    failure::Failure,
+    system::{Config, Service, System},
+};
 use commands::{
     Executor, ExecutorMetrics, Key,
     orders::{Order, OrderCommand, Placement},
@@ -11,8 +15,9 @@ use events::{
 };
 use nats::{Connection, Durability, EventStore, MasterKey, StoreOptions, server, topology};
 use service::Clock;
-use std::sync::LazyLock;
+use std::{net::SocketAddr, sync::LazyLock};
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 /// A nats-server with empty streams, and a connection to it.
@@ -49,6 +54,16 @@ impl Stage {
         Config { durability, master_key, ..Config::new(self.server.url(), self.folder.path().join("views")) }
     }
 
+    /// Starts services in this process. With where orders are taken.
+    pub(super) async fn start(
+        &self,
+        services: impl IntoIterator<Item = Service>,
+    ) -> Result<(System, SocketAddr), Failure> {
+        let system = System::start(&self.config(), listeners(services).await?).await?;
+        let orders = *system.addresses().get(&Service::Orders).ok_or("orders are not running")?;
+        Ok((system, orders))
+    }
+
     /// An access token of a customer, longer valid than any measurement takes.
     pub(super) async fn token(&self, user: Uuid) -> Result<String, Failure> {
         let tokens = Tokens::open(&self.server.url(), &self.master_key, &self.clock).await?;
@@ -58,6 +73,17 @@ impl Stage {
     pub(super) async fn close(self) {
         self.server.stop().await;
     }
+}
+
+/// A port for each of these services.
+pub(super) async fn listeners(
+    services: impl IntoIterator<Item = Service>,
+) -> Result<Vec<(Service, TcpListener)>, Failure> {
+    let mut listeners = Vec::new();
+    for service in services {
+        listeners.push((service, TcpListener::bind("127.0.0.1:0").await?));
+    }
+    Ok(listeners)
 }
 
 /// Memory that a process has resident, where the system tells.
