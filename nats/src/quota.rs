@@ -327,7 +327,7 @@ impl Recall {
     }
 }
 
-fn config(replicas: usize) -> kv::Config {
+pub(crate) fn config(replicas: usize) -> kv::Config {
     kv::Config {
         bucket: BUCKET.to_owned(),
         description: "What is taken of quotas; ends with their windows".to_owned(),

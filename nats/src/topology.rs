@@ -1,6 +1,6 @@
 //! Streams and buckets as data, ensured at start. What is weaker than declared is refused, never silently used.
 
-use crate::{Bucket, Connection, Quota, parking, read_models, registry};
+use crate::{Bucket, Connection, Quota, parking, quota, read_models, registry, rights};
 use async_nats::jetstream::{
     context::GetStreamErrorKind,
     kv,
@@ -292,8 +292,11 @@ pub(crate) async fn ensure_bucket(
 
 /// Every setting in which a bucket, whichever it is, keeps less than any bucket has to.
 pub(crate) fn bucket_faults(have: &Config, replicas: usize) -> Vec<String> {
+    // What is taken of quotas may be lost with the server, and no more.
+    let usual = || kv::Config { num_replicas: replicas, ..kv::Config::default() };
+    let want = if have.name == rights::kv(quota::BUCKET) { quota::config(replicas) } else { usual() };
     // For how long is each bucket's own affair.
-    let want = kv::Config { num_replicas: replicas, max_age: have.max_age, ..kv::Config::default() };
+    let want = kv::Config { max_age: have.max_age, ..want };
     let mut found = bucket_weaknesses(have, &want);
     if have.metadata.contains_key(crate::restore::MARK) {
         found.push("an import under way is set, needs none".to_owned());

@@ -12,7 +12,7 @@ use tokio::{
     process::{Child, Command},
 };
 use waybill::{api::Cart, system::Service};
-use waybill_tests::{Cluster, World, eventually, request, run};
+use waybill_tests::{Cluster, Front, World, eventually, request, run};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -104,6 +104,9 @@ async fn asked(world: &World, subject: &str, body: &Value) -> Value {
 async fn whatever_is_broken_is_found() {
     let mut world = World::start().await.unwrap();
     order(&world).await;
+    // With what a gateway keeps, too.
+    let front = Front::start(&world).await.unwrap();
+    assert!(front.stop().await);
     let place = Place::of(&world);
     let (code, report) = place.doctor(&[]).await;
     assert!(

@@ -32,9 +32,11 @@ pub(super) fn folder(folder: &Path, what: &str, plan: &Plan, report: &mut Report
         }
         Err(error) => return report.leave_open(Area::Disk, shown, error.to_string(), "see who may read it"),
     };
-    let (free, all) = (found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize);
-    let percent = 100 - free.saturating_mul(100).checked_div(all).unwrap_or(100);
-    let free = free >> 20;
+    // As df counts: what is kept back from everybody is neither used nor free.
+    let used = found.f_blocks.saturating_sub(found.f_bfree);
+    let all = used.saturating_add(found.f_bavail);
+    let percent = used.saturating_mul(100).div_ceil(all.max(1));
+    let free = found.f_bavail.saturating_mul(found.f_frsize) >> 20;
     if percent >= plan.full {
         let what = format!("the disk is {percent} % full: {free} MiB are free");
         report.find(Area::Disk, shown, what, "make room: docs/operations.md, disk");
