@@ -17,10 +17,10 @@ use std::{
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  waybill dev-certs --out tls
-  waybill dev-certs --out tls --hosts nats.example.com,10.0.0.7
-  waybill nats-config --out nats --certificates tls
-  waybill serve orders --nats-nkey-file nats/seeds/orders.nk --nats-ca tls/ca.pem --nats-cert tls/orders.pem --nats-key tls/orders.key";
+  waybill dev-certs --out secrets/tls
+  waybill dev-certs --out secrets/tls --hosts nats.example.com,10.0.0.7
+  waybill nats-config --out secrets/nats --certificates secrets/tls
+  waybill serve orders --nats-nkey-file secrets/nats/seeds/orders.nk --nats-ca secrets/tls/ca.pem --nats-cert secrets/tls/orders.pem --nats-key secrets/tls/orders.key";
 
 /// Names of servers in compose and Kubernetes, and of this machine.
 const HERE: [&str; 8] =

@@ -17,12 +17,12 @@ use std::{
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  waybill nats-config --out nats                         one server, which then runs with nats-server -c nats/single.conf
-  waybill nats-config --out nats --nodes nats-1:6222,nats-2:6222,nats-3:6222
-  waybill nats-config --out nats --certificates /etc/nats/tls
-  waybill nats-config --out nats --renew orders          another key for orders; docs/security.md says how to change to it
-  waybill provision --nats-url nats://127.0.0.1:4222 --nats-nkey-file nats/seeds/provisioning.nk --master-key-file key
-  waybill serve orders --nats-url nats://127.0.0.1:4222 --nats-nkey-file nats/seeds/orders.nk --master-key-file key";
+  waybill nats-config --out secrets/nats                         one server, which then runs with nats-server -c secrets/nats/single.conf
+  waybill nats-config --out secrets/nats --nodes nats-1:6222,nats-2:6222,nats-3:6222
+  waybill nats-config --out secrets/nats --certificates /etc/nats/tls
+  waybill nats-config --out secrets/nats --renew orders          another key for orders; docs/security.md says how to change to it
+  waybill provision --nats-url nats://127.0.0.1:4222 --nats-nkey-file secrets/nats/seeds/provisioning.nk --master-key-file key
+  waybill serve orders --nats-url nats://127.0.0.1:4222 --nats-nkey-file secrets/nats/seeds/orders.nk --master-key-file key";
 
 /// Flags of `waybill nats-config`.
 #[derive(Debug, clap::Args)]
