@@ -122,13 +122,9 @@ impl Proxy {
         let Call { route, deadline, .. } = call;
         let mut tried = Vec::new();
         route.budget.earn();
+        let picked = self.upstreams.pick(&route.service);
+        let mut pick = picked.map_err(|why| self.nobody(&route.service, &why, line))?;
         loop {
-            let pick = match self.upstreams.pick(&route.service, &tried) {
-                Ok(pick) => pick,
-                // Nobody else is left to ask.
-                Err(_) if !tried.is_empty() => return Err(bad_gateway(&route.service)),
-                Err(nobody) => return Err(self.nobody(&route.service, &nobody, line)),
-            };
             (line.proxied.breaker, line.proxied.attempts) = ("closed", line.proxied.attempts + 1);
             line.proxied.upstream = Some(pick.instance.id.to_string());
             let span = head.span(&pick, call, line, tried.len());
@@ -151,16 +147,20 @@ impl Proxy {
             span.fail(|| name(failure).to_owned());
             self.counters.upstream_error(&route.service, name(failure));
             tried.push(pick.instance.id);
-            pick.failed(failure);
+            let unanswered = pick.failed(failure);
             // Nothing was sent where no connection was made.
             let harmless = matches!(failure, Failure::Connect) || head.is_idempotent();
             let again = route.retry && sending.is_kept() && harmless && tried.len() < ATTEMPTS;
             if matches!(failure, Failure::Timeout) {
+                unanswered.give_up();
                 return Err(timed_out(&route.service));
             }
             if !again || !self.may_retry(route) {
+                unanswered.give_up();
                 return Err(bad_gateway(&route.service));
             }
+            let another = self.upstreams.another(unanswered, &tried);
+            pick = another.ok_or_else(|| bad_gateway(&route.service))?;
         }
     }
 

@@ -1,7 +1,8 @@
 //! Which instance of a service is asked.
 //!
 //! The registry says which instances there are. Of those that are healthy and not ejected, [`Upstreams::pick`] looks at
-//! two by chance and takes the one with fewer requests in flight. A circuit breaker per service is asked last.
+//! two by chance and takes the one with fewer requests in flight. A circuit breaker per service is asked last, once per
+//! call: an instance that does not answer is ejected, and only where no other answers either has the service failed.
 //!
 //! - `check`: every instance is asked for its health now and then
 //! - `member`: what is known of an instance, and when it is ejected for a while
@@ -62,6 +63,7 @@ struct Shared {
 /// A service with its instances at one moment.
 #[derive(Debug)]
 struct Service {
+    name: String,
     breaker: Breaker,
     members: Vec<Arc<Member>>,
 }
@@ -106,6 +108,14 @@ pub struct Pick {
     counters: ops::Counters,
 }
 
+/// A call that an instance did not answer: another one may.
+#[derive(Debug)]
+#[must_use = "ask another instance, or give it up"]
+pub struct Unanswered {
+    service: Arc<Service>,
+    permit: Permit,
+}
+
 impl Upstreams {
     /// Follows the registry and checks what it names, until the last clone is gone.
     pub fn start(registry: Registry, policy: UpstreamPolicy, clock: Clock, metrics: &Metrics) -> Self {
@@ -124,14 +134,31 @@ impl Upstreams {
         Self(shared)
     }
 
-    /// Chooses an instance of a service, none of those that were `tried`.
-    pub fn pick(&self, service: &str, tried: &[InstanceId]) -> Result<Pick, NoUpstream> {
+    /// Chooses an instance of a service.
+    pub fn pick(&self, service: &str) -> Result<Pick, NoUpstream> {
         let services = self.0.services.load();
         let service = services.get(service).ok_or(NoUpstream::NoInstance)?;
-        let member = service.choose(tried).ok_or(NoUpstream::NoInstance)?;
+        let member = service.choose(&[]).ok_or(NoUpstream::NoInstance)?;
         let open = |open: breaker::Open| NoUpstream::Open { retry_after: open.retry_after };
         let permit = service.breaker.acquire().map_err(open)?;
-        Ok(Pick {
+        Ok(self.picked(service, member, permit))
+    }
+
+    /// Chooses another instance for a call, none of those that were `tried`. Where there is none the service has failed.
+    pub fn another(&self, call: Unanswered, tried: &[InstanceId]) -> Option<Pick> {
+        let services = self.0.services.load();
+        let service = services.get(&*call.service.name);
+        match service.and_then(|service| Some((service, service.choose(tried)?))) {
+            Some((service, member)) => Some(self.picked(service, member, call.permit)),
+            None => {
+                call.give_up();
+                None
+            }
+        }
+    }
+
+    fn picked(&self, service: &Arc<Service>, member: &Arc<Member>, permit: Permit) -> Pick {
+        Pick {
             instance: Arc::clone(&member.instance),
             authority: member.authority.clone(),
             service: Arc::clone(service),
@@ -139,7 +166,7 @@ impl Upstreams {
             permit,
             ejection: self.0.policy.ejection,
             counters: self.0.counters.clone(),
-        })
+        }
     }
 
     /// Where an instance of a service is, for what nobody waits for: it asks no breaker and tells none.
@@ -194,7 +221,7 @@ impl Shared {
         }
         let named = services.into_iter().map(|(name, members)| {
             let breaker = self.breakers.of(&name);
-            (name, Arc::new(Service { breaker, members }))
+            (name.clone(), Arc::new(Service { name, breaker, members }))
         });
         self.services.store(Arc::new(named.collect()));
     }
@@ -255,23 +282,35 @@ impl Pick {
         }
     }
 
-    /// It did not answer.
-    pub fn failed(self, failure: Failure) {
+    /// It did not answer. The breaker hears nothing of that yet.
+    pub fn failed(self, failure: Failure) -> Unanswered {
         // Nobody is there: it was killed, and the registry does not know yet.
         if failure == Failure::Connect {
             self.member.member().refused(self.ejection, Instant::now());
         }
-        drop(self.fail());
+        self.blame();
+        Unanswered { service: self.service, permit: self.permit }
     }
 
     fn fail(self) -> InFlight {
+        self.blame();
+        self.permit.failed();
+        self.member
+    }
+
+    fn blame(&self) {
         let now = Instant::now();
         let may_eject = || self.service.may_eject(self.ejection.percent, now);
         if self.member.member().failed(self.ejection, now, may_eject) {
             self.counters.ejected(&self.instance.service);
         }
+    }
+}
+
+impl Unanswered {
+    /// Nobody else is asked: the service has failed.
+    pub fn give_up(self) {
         self.permit.failed();
-        self.member
     }
 }
 
@@ -349,7 +388,7 @@ mod tests {
         }
 
         fn pick(&self) -> Pick {
-            self.upstreams.pick("orders", &[]).unwrap()
+            self.upstreams.pick("orders").unwrap()
         }
 
         /// A pick of this instance.
@@ -438,20 +477,36 @@ mod tests {
         scene.named.send_replace(both[1..].into());
         scene.picks(&[2]).await;
         scene.named.send_replace([instance(3, "ftp://x"), instance(4, "http://x/y")].as_slice().into());
-        while scene.upstreams.pick("orders", &[]).is_ok() {
+        while scene.upstreams.pick("orders").is_ok() {
             tokio::task::yield_now().await;
         }
-        assert_eq!(scene.upstreams.pick("users", &[]).unwrap_err(), NoUpstream::NoInstance);
+        assert_eq!(scene.upstreams.pick("users").unwrap_err(), NoUpstream::NoInstance);
     }
 
     #[tokio::test]
     async fn nobody_is_tried_twice() {
         let scene = Scene::of_many(2, POLICY);
-        let first = scene.pick().instance.id;
-        let second = scene.upstreams.pick("orders", &[first]).unwrap().instance.id;
+        let pick = scene.pick();
+        let first = pick.instance.id;
+        let pick = scene.upstreams.another(pick.failed(Failure::Reset), &[first]).unwrap();
+        let second = pick.instance.id;
         assert_ne!(first, second);
-        let nobody = scene.upstreams.pick("orders", &[first, second]);
-        assert_eq!(nobody.unwrap_err(), NoUpstream::NoInstance);
+        assert!(scene.upstreams.another(pick.failed(Failure::Reset), &[first, second]).is_none());
+        let breaker = &scene.ops("/ops/breakers").await[0];
+        assert_eq!((&breaker["calls"], &breaker["failures"]), (&1.into(), &1.into()), "one call, not two");
+    }
+
+    /// One of two is dead, and nobody knows yet: every call ends well at the other.
+    #[tokio::test]
+    async fn calls_that_another_instance_answers_open_no_breaker() {
+        let scene = Scene::of_many(2, POLICY);
+        let picks: Vec<_> = (0..40).map(|_| scene.pick()).collect();
+        for pick in picks.into_iter().filter(|pick| pick.instance.id.0.as_u128() == 1) {
+            let tried = [pick.instance.id];
+            scene.upstreams.another(pick.failed(Failure::Reset), &tried).unwrap().succeeded(200);
+        }
+        let breaker = &scene.ops("/ops/breakers").await[0];
+        assert_eq!((&breaker["state"], &breaker["failures"]), (&"closed".into(), &0.into()));
     }
 
     #[tokio::test]
@@ -501,16 +556,18 @@ mod tests {
         }
         scene.pick_of(1).succeeded(404);
         for _ in 0..4 {
-            scene.pick_of(1).failed(Failure::Timeout);
+            scene.pick_of(1).failed(Failure::Timeout).give_up();
         }
         assert_eq!(scene.picked(), [1, 2], "never five in a row");
         scene.pick_of(1).succeeded(503);
         assert_eq!(scene.picked(), [2]);
-        let tried = scene.pick().instance.id;
-        let other = scene.upstreams.pick("orders", &[tried]).unwrap().instance.id.0.as_u128();
-        assert_eq!(other, 1, "better an ejected one than none");
+        let tried = scene.pick();
+        let tried_id = tried.instance.id;
+        let other = scene.upstreams.another(tried.failed(Failure::Reset), &[tried_id]).unwrap();
+        assert_eq!(other.instance.id.0.as_u128(), 1, "better an ejected one than none");
+        drop(other);
         for _ in 0..20 {
-            scene.pick_of(2).failed(Failure::Reset);
+            scene.pick_of(2).failed(Failure::Reset).give_up();
         }
         assert_eq!(scene.picked(), [2], "not more than half");
         advance(Duration::from_secs(30)).await;
@@ -528,11 +585,11 @@ mod tests {
     async fn who_refuses_a_connection_is_left_alone_at_once_and_the_last_is_tried_all_the_same() {
         let policy = breaker::Policy { minimum: 1000, ..POLICY.breaker };
         let scene = Scene::of_many(3, UpstreamPolicy { breaker: policy, ..POLICY });
-        scene.pick_of(1).failed(Failure::Connect);
+        scene.pick_of(1).failed(Failure::Connect).give_up();
         assert_eq!(scene.picked(), [2, 3]);
-        scene.pick_of(2).failed(Failure::Connect);
+        scene.pick_of(2).failed(Failure::Connect).give_up();
         assert_eq!(scene.picked(), [3]);
-        scene.pick_of(3).failed(Failure::Connect);
+        scene.pick_of(3).failed(Failure::Connect).give_up();
         assert_eq!(scene.picked(), [1, 2, 3]);
         scene.pick_of(1).succeeded(200);
         advance(Duration::from_secs(5)).await;
@@ -550,7 +607,7 @@ mod tests {
             drop(scene.pick().answered(StatusCode::SERVICE_UNAVAILABLE, &HeaderMap::new()));
         }
         assert_eq!(scene.ops("/ops/breakers").await[0]["failures"], 20, "of those without it, each");
-        scene.upstreams.pick("orders", &[]).unwrap_err();
+        scene.upstreams.pick("orders").unwrap_err();
     }
 
     #[tokio::test(start_paused = true)]
@@ -559,12 +616,12 @@ mod tests {
         for call in 0..20 {
             scene.pick().succeeded(if call < 10 { 404 } else { 500 });
         }
-        let open = scene.upstreams.pick("orders", &[]).unwrap_err();
+        let open = scene.upstreams.pick("orders").unwrap_err();
         assert_eq!(open, NoUpstream::Open { retry_after: Duration::from_secs(30) });
         assert_eq!(scene.ops("/ops/breakers").await[0]["state"], "open");
         advance(Duration::from_secs(30)).await;
         let probe = scene.pick();
-        assert!(matches!(scene.upstreams.pick("orders", &[]), Err(NoUpstream::Open { .. })));
+        assert!(matches!(scene.upstreams.pick("orders"), Err(NoUpstream::Open { .. })));
         probe.succeeded(200);
         scene.pick().succeeded(200);
         assert_eq!(scene.ops("/ops/breakers").await[0]["state"], "closed");
