@@ -19,6 +19,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use service::crash_point;
 use std::{error::Error as _, time::Duration};
 
+/// Keys that are read or written at the same time, where it is done with many.
+pub(crate) const AT_ONCE: usize = 64;
+
 /// What a bucket promises.
 #[derive(Clone, Debug)]
 pub struct BucketConfig {
@@ -134,10 +137,7 @@ impl Bucket {
             Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => return Ok(None),
             Err(error) => return Err(self.away(error)),
         };
-        // Removed by us, or by the server at the end of its lifetime.
-        let gone =
-            ["KV-Operation", "Nats-Marker-Reason"].iter().any(|name| message.headers.get(*name).is_some());
-        if gone {
+        if is_gone(&message.headers) {
             return Ok(None);
         }
         Ok(Some(Kept { value: self.decode(key, &message.payload)?, revision: message.sequence }))
@@ -312,6 +312,11 @@ impl Bucket {
     pub(crate) fn away(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BucketError {
         BucketError::Away { bucket: self.store.name.clone(), source: source.into() }
     }
+}
+
+/// Whether a message of a bucket says that its key has no value: removed by us, or by the server at the end of its lifetime.
+pub(crate) fn is_gone(headers: &HeaderMap) -> bool {
+    ["KV-Operation", "Nats-Marker-Reason"].iter().any(|name| headers.get(*name).is_some())
 }
 
 /// Whether another write was first. On a cluster one that is still in flight is told by a code that the client does not

@@ -8,7 +8,7 @@
 mod fits;
 mod master;
 
-use crate::{Bucket, BucketConfig, BucketError, Change, Connection, Kept, TopologyError, topology};
+use crate::{Bucket, BucketConfig, BucketError, Change, Connection, Kept, TopologyError, rights, topology};
 use async_nats::jetstream::stream;
 use bytes::Bytes;
 use events::{DataKey, OpenError, Personal, UserId};
@@ -346,7 +346,7 @@ async fn follow_again(bucket: Bucket, cache: Arc<Cache>, erasures: broadcast::Se
 /// The stream of the bucket, made here because the client would make it so that nothing can be deleted.
 async fn ensure(connection: &Connection, replicas: usize) -> Result<stream::Stream, TopologyError> {
     let config = stream::Config {
-        name: format!("KV_{BUCKET}"),
+        name: rights::kv(BUCKET),
         description: Some("Keys of personal data, wrapped. Not part of a backup of the log.".to_owned()),
         subjects: vec![format!("$KV.{BUCKET}.>")],
         storage: stream::StorageType::File,

@@ -13,13 +13,16 @@ mod notice;
 
 use crate::{
     AppendError, Bucket, BucketConfig, BucketError, Connection, EventStore, Filter, From, LoadError, Message,
-    Reader, ReplayError, TopologyError, Until, bucket::Kept, rights::PARKED,
+    Reader, ReplayError, TopologyError, Until,
+    bucket::{AT_ONCE, Kept},
+    rights::PARKED,
 };
 pub(crate) use audit::Cause;
 use events::{
     Context, DeadLetterId,
     ops::{Failure, Holds},
 };
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 pub use notice::Asked;
 use serde::{Deserialize, Serialize};
@@ -179,8 +182,11 @@ impl Parking {
     /// What is parked under the keys that begin with `prefix`.
     pub(crate) async fn of(&self, prefix: &str) -> Result<Vec<Kept<DeadLetter>>, BucketError> {
         let keys = self.bucket.keys(prefix).await?;
-        let found = futures::future::try_join_all(keys.iter().map(|key| self.bucket.newest(key))).await?;
-        Ok(found.into_iter().flatten().collect())
+        let bucket = &self.bucket;
+        let read = keys.into_iter().map(|key| async move { bucket.newest(&key).await });
+        // However many are parked: the leader answers each, and everybody asks when it comes back.
+        let found = stream::iter(read).buffer_unordered(AT_ONCE);
+        found.try_filter_map(async |kept| Ok(kept)).try_collect().await
     }
 
     /// What a consumer has parked under this name.

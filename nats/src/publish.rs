@@ -197,6 +197,8 @@ const DUPLICATE_IN_BATCH: u64 = 10201;
 /// Its beginning was sent to a server that has died since.
 const BATCH_INCOMPLETE: u64 = 10176;
 const TOO_MANY_BATCHES: u64 = 10210;
+/// Its account, or the whole server, has no room: nothing that it is sent would be taken, whatever it says.
+const NO_ROOM: u64 = 10002;
 const TOO_LARGE: [u64; 2] = [10054, 10097];
 
 /// Head of the header block and per-header separators, for the size check.
@@ -294,7 +296,9 @@ fn classify(error: AckError, size: usize) -> Answer {
     match error.err_code {
         WRONG_LAST_SEQUENCE | WRITE_IN_FLIGHT => Answer::Conflict,
         DUPLICATE_IN_FLIGHT | DUPLICATE_IN_BATCH => Answer::Repeated,
-        BATCH_INCOMPLETE | TOO_MANY_BATCHES => Answer::Failed(AppendError::Unavailable(error.description)),
+        BATCH_INCOMPLETE | TOO_MANY_BATCHES | NO_ROOM => {
+            Answer::Failed(AppendError::Unavailable(error.description))
+        }
         code if TOO_LARGE.contains(&code) => Answer::Failed(AppendError::TooLarge { size, max: 0 }),
         // No quorum, a full disk, a stream that is just being moved: may pass.
         _ if error.code >= 500 => Answer::Failed(AppendError::Unavailable(error.description)),

@@ -82,9 +82,7 @@ impl Holder {
 
     /// May write facts and snapshots of a context and answer its clients: it owns it.
     pub fn owns(&mut self, context: Context) {
-        let mut subjects = vec![context.filter()];
-        subjects.extend(context.has_timers().then(|| context.timers()));
-        self.may(Right::Write(subjects), context.stream());
+        self.may(Right::Write(topology::subjects(context)), context.stream());
         self.reads(context);
         for bucket in [topology::snapshots(context), topology::ledger(context)] {
             self.owns_bucket(&bucket);
@@ -283,8 +281,7 @@ pub(crate) fn covers(outer: &str, inner: &str) -> bool {
 pub fn streams(services: &[&str], buckets: &[&str]) -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::new();
     for context in Context::ALL {
-        let timers = context.has_timers().then(|| context.timers());
-        all.insert(context.stream().to_owned(), [context.filter()].into_iter().chain(timers).collect());
+        all.insert(context.stream().to_owned(), topology::subjects(context));
         for bucket in [topology::snapshots(context), topology::ledger(context)] {
             all.insert(kv(&bucket), vec![format!("$KV.{bucket}.>")]);
         }

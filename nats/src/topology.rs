@@ -75,8 +75,8 @@ pub fn declared(context: Context) -> serde_json::Value {
 }
 
 /// What the stream listens on: facts, and timers where it keeps them.
-fn subjects(context: Context) -> Vec<String> {
-    let timers = context.has_timers().then(|| context.timer("*", "*"));
+pub(crate) fn subjects(context: Context) -> Vec<String> {
+    let timers = context.has_timers().then(|| context.timers());
     [context.filter()].into_iter().chain(timers).collect()
 }
 
@@ -328,7 +328,7 @@ async fn make_bucket(
 /// the accounts of others has none to ask about.
 fn bucket_stream(want: &kv::Config) -> Config {
     Config {
-        name: format!("KV_{}", want.bucket),
+        name: rights::kv(&want.bucket),
         description: Some(want.description.clone()),
         subjects: vec![format!("$KV.{}.>", want.bucket)],
         max_messages_per_subject: want.history,

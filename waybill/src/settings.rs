@@ -1,7 +1,7 @@
 //! Flags as settings: read together, so that everything that is wrong with them is said at once.
 
 use crate::{edge::GATEWAY, failure::Failure, system::Service};
-use commands::fulfilment::HOLDS;
+use commands::{notifications::EMAIL, reactions};
 use events::Context;
 use nats::{MasterKey, MasterKeyError, Policies};
 use projections::Rebuilds;
@@ -51,24 +51,12 @@ pub(crate) fn policies(flags: &mut Settings) -> Policies {
 
 /// Whether a consumer is called that, whichever process it is in. Only notifications know which endpoints there are.
 fn is_consumer(name: &str) -> bool {
-    let reactions = [
-        (Service::Users, commands::users::INTERESTS),
-        (Service::Orders, commands::orders::INTERESTS),
-        (Service::Payments, commands::payments::INTERESTS),
-        (Service::Inventory, commands::inventory::INTERESTS),
-        (Service::Shipping, commands::shipping::INTERESTS),
-        (Service::Fulfilment, commands::fulfilment::INTERESTS),
-    ];
-    let reacts = |(service, interests): &(Service, &[(Context, &[&str])])| {
-        interests.iter().any(|(of, _)| name == format!("{service}-{of}"))
-    };
-    let tells = name.strip_prefix("notifications-").is_some_and(|rest| {
-        let told = |of: &Context| rest.strip_suffix(&format!("-{of}"));
-        let channels = commands::notifications::INTERESTS.iter().filter_map(|(of, _)| told(of));
-        channels.into_iter().any(|channel| channel == "email" || channel.starts_with("webhook-"))
-    });
+    let told = name.strip_prefix("notifications-").and_then(|rest| rest.rsplit_once('-'));
+    let told = told.map(|(channel, _)| channel).filter(|it| *it == EMAIL || it.starts_with("webhook-"));
+    let channels: Vec<_> = told.map(str::to_owned).into_iter().collect();
+    let mut reacting = Context::ALL.into_iter().flat_map(|service| reactions::durables(service, &channels));
     let projects = Service::ALL.into_iter().any(|service| name == format!("{service}-projection"));
-    reactions.iter().any(reacts) || tells || projects || name == HOLDS
+    projects || reacting.any(|durable| durable.name == name)
 }
 
 /// The variable that holds the master key. There is no such flag, for every user of the machine would see it.

@@ -67,18 +67,16 @@ async fn answer(main: &Worker, recorded: &Recorded) -> Result<&'static str, Retr
         causation: Some(recorded.envelope.id.uuid()),
         ..Cause::of(main.consumer.service, None)
     };
-    replay(main, &request, &cause).await.map_err(Retry::world)
+    replay(main, &request, &cause).await
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
 /// Handles what waits, one message after the other, until nothing does or one fails.
-async fn replay(main: &Worker, request: &Request, cause: &Cause) -> Result<&'static str, Failure> {
+async fn replay(main: &Worker, request: &Request, cause: &Cause) -> Result<&'static str, Retry> {
     let (parking, durable) = (&main.consumer.parking, main.consumer.durable.as_str());
     let mut through = request.sequence;
     loop {
         if main.stop.is_cancelled() {
-            return Err("stopping".into());
+            return Err(Retry::world("stopping"));
         }
         let known = main.parked.get(request.id);
         let Some(kept) = parking.get(durable, request.id).await? else {
@@ -108,10 +106,10 @@ async fn replay(main: &Worker, request: &Request, cause: &Cause) -> Result<&'sta
 }
 
 /// Handles the next message that waits; `Some` when one failed.
-async fn step(main: &Worker, kept: Kept<DeadLetter>, cause: &Cause) -> Result<Option<&'static str>, Failure> {
+async fn step(main: &Worker, kept: Kept<DeadLetter>, cause: &Cause) -> Result<Option<&'static str>, Retry> {
     let parking = &main.consumer.parking;
     let letter = &kept.value;
-    let behind = main.behind(&letter.failure.subject, letter.done).await?;
+    let behind = main.behind(&letter.failure.subject, letter.done).await.map_err(Retry::world)?;
     let Some((sequence, message)) = behind.filter(|(sequence, _)| *sequence <= letter.through) else {
         if let Some(revision) = parking.release(&kept).await? {
             main.parked.forget(letter.id, revision);
@@ -137,12 +135,15 @@ async fn step(main: &Worker, kept: Kept<DeadLetter>, cause: &Cause) -> Result<Op
                 parking.advance(kept, sequence).await?;
                 return Ok(None);
             }
-            // Until the world is back; who gives it up meanwhile need not wait for that.
-            Err(Retry::World(why)) if is_given_up(main, letter).await? => {
+            // Until the world is back; who gives up what failed need not wait for that. What stands behind that one is tried
+            // for as long as it takes: nobody else would.
+            Err(Retry::World(why))
+                if letter.done < letter.failure.sequence && is_given_up(main, letter).await? =>
+            {
                 tracing::info!(durable = main.consumer.durable, id = %letter.id, why, "given up meanwhile");
                 return Ok(Some("superseded"));
             }
-            Err(Retry::World(why)) => return Err(why.into()),
+            Err(error @ Retry::World(_)) => return Err(error),
             Err(error) if tries == TRIES => break error,
             Err(_) => {}
         }
@@ -162,7 +163,7 @@ async fn step(main: &Worker, kept: Kept<DeadLetter>, cause: &Cause) -> Result<Op
 }
 
 /// Whether the last thing that was asked of a message is to give it up.
-async fn is_given_up(main: &Worker, letter: &DeadLetter) -> Result<bool, Failure> {
+async fn is_given_up(main: &Worker, letter: &DeadLetter) -> Result<bool, Retry> {
     let Some(subject) = Subject::parse(&letter.failure.subject) else { return Ok(false) };
     let asked = main.consumer.parking.asked(&main.consumer.durable, &subject).await?;
     Ok(asked.is_some_and(|asked| asked.discard == Some(letter.failure.sequence)))

@@ -1,6 +1,6 @@
 //! Why a message could not be handled now: because of the world, or because of what it says.
 
-use crate::{BucketError, KeyError, LoadError};
+use crate::{AppendError, BucketError, KeyError, LoadError, ParkingError};
 use events::DecodeError;
 use std::fmt::Display;
 
@@ -75,6 +75,25 @@ impl From<&KeyError> for Retry {
             | KeyError::Erased(_)
             | KeyError::Unwrap(_)
             | KeyError::Open(_) => Self::message(error),
+        }
+    }
+}
+
+impl From<AppendError> for Retry {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Conflict | AppendError::Unavailable(_) | AppendError::Unknown => Self::world(error),
+            AppendError::TooLarge { .. } | AppendError::Refused { .. } => Self::message(error),
+        }
+    }
+}
+
+impl From<ParkingError> for Retry {
+    fn from(error: ParkingError) -> Self {
+        match error {
+            ParkingError::Bucket(error) => error.into(),
+            ParkingError::Append(error) => error.into(),
+            ParkingError::Load(error) => error.into(),
         }
     }
 }

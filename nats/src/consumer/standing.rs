@@ -1,7 +1,7 @@
 //! Whether a consumer on the server is what [`Consumer`](super::Consumer) would make.
 
-use super::{ACK_WAIT, IN_FLIGHT};
-use async_nats::jetstream::consumer::{AckPolicy, Info};
+use super::{ACK_WAIT, IN_DELIVERY, IN_FLIGHT};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info};
 
 /// Setting by setting, what it is and what it has to be.
 pub(crate) fn weaknesses(info: &Info) -> Vec<String> {
@@ -18,8 +18,10 @@ pub(crate) fn weaknesses(info: &Info) -> Vec<String> {
     check(again, format!("max_deliver is {}, needs no limit: messages would be skipped", config.max_deliver));
     let waits = config.ack_wait >= ACK_WAIT;
     check(waits, format!("ack_wait is {:?}, needs {ACK_WAIT:?}", config.ack_wait));
-    let room = config.max_ack_pending <= 0 || config.max_ack_pending >= IN_FLIGHT;
-    check(room, format!("max_ack_pending is {}, needs {IN_FLIGHT}", config.max_ack_pending));
+    // Those that tell the world outside begin with what comes after they were made; no others do.
+    let needed = if config.deliver_policy == DeliverPolicy::New { IN_DELIVERY } else { IN_FLIGHT };
+    let room = config.max_ack_pending <= 0 || config.max_ack_pending >= needed;
+    check(room, format!("max_ack_pending is {}, needs {needed}", config.max_ack_pending));
     let stays = config.inactive_threshold.is_zero();
     check(
         stays,
@@ -49,6 +51,11 @@ mod tests {
         };
         let good = Config { ack_wait: ACK_WAIT, max_ack_pending: IN_FLIGHT, ..Config::default() };
         assert!(weaknesses(&info(good.clone())).is_empty());
+        let telling =
+            Config { deliver_policy: DeliverPolicy::New, max_ack_pending: IN_DELIVERY, ..good.clone() };
+        assert!(weaknesses(&info(telling.clone())).is_empty());
+        let narrow = Config { max_ack_pending: IN_FLIGHT, ..telling };
+        assert_eq!(weaknesses(&info(narrow)), ["max_ack_pending is 1024, needs 4096"]);
         let bad = Config {
             ack_policy: AckPolicy::None,
             max_deliver: 5,

@@ -197,7 +197,7 @@ impl Worker {
         if self.stop.run_until_cancelled(self.parked.flowing()).await.is_none() {
             return Err(Retry::world("stopping"));
         }
-        if self.waits(message).await.map_err(Retry::world)? {
+        if self.waits(message).await? {
             return Ok(());
         }
         let (result, scope) = self.try_once(message).await;
@@ -221,14 +221,14 @@ impl Worker {
         if self.parks() && (hopeless || used_up) {
             let (subject, sequence) = (message.subject.as_str(), message.position.sequence);
             let failure = self.failure(subject, sequence, Some(message), error.to_string(), *attempts);
-            self.give_up(failure, Some(message)).await.map_err(Retry::world)?;
+            self.give_up(failure, Some(message)).await?;
             return Ok(());
         }
         Err(error)
     }
 
     /// Whether a message waits behind one that is parked; if so, that is recorded.
-    async fn waits(&self, message: &Message) -> Result<bool, Lost> {
+    async fn waits(&self, message: &Message) -> Result<bool, ParkingError> {
         let (durable, sequence) = (&self.consumer.durable, message.position.sequence);
         let id = DeadLetterId::of(durable, message.subject.as_str());
         let Some(Kept { value: known, revision }) = self.parked.get(id) else { return Ok(false) };

@@ -1,7 +1,7 @@
 //! Whether a master key is the right one, for whoever must not make anything.
 
 use super::{BUCKET, CHECK, MasterKey, Stored};
-use crate::{BucketError, Connection, topology};
+use crate::{BucketError, Connection, rights, topology};
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 
 /// Whether it is with this master key that the keys were wrapped; `None` where there are no keys yet. Makes nothing.
@@ -10,7 +10,7 @@ pub async fn fits(connection: &Connection, master: &MasterKey) -> Result<Option<
         bucket: BUCKET.to_owned(),
         source,
     };
-    let stream = match connection.jetstream.get_stream(format!("KV_{BUCKET}")).await {
+    let stream = match connection.jetstream.get_stream(rights::kv(BUCKET)).await {
         Ok(stream) => stream,
         Err(error) if topology::is_missing(&error) => return Ok(None),
         Err(error) => return Err(away(error.into())),

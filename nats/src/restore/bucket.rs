@@ -1,7 +1,11 @@
 //! Copies a bucket and puts it back: the last value of each key, for a bucket has no history that anybody points into.
 
 use super::{MARK, RestoreError, mark, refused};
-use crate::{Connection, topology};
+use crate::{
+    Connection,
+    bucket::{AT_ONCE, is_gone},
+    rights, topology,
+};
 use async_nats::jetstream::{
     message::PublishMessage,
     stream::{Config, LastRawMessageErrorKind},
@@ -9,9 +13,6 @@ use async_nats::jetstream::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::HashMap;
-
-/// Keys read or written at the same time.
-const AT_ONCE: usize = 64;
 
 /// The last value of each key of a bucket, and how its stream is configured. `None` where there is no such bucket.
 #[derive(Clone, Debug)]
@@ -24,7 +25,7 @@ pub struct BucketCopy {
 
 /// Copies a bucket: what has a value, key by key.
 pub async fn copy_bucket(connection: &Connection, bucket: &str) -> Result<Option<BucketCopy>, RestoreError> {
-    let name = format!("KV_{bucket}");
+    let name = rights::kv(bucket);
     let stream = match connection.jetstream.get_stream(&name).await {
         Ok(stream) => stream,
         Err(error) if topology::is_missing(&error) => return Ok(None),
@@ -44,9 +45,7 @@ pub async fn copy_bucket(connection: &Connection, bucket: &str) -> Result<Option
             Err(error) => return Err(refused("read", &subject)(error)),
         };
         // What was removed, or has ended, left a mark.
-        let is_gone =
-            ["KV-Operation", "Nats-Marker-Reason"].iter().any(|name| last.headers.get(*name).is_some());
-        let key = subject.strip_prefix(before).filter(|_| !is_gone);
+        let key = subject.strip_prefix(before).filter(|_| !is_gone(&last.headers));
         Ok(key.map(|key| (key.to_owned(), last.payload)))
     });
     let read: Vec<_> = stream::iter(read).buffer_unordered(AT_ONCE).try_collect().await?;
@@ -63,7 +62,7 @@ pub async fn put_bucket(
     replicas: usize,
     copy: &str,
 ) -> Result<(), RestoreError> {
-    let name = format!("KV_{bucket}");
+    let name = rights::kv(bucket);
     let config = bucket_config(&of, replicas).map_err(refused("read the configuration of", &name))?;
     let jetstream = &connection.jetstream;
     let have = match jetstream.get_stream(&name).await {
@@ -97,7 +96,7 @@ pub async fn complete_bucket(
     config: &serde_json::Value,
     replicas: usize,
 ) -> Result<(), RestoreError> {
-    let name = format!("KV_{bucket}");
+    let name = rights::kv(bucket);
     let of = BucketCopy { config: config.clone(), entries: Vec::new() };
     let config = bucket_config(&of, replicas).map_err(refused("read the configuration of", &name))?;
     connection.jetstream.update_stream(config).await.map_err(refused("complete", &name))?;

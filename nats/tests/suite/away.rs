@@ -4,6 +4,7 @@ use crate::{
     parking::{add, discard, letter, retry, unacknowledged, worker},
     rig::{Rig, item, soon, until},
 };
+use events::Subject;
 use nats::{Consumer, ConsumerMetrics, Handler, Manner, Retry};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use std::{
@@ -65,49 +66,73 @@ async fn what_fails_because_the_world_is_away_waits_for_it_and_is_never_parked()
     soon("stop", running).await.unwrap();
 }
 
-/// Brought back while the world is away, it is tried until the world is back, or it is given up.
+/// Brought back while the world is away, it is tried until the world is back, or it is given up; and what stands behind it is
+/// brought back all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_brought_back_waits_for_the_world_and_can_be_given_up_meanwhile() {
     let rig = Rig::start().await;
-    let (mended, given_up) = (item(), item());
-    let (state, handled) = (Arc::new(Mutex::new("poisoned")), Arc::new(Mutex::new(Vec::new())));
+    let (mended, given_up, halfway) = (item(), item(), item());
+    let (state, tried) = (Arc::new(Mutex::new("poisoned")), Arc::new(Mutex::new(Vec::new())));
     let handler: Handler = {
-        let (state, handled) = (Arc::clone(&state), Arc::clone(&handled));
+        let (state, tried, halfway) = (Arc::clone(&state), Arc::clone(&tried), halfway.clone());
         Arc::new(move |recorded| {
+            let first = recorded.subject == halfway && recorded.envelope.version == 1;
             let outcome = match *state.lock().unwrap() {
                 "poisoned" => Err(Retry::message("it is poisoned")),
-                "away" => Err(Retry::world("the carrier is away")),
+                "away" if !first => Err(Retry::world("the carrier is away")),
                 _ => Ok("done"),
             };
-            if outcome.is_ok() {
-                handled.lock().unwrap().push(recorded.subject.clone());
-            }
+            tried.lock().unwrap().push((
+                recorded.subject.clone(),
+                recorded.envelope.version,
+                outcome.is_ok(),
+            ));
             Box::pin(async move { outcome })
         })
     };
-    let (metrics, stop) = (ConsumerMetrics::default(), CancellationToken::new());
-    let consumer = Consumer { metrics: metrics.clone(), ..worker(&rig, "park:1").await };
-    let running = tokio::spawn(consumer.run(handler, stop.clone()));
+    let failed = |subject: &Subject, version| {
+        let tried = tried.lock().unwrap();
+        tried.iter().filter(|(of, which, done)| of == subject && *which == version && !done).count()
+    };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(worker(&rig, "park:1").await.run(handler, stop.clone()));
     let mut letters = Vec::new();
-    for of in [&mended, &given_up] {
-        add(&rig, of, 1..=1).await;
-        until("it is parked", async || letter(&rig, of).await.is_some()).await;
+    for of in [&mended, &given_up, &halfway] {
+        add(&rig, of, 1..=3).await;
+        until("it is parked, and what follows waits", async || {
+            letter(&rig, of).await.is_some_and(|letter| letter.through == letter.failure.sequence + 2)
+        })
+        .await;
         letters.push(letter(&rig, of).await.unwrap());
     }
     *state.lock().unwrap() = "away";
     for letter in &letters {
         retry(&rig, letter).await;
     }
-    until("both are tried on and on", async || failures(&metrics, "world") >= 6).await;
+    let tries = [(&mended, 1), (&given_up, 1), (&halfway, 2)];
+    for (of, version) in tries {
+        until("it is tried on and on", async || failed(of, version) >= 3).await;
+    }
     for (of, before) in [&mended, &given_up].into_iter().zip(&letters) {
         assert_eq!(letter(&rig, of).await.as_ref(), Some(before), "neither is parked once more");
     }
-    discard(&rig, &letters[1]).await;
-    until("it is given up", async || letter(&rig, &given_up).await.is_none()).await;
+    // Of the one that is halfway the first is handled already: giving that up changes nothing.
+    for letter in &letters[1..] {
+        discard(&rig, letter).await;
+    }
+    let before = failed(&halfway, 2);
+    until("what is behind it is tried on and on", async || failed(&given_up, 2) >= 3).await;
+    until("and so behind what is handled", async || failed(&halfway, 2) >= before + 3).await;
     assert!(letter(&rig, &mended).await.is_some());
     *state.lock().unwrap() = "there";
-    until("the other is done", async || letter(&rig, &mended).await.is_none()).await;
-    assert_eq!(*handled.lock().unwrap(), [mended]);
+    for of in [&mended, &given_up, &halfway] {
+        until("nothing waits", async || letter(&rig, of).await.is_none()).await;
+    }
+    for (of, handled) in [(mended, vec![1, 2, 3]), (given_up, vec![2, 3]), (halfway, vec![1, 2, 3])] {
+        let tried = tried.lock().unwrap();
+        let done = tried.iter().filter(|(subject, _, done)| *subject == of && *done);
+        assert_eq!(done.map(|(_, version, _)| *version).collect::<Vec<_>>(), handled);
+    }
     stop.cancel();
     soon("stop", running).await.unwrap();
 }

@@ -5,24 +5,11 @@ use super::{
     document::{key, owner},
     messages,
 };
+use commands::reactions::interests;
 use events::{Aggregate, Context, FactType};
 use projections::View;
 use serde_json::{Map, Value, json};
 use waybill::system::Service;
-
-/// The types of facts that a service answers, by the context that records them.
-pub(super) fn interests(service: Service) -> &'static [(Context, &'static [&'static str])] {
-    match service {
-        Service::Users => commands::users::INTERESTS,
-        Service::Orders => commands::orders::INTERESTS,
-        Service::Payments => commands::payments::INTERESTS,
-        Service::Inventory => commands::inventory::INTERESTS,
-        Service::Shipping => commands::shipping::INTERESTS,
-        Service::Notifications => commands::notifications::INTERESTS,
-        Service::Fulfilment => commands::fulfilment::INTERESTS,
-        Service::Operations => &[],
-    }
-}
 
 /// The durable consumer with which a service reads a stream. Notifications have one for each channel.
 pub(super) fn durable(service: Service, context: Context) -> String {
@@ -75,7 +62,7 @@ fn records(service: Service, operations: &mut Map<String, Value>) {
 
 /// Which facts it answers, and what operators ask of its consumers.
 fn answers(service: Service, operations: &mut Map<String, Value>) {
-    for (context, kinds) in interests(service) {
+    for (context, kinds) in interests(service.context()) {
         let durable = durable(service, *context);
         for aggregate in Aggregate::ALL.into_iter().filter(|aggregate| aggregate.context() == *context) {
             let kinds = FactType::of(aggregate).iter().filter(|fact| kinds.contains(&fact.name));
