@@ -1,7 +1,6 @@
 //! Who a process is to NATS, how it knows that it speaks with the right one, and what it may ask there.
 
 use async_nats::ConnectOptions;
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use std::{fmt, path::PathBuf, str::FromStr};
 use zeroize::Zeroizing;
 
@@ -14,7 +13,10 @@ pub const SHARED_API: &str = "JS.API";
 
 /// The private half of an nkey: who has it is that user. Never shown.
 #[derive(Clone)]
-pub struct Seed(Zeroizing<String>);
+pub struct Seed {
+    text: Zeroizing<String>,
+    public: String,
+}
 
 /// Why a text is no seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,27 +25,25 @@ pub struct SeedError;
 
 impl Seed {
     /// A new one.
+    #[expect(
+        clippy::expect_used,
+        clippy::missing_panics_doc,
+        reason = "only a pair that was made of a public key has no seed"
+    )]
     pub fn generate() -> Self {
-        // A key that was just made has its seed.
-        let seed = nkeys::KeyPair::new_user().seed().unwrap_or_default();
-        Self(seed.into())
+        let pair = nkeys::KeyPair::new_user();
+        let text = pair.seed().expect("a new pair has a seed").into();
+        Self { text, public: pair.public_key() }
     }
 
     /// The seed itself, to be written into a file that nobody else can read.
     pub fn reveal(&self) -> &str {
-        &self.0
-    }
-
-    /// Answers a challenge of the server, as its protocol has it.
-    pub fn sign(&self, challenge: &str) -> String {
-        let pair = nkeys::KeyPair::from_seed(&self.0);
-        let signed = pair.and_then(|pair| pair.sign(challenge.as_bytes()));
-        signed.map(|signature| BASE64_URL_SAFE_NO_PAD.encode(signature)).unwrap_or_default()
+        &self.text
     }
 
     /// The public half, which the server knows.
-    pub fn public(&self) -> String {
-        nkeys::KeyPair::from_seed(&self.0).map(|pair| pair.public_key()).unwrap_or_default()
+    pub fn public(&self) -> &str {
+        &self.public
     }
 }
 
@@ -52,8 +52,8 @@ impl FromStr for Seed {
 
     fn from_str(text: &str) -> Result<Self, SeedError> {
         let text = Zeroizing::new(text.trim().to_owned());
-        let known = nkeys::KeyPair::from_seed(&text).is_ok_and(|pair| pair.public_key().starts_with('U'));
-        if known { Ok(Self(text)) } else { Err(SeedError) }
+        let public = nkeys::KeyPair::from_seed(&text).map_err(|_| SeedError)?.public_key();
+        if public.starts_with('U') { Ok(Self { text, public }) } else { Err(SeedError) }
     }
 }
 
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(same.public(), seed.public());
         assert!(seed.public().starts_with('U'));
         let account = nkeys::KeyPair::new_account().seed().unwrap();
-        for bad in [&account, &seed.public(), "", "SU"] {
+        for bad in [&account, seed.public(), "", "SU"] {
             assert_eq!(bad.parse::<Seed>().unwrap_err(), SeedError, "{bad}");
         }
     }

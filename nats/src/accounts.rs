@@ -59,7 +59,7 @@ impl Layout {
         Permissions { publish, kept_from: holder.kept_from(&self.durables), subscribe }
     }
 
-    /// The configuration, with the public key of every holder by its name.
+    /// The configuration, with the public key of every holder by its name. Who has none does not come in.
     pub fn render(&self, keys: &BTreeMap<String, String>) -> String {
         let mut text = String::from(
             "# Made by waybill nats-config: who may do what. Not to be edited: it is made again when Waybill changes.\n\
@@ -69,7 +69,7 @@ impl Layout {
             self.stream(stream, &mut text);
         }
         for holder in &self.holders {
-            self.holder(holder, keys.get(&holder.name).map_or("", String::as_str), &mut text);
+            self.holder(holder, keys.get(&holder.name), &mut text);
         }
         text.push_str("}\n");
         text
@@ -104,15 +104,21 @@ impl Layout {
         text.push_str("    ]\n  }\n");
     }
 
-    fn holder(&self, holder: &Holder, key: &str, text: &mut String) {
+    fn holder(&self, holder: &Holder, key: Option<&String>, text: &mut String) {
         let Permissions { publish, kept_from, subscribe } = self.permissions(holder);
+        let user = key.map(|key| {
+            format!(
+                "{{ nkey: {key}, permissions: {{\n      publish: {{\n        allow: {}\n        deny: {}\n      }}\n      subscribe: {{ allow: {} }}\n    }} }}",
+                lines(&publish),
+                lines(&kept_from),
+                list(subscribe.iter().map(String::as_str)),
+            )
+        });
         let _ = writeln!(
             text,
-            "  {:?} {{\n    users: [{{ nkey: {key}, permissions: {{\n      publish: {{\n        allow: {}\n        deny: {}\n      }}\n      subscribe: {{ allow: {} }}\n    }} }}]\n    imports: [",
+            "  {:?} {{\n    users: [{}]\n    imports: [",
             holder.name,
-            lines(&publish),
-            lines(&kept_from),
-            list(subscribe.iter().map(String::as_str)),
+            user.unwrap_or_default()
         );
         for (stream, subject, door) in holder.doors() {
             let from = format!("{{ account: {:?}, subject: {subject:?} }}", account(&stream));

@@ -3,6 +3,7 @@
 
 use events::Context;
 use events::feed::stream as feed_stream;
+use jiff::Timestamp;
 use nats::{Layout, Seed, inbox};
 use projections::database::Cluster;
 use serde_json::{Value, json};
@@ -317,6 +318,58 @@ async fn answers_cannot_be_sent_into_the_stream_of_somebody_else() {
     }
     let ledger = provisioning.request("JS.API.STREAM.INFO.KV_LEDGER_ORDERS", "").await.unwrap().unwrap();
     assert_eq!(ledger["state"]["messages"], 0, "{ledger}");
+}
+
+/// A consumer that sends headers only, or a heartbeat, sends what the server takes for a request to empty a stream, or to
+/// delete it. In the account of a stream nobody listens there, so it sends nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_cannot_have_a_consumer_ask_what_he_may_not() {
+    let mut world = World::secured().await.unwrap();
+    let (cart, after) = shop(&world).await;
+    world.api.place("o", &cart, &[&after]).await.unwrap().expect(202, "an order").unwrap();
+    world.settled().await.unwrap();
+    assert!(world.stop().await);
+    let (mut provisioning, mut reader) =
+        (enter(&world, PROVISIONING).await, enter(&world, "notifications").await);
+    let cases = [
+        ("ORDERS", "STREAM.PURGE.ORDERS"),
+        ("ORDERS", "STREAM.DELETE.ORDERS"),
+        ("ORDERS", "CONSUMER.DELETE.ORDERS.shipping-orders"),
+        ("KV_PARKED", "STREAM.DELETE.KV_PARKED"),
+        ("KV_PERSONAL_KEYS", "STREAM.PURGE.KV_PERSONAL_KEYS"),
+    ];
+    for (number, (stream, target)) in cases.iter().enumerate() {
+        let config = json!({
+            "name": format!("mine-{number}"), "deliver_subject": format!("$JS.API.{target}"), "ack_policy": "none",
+            "deliver_policy": "all", "headers_only": true, "idle_heartbeat": 100_000_000,
+        });
+        let body = json!({ "stream_name": stream, "config": config }).to_string();
+        let create = format!("JS.API.CONSUMER.CREATE.{stream}.mine-{number}");
+        let made = reader.request(&create, &body).await.unwrap().unwrap();
+        assert!(made["config"].is_object(), "{made}");
+    }
+    for (number, (stream, target)) in cases.iter().enumerate() {
+        let made = loop {
+            let info = format!("JS.API.CONSUMER.INFO.{stream}.mine-{number}");
+            let info = reader.request(&info, "").await.unwrap().unwrap();
+            let time = |key: &str| info[key].as_str().unwrap().parse::<Timestamp>().unwrap();
+            // Several heartbeats later.
+            if time("ts").duration_since(time("created")).as_millis() > 500 {
+                break info;
+            }
+        };
+        assert_eq!(made["delivered"]["consumer_seq"], 0, "{target}: {made}");
+        let there = provisioning.request(&format!("JS.API.STREAM.INFO.{stream}"), "").await.unwrap().unwrap();
+        assert_eq!(
+            there["state"]["messages"].as_u64().unwrap() >= 1,
+            *stream != "KV_PARKED",
+            "{target}: {there}"
+        );
+        assert!(there["config"].is_object(), "{target}: {there}");
+    }
+    let durable = "JS.API.CONSUMER.INFO.ORDERS.shipping-orders";
+    let durable = provisioning.request(durable, "").await.unwrap().unwrap();
+    assert_eq!(durable["name"], "shipping-orders", "{durable}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

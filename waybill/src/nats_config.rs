@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         }
         let text = kept(&file, || Seed::generate().reveal().to_owned())?;
         let seed: Seed = text.parse().map_err(because(format!("{} is no key", file.display())))?;
-        keys.insert(role.to_owned(), seed.public());
+        keys.insert(role.to_owned(), seed.public().to_owned());
     }
     let password = args.out.join("route-password");
     let password = if nodes.is_empty() { String::new() } else { kept(&password, random)? };
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(changed.map(|(role, _)| role).collect::<Vec<_>>(), ["orders"]);
         let accounts = fs::read_to_string(out.join("accounts.conf")).unwrap();
         for (role, seed) in rights::roles().zip(&second) {
-            let public = seed.parse::<Seed>().unwrap().public();
+            let public = seed.parse::<Seed>().unwrap().public().to_owned();
             assert!(accounts.contains(&public), "{role}");
             assert!(!accounts.contains(seed.as_str()), "{role}");
             #[cfg(unix)]

@@ -4,7 +4,7 @@ use super::Config;
 use crate::Durability;
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{self, Path, PathBuf},
     process::Stdio,
 };
@@ -49,7 +49,7 @@ impl Launch {
             }
         };
         let template = guarded.as_deref().unwrap_or(template);
-        fs::write(conf(dir), configuration(template, config.durability))?;
+        write(&conf(dir), &configuration(template, config.durability))?;
         let log = dir.join(LOG);
         if log.exists() {
             fs::rename(&log, log.with_extension("log.old"))?;
@@ -121,6 +121,18 @@ pub(super) fn conf(dir: &Path) -> PathBuf {
 /// The file with the process id in a data folder, written by the server.
 pub(super) fn pid_file(dir: &Path) -> PathBuf {
     dir.join("nats-server.pid")
+}
+
+/// For its owner only: nodes of a cluster that trusts nobody find the password of the others in it.
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    if file.exists() {
+        fs::remove_file(file)?;
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(file)?.write_all(text.as_bytes())
 }
 
 fn configuration(template: &str, durability: Durability) -> String {
