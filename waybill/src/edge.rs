@@ -96,7 +96,7 @@ impl Edge {
         let deadline = Instant::now() + within;
         for service in services {
             // Nobody is asked: a pick that is dropped counts as not made.
-            while self.upstreams.pick(service, &[]).is_err() {
+            while self.upstreams.pick(service).is_err() {
                 if Instant::now() > deadline {
                     return Err(format!("the gateway knows no {service} after {within:?}").into());
                 }
