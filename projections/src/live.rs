@@ -20,7 +20,7 @@ mod sse;
 mod tail;
 mod target;
 
-use crate::{Outlet, Projections, View, table::Table};
+use crate::{Outlet, Projections, View, database::DatabaseError, table::Table};
 use axum::Router;
 use document::Documents;
 use events::Position;
@@ -121,9 +121,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// What the tables contain at most, as far as this process knows: also what is committed at this moment.
-    fn contained(&self) -> Vec<Position> {
-        self.projections.ahead()
+    /// What the tables contain. Asked behind a look at them, so that the look contains no more.
+    async fn contained(&self) -> Result<Vec<Position>, DatabaseError> {
+        self.projections.contained().await
     }
 }
 

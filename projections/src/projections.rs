@@ -2,16 +2,16 @@
 
 use crate::{
     FeedMetrics, Progress, View,
-    database::{Database, DatabaseError, Storage},
+    database::{Database, DatabaseError, Row, Storage},
     freshness,
     generations::{Gauges, Rebuilds, Serving, Shared},
     history::History,
     metrics::{Lag, ProjectionMetrics},
     past::{self, Past},
-    telling::{Announcer, Teller},
+    telling::Teller,
 };
 use axum::{Extension, middleware::from_fn_with_state};
-use events::Position;
+use events::{Context, Position};
 use jiff::Timestamp;
 use nats::{ChangeFeed, KeyRing, Parking, Policy, ReadModel, ReadModels, State};
 use service::{Clock, Metrics, Problem, Shutdown};
@@ -59,8 +59,6 @@ pub struct Projections {
     known: watch::Receiver<Option<ReadModel>>,
     view: &'static View,
     connection: nats::Connection,
-    /// Who is told of commits, where somebody is.
-    announcer: Option<Announcer>,
     clock: Clock,
 }
 
@@ -77,12 +75,11 @@ impl Projections {
         shutdown: &Shutdown,
     ) -> Result<Self, DatabaseError> {
         let mut generations = Shared::open(view, feed, storage, clock.clone(), counters).await?;
-        let announcer = feed.outlet.as_ref().map(|outlet| {
+        if let Some(outlet) = &feed.outlet {
             let (teller, announcer) = Teller::new(view, outlet, &feed.connection, generations.serving());
             shutdown.spawn(teller.run(shutdown.clone()));
-            generations.tell_changes(announcer.clone());
-            announcer
-        });
+            generations.tell_changes(announcer);
+        }
         let (serving, progress) = (generations.serving(), generations.progress());
         let known = generations.known();
         let lag = Lag { projection: view.name, progress: progress.clone(), clock: clock.clone() };
@@ -91,7 +88,7 @@ impl Projections {
         metrics.registry().register_collector(Box::new(gauges));
         shutdown.spawn(Arc::new(generations).run(shutdown.clone()));
         let connection = feed.connection.clone();
-        Ok(Self { serving, progress, known, view, connection, announcer, clock })
+        Ok(Self { serving, progress, known, view, connection, clock })
     }
 
     /// The queries, documented. What is personal in their answers is opened with `keys`, when it is asked for.
@@ -167,17 +164,19 @@ impl Projections {
         building.unwrap_or_else(|| "a generation is about to be built".to_owned())
     }
 
-    /// The clock.
-    /// What the tables contain at most, as far as this process knows.
-    pub(crate) fn ahead(&self) -> Vec<Position> {
-        let ahead = self.announcer.as_ref().map(Announcer::ahead).unwrap_or_default();
-        let progress = self.progress.borrow();
-        let most = |at: Position| {
-            ahead.iter().copied().filter(|one| one.context == at.context).fold(at, Position::max)
+    /// Where the tables are: nothing that was read of them before is further, whoever writes them.
+    pub(crate) async fn contained(&self) -> Result<Vec<Position>, DatabaseError> {
+        let sql = "SELECT stream, sequence FROM waybill_checkpoint WHERE projection = $1";
+        let rows = self.database().rows(sql, vec![self.view().name.into()]).await?;
+        let position = |row: &Row| {
+            let stream: String = row.get("stream")?;
+            let sequence = row.get::<i64>("sequence")?.cast_unsigned();
+            Ok(Context::of_stream(&stream).map(|context| Position { context, sequence }))
         };
-        progress.streams.iter().map(|stream| most(stream.position)).collect()
+        rows.iter().filter_map(|row| position(row).transpose()).collect()
     }
 
+    /// The clock.
     pub(crate) fn clock(&self) -> Clock {
         self.clock.clone()
     }

@@ -202,7 +202,7 @@ impl Projector {
         mut batch: Vec<Chunk>,
     ) -> Result<(), Interruption> {
         let projection = Projection { projection: self.view.name };
-        self.pass_over_discarded(&mut batch).await?;
+        self.pass_over_discarded(waiting, &mut batch).await?;
         loop {
             let started = Instant::now();
             let (changes, moves, past) = self.project(waiting, &mut batch);
@@ -213,10 +213,7 @@ impl Projector {
                 let (context, sequence) = (parked.subject.context(), parked.sequence);
                 return Err(Interruption::Unreadable(Position { context, sequence }));
             }
-            let rows = self.told.as_ref().map(|told| {
-                told.intend(&moves);
-                told.rows(&changes)
-            });
+            let rows = self.told.as_ref().map(|told| told.rows(&changes));
             self.say_skipped(waiting, &batch).await?;
             if writer.commit_past(changes, &moves, &past).await? == Commit::Done {
                 for parked in &past.parked {

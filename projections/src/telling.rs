@@ -22,7 +22,7 @@ pub(crate) use pending::Rows;
 use pending::{Pending, Work};
 use service::Shutdown;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::{Notify, watch};
@@ -44,8 +44,6 @@ pub(crate) struct Announcer {
 #[derive(Debug, Default)]
 struct Shared {
     pending: Pending,
-    /// Where the checkpoints are, or may be at any moment.
-    ahead: Mutex<Vec<Position>>,
     wake: Notify,
 }
 
@@ -61,22 +59,6 @@ impl Announcer {
             .filter(|(table, _)| fed(table.name))
             .map(|(table, key)| (table.name, key.clone()))
             .collect()
-    }
-
-    /// These moves of the checkpoints are about to be committed.
-    pub(crate) fn intend(&self, moves: &[Move]) {
-        let mut ahead = self.shared.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        for &Move { context, to, .. } in moves {
-            match ahead.iter_mut().find(|one| one.context == context) {
-                Some(known) => known.sequence = known.sequence.max(to),
-                None => ahead.push(Position { context, sequence: to }),
-            }
-        }
-    }
-
-    /// What the tables contain at most, of what this process has written.
-    pub(crate) fn ahead(&self) -> Vec<Position> {
-        self.shared.ahead.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// These rows are committed, with these moves of the checkpoints; so many events are left to be read.

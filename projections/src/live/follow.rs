@@ -193,7 +193,8 @@ impl Follow {
         whole: Option<Look>,
     ) -> Result<Result<Cursor, Why>, Problem> {
         loop {
-            let now = self.shared.hub.reached(&self.shared.contained()).await?;
+            let contained = self.shared.contained().await?;
+            let now = self.shared.hub.reached(&contained).await?;
             let mut unsure = Vec::new();
             for item in self.queue.extract(self.tag, now.sequence) {
                 match item {

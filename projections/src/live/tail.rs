@@ -8,7 +8,7 @@
 use super::{
     LiveModel, Shared,
     document::Seen,
-    hub::{Looked, Wanted, covers},
+    hub::{Hub, Looked, Wanted, covers},
     queue::Now,
 };
 use crate::telling::read;
@@ -46,6 +46,16 @@ struct Way {
     /// When the first of it was told.
     oldest: Option<Timestamp>,
     held: Option<Held>,
+}
+
+impl Way {
+    /// Tells what was held, which nobody looks at in vain any more.
+    fn tell(&mut self, hub: &Hub, looked: Looked) {
+        hub.tell_all(&looked);
+        for wanted in looked.wanted {
+            self.again.remove(&(wanted.model, wanted.key));
+        }
+    }
 }
 
 /// What was looked at, and until when it waits for what the tables contained.
@@ -99,7 +109,7 @@ pub(super) async fn follow(shared: Arc<Shared>, feed: ChangeFeed) {
             Err(_) => {
                 if let Some(mut held) = way.held.take() {
                     held.looked.wanted.iter_mut().for_each(|wanted| wanted.ahead = true);
-                    hub.tell_all(&held.looked);
+                    way.tell(hub, held.looked);
                 }
             }
         }
@@ -148,23 +158,36 @@ async fn mark(shared: &Arc<Shared>, way: &mut Way, sequence: u64, position: &str
             way.held = Some(held);
             return;
         }
-        shared.hub.tell_all(&held.looked);
-        for wanted in held.looked.wanted {
-            way.again.remove(&(wanted.model, wanted.key));
-        }
+        way.tell(&shared.hub, held.looked);
     }
     let mut changed: Vec<_> =
         std::mem::take(&mut way.changed).into_iter().map(|((model, key), at)| (at, model, key)).collect();
     changed.sort();
     let wanted = shared.hub.wanted(changed);
     let found = look_at(shared, &wanted, position).await;
-    let contained = shared.contained();
+    // What nobody wanted to know contains nothing.
+    let contained = if found.is_empty() { Some(Vec::new()) } else { contained(shared).await };
+    let Some(contained) = contained else { return };
     let looked = Looked { wanted, found, sequence, told, oldest: way.oldest.take() };
-    if looked.found.is_empty() || covers(&looked.told, &contained) {
+    if covers(&looked.told, &contained) {
         shared.hub.tell_all(&looked);
         way.again.clear();
     } else {
         way.held = Some(Held { looked, contained, until: Instant::now() + HELD });
+    }
+}
+
+/// What the tables contain; asked for until there is an answer, or the shutdown.
+async fn contained(shared: &Shared) -> Option<Vec<Position>> {
+    let token = shared.shutdown.token();
+    loop {
+        match shared.contained().await {
+            Ok(contained) => return Some(contained),
+            Err(error) => {
+                tracing::warn!(projection = shared.view.name, %error, "the checkpoints are asked for again");
+                token.run_until_cancelled(tokio::time::sleep(RETRY)).await?;
+            }
+        }
     }
 }
 

@@ -126,32 +126,41 @@ impl Projector {
     }
 
     /// Takes out what cannot be read and was discarded for good: by the generation before, where these tables are built again.
-    pub(super) async fn pass_over_discarded(&self, batch: &mut [Chunk]) -> Result<(), Interruption> {
-        for chunk in batch.iter_mut().filter(|chunk| !chunk.unreadable.is_empty()) {
-            let mut left = Vec::with_capacity(chunk.unreadable.len());
-            for unreadable in std::mem::take(&mut chunk.unreadable) {
+    /// What waits behind another one was not.
+    pub(super) async fn pass_over_discarded(
+        &self,
+        waiting: &Waiting,
+        batch: &mut [Chunk],
+    ) -> Result<(), Interruption> {
+        let mut known: HashMap<Subject, HashSet<u64>> = HashMap::new();
+        let unreadable = batch.iter().flat_map(|chunk| &chunk.unreadable);
+        for Unreadable { message, .. } in unreadable {
+            let subject = &message.subject;
+            if !waiting.holds(subject, message.position.sequence) && !known.contains_key(subject) {
                 // Seldom, and large.
-                if !Box::pin(self.is_discarded(&unreadable.message)).await? {
-                    left.push(unreadable);
-                }
+                known.insert(subject.clone(), Box::pin(self.discarded(subject)).await?);
             }
-            chunk.unreadable = left;
+        }
+        let gone = |Unreadable { message, .. }: &Unreadable| {
+            known.get(&message.subject).is_some_and(|gone| gone.contains(&message.position.sequence))
+        };
+        for chunk in batch {
+            chunk.unreadable.retain(|unreadable| !gone(unreadable));
         }
         Ok(())
     }
 
-    /// Whether an operator has discarded a message of this projection.
-    async fn is_discarded(&self, message: &Message) -> Result<bool, Interruption> {
+    /// What operators have discarded of an aggregate for this projection: sequences in its stream.
+    async fn discarded(&self, subject: &Subject) -> Result<HashSet<u64>, Interruption> {
         let consumer = self.consumer();
-        let letter = Aggregate::DeadLetter.subject(DeadLetterId::of(&consumer, message.subject.as_str()));
+        let letter = Aggregate::DeadLetter.subject(DeadLetterId::of(&consumer, subject.as_str()));
         let said = self.messages(&letter, 1, u64::MAX).await;
         let said = said.map_err(|error| Interruption::Operations(error.into()))?;
-        Ok(said.iter().filter_map(|said| said.record().ok()).any(|said| match said.fact {
-            Fact::DeadLetter(DeadLetterEvent::Discarded(discarded)) => {
-                discarded.consumer == consumer && discarded.sequence == message.position.sequence
-            }
-            _ => false,
-        }))
+        let discarded = said.iter().filter_map(|said| match said.record().ok()?.fact {
+            Fact::DeadLetter(DeadLetterEvent::Discarded(it)) if it.consumer == consumer => Some(it.sequence),
+            _ => None,
+        });
+        Ok(discarded.collect())
     }
 
     /// Reads what waits. What operators are shown that does not is taken back: it waited in the generation before, which

@@ -56,10 +56,11 @@ pub(crate) async fn built_beneath_those_who_follow(rig: Rig) {
     let over = Arc::new(AtomicBool::new(false));
     let writer = {
         let (rig, over) = (Arc::clone(&rig), Arc::clone(&over));
+        let mut progress = node.projections.progress();
         tokio::spawn(async move {
             let mut number = 0;
             while !over.load(Ordering::SeqCst) {
-                rig.product(&format!("P{}", number % 8)).await;
+                rig.product_behind(&mut progress, &format!("P{}", number % 8)).await;
                 number += 1;
             }
         })

@@ -12,7 +12,8 @@ use nats::{
     server::{Binary, Config, Server},
 };
 use projections::{
-    Feed, FeedMetrics, LiveOptions, Outlet, ProjectionMetrics, Projections, Rebuilds, View, database::Storage,
+    Feed, FeedMetrics, LiveOptions, Outlet, Progress, ProjectionMetrics, Projections, Rebuilds,
+    StreamProgress, View, database::Storage,
 };
 use serde_json::Value;
 use service::{
@@ -25,11 +26,17 @@ use std::{
     time::Duration,
 };
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 use uuid::Uuid;
 
 /// Far more than anything here takes: only a hang gets there.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// So many events a writer may be ahead of the read model.
+const LEAD: u64 = 1000;
 
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("not in time: {what}"))
@@ -146,6 +153,19 @@ impl Rig {
         let storage = self.storage(folder);
         let clock = Clock::system();
         Projections::start(view, &feed, &storage, clock, metrics, counters, shutdown).await.unwrap()
+    }
+
+    /// Like [`Rig::product`], no faster than the read model follows: far behind the log it tells nothing of single changes.
+    pub(crate) async fn product_behind(&self, progress: &mut watch::Receiver<Progress>, name: &str) {
+        let written = self.product(name).await;
+        let reached = |progress: &Progress| {
+            let inventory = |stream: &StreamProgress| stream.position.context == Context::Inventory;
+            progress
+                .streams
+                .iter()
+                .any(|stream| inventory(stream) && stream.position.sequence + LEAD > written)
+        };
+        soon("the read model follows", progress.wait_for(reached)).await.unwrap();
     }
 
     /// Adds a product, or changes its price to how often it was changed. Gives its sequence.
