@@ -1,6 +1,6 @@
 //! A connection to NATS with the settings Waybill relies on.
 
-use crate::Access;
+use crate::{Access, SHARED_API};
 use async_nats::{
     Client, ConnectOptions, Event, Message, Request, RequestError, RequestErrorKind, connection::State,
     jetstream, subject::ToSubject,
@@ -115,6 +115,11 @@ impl Connection {
     /// The subject of a request to JetStream.
     pub(crate) fn api(&self, request: impl fmt::Display) -> String {
         format!("{}.{request}", self.api)
+    }
+
+    /// Whether every stream is in an account of its own, and this is in none of them.
+    pub(crate) fn is_apart(&self) -> bool {
+        &*self.api == SHARED_API
     }
 
     /// Whether streams, buckets and durable consumers are made where they are missing. Otherwise they are there, or

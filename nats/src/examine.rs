@@ -141,16 +141,19 @@ pub fn server(connection: &Connection) -> ServerLook {
     }
 }
 
-/// What may be kept, and what is.
-pub async fn usage(connection: &Connection) -> Result<Usage, ExamineError> {
+/// What may be kept, and what is. `None` where every stream is in an account of its own, in which nobody is a user.
+pub async fn usage(connection: &Connection) -> Result<Option<Usage>, ExamineError> {
+    if connection.is_apart() {
+        return Ok(None);
+    }
     let account = connection.jetstream.query_account().await.map_err(failed("the account"))?;
     let limit = |limit: i64| u64::try_from(limit).ok().filter(|limit| *limit > 0);
-    Ok(Usage {
+    Ok(Some(Usage {
         storage: account.storage,
         storage_limit: account.limits.max_storage.and_then(limit),
         streams: account.streams as u64,
         streams_limit: account.limits.max_streams.and_then(limit),
-    })
+    }))
 }
 
 /// The stream of a context; `None` where there is none.
@@ -165,23 +168,17 @@ pub async fn stream(
     Ok(Some(look(info, weaknesses, skew)))
 }
 
-/// Every bucket that there is.
-pub async fn buckets(
+/// The bucket whose stream has this name; `None` where there is none. Which there are cannot be asked: where streams are in
+/// accounts of their own, nobody sees all of them.
+pub async fn bucket(
     connection: &Connection,
+    name: &str,
     replicas: usize,
     clock: &Clock,
-) -> Result<Vec<StreamLook>, ExamineError> {
-    let names: Vec<String> =
-        connection.jetstream.stream_names().try_collect().await.map_err(failed("the list of streams"))?;
-    let mut looks = Vec::new();
-    for name in names.iter().filter(|name| name.starts_with("KV_")) {
-        if let Some((info, skew)) = info(connection, name, clock).await? {
-            let weaknesses = topology::bucket_faults(&info.config, replicas);
-            looks.push(look(info, weaknesses, skew));
-        }
-    }
-    looks.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(looks)
+) -> Result<Option<StreamLook>, ExamineError> {
+    let Some((info, skew)) = info(connection, name, clock).await? else { return Ok(None) };
+    let weaknesses = topology::bucket_faults(&info.config, replicas);
+    Ok(Some(look(info, weaknesses, skew)))
 }
 
 /// The durable consumers of the stream of a context.
@@ -236,7 +233,8 @@ async fn info(
 ) -> Result<Option<(Info, Option<Skew>)>, ExamineError> {
     let what = || format!("stream {name}");
     let asked = clock.now();
-    let answer = connection.ask(format!("$JS.API.STREAM.INFO.{name}"), Request::new(), ANSWER).await;
+    let answer =
+        connection.ask(connection.api(format_args!("STREAM.INFO.{name}")), Request::new(), ANSWER).await;
     let answered = clock.now();
     let answer: Answer =
         serde_json::from_slice(&answer.map_err(failed(what()))?.payload).map_err(failed(what()))?;

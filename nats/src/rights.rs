@@ -21,6 +21,8 @@ pub const INSTANCES: &str = "INSTANCES";
 pub enum Right {
     /// Write on these subjects.
     Write(Vec<String>),
+    /// See how it is made and how much it holds, and nothing that is in it.
+    Inspect,
     /// Get single messages.
     Look,
     /// Read it, with consumers that end with their reader.
@@ -213,6 +215,7 @@ impl Holder {
         let api = |request: &str, door| (format!("$JS.API.{request}"), door);
         match right {
             Right::Write(subjects) => subjects.iter().map(|subject| (subject.clone(), Door::Ask)).collect(),
+            Right::Inspect => ask(&["STREAM.INFO.{}"]),
             Right::Look => {
                 let mut doors = ask(&["STREAM.INFO.{}", "STREAM.MSG.GET.{}", "DIRECT.GET.{}.>"]);
                 doors.push(api(&format!("DIRECT.GET.{stream}"), Door::AskMany));

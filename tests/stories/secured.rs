@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use nats::{Layout, Seed, inbox};
 use projections::database::Cluster;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, time::Duration};
 use waybill::{
     access::{OPERATOR, PROVISIONING},
     api::Cart,
@@ -96,6 +96,78 @@ async fn everything_works_where_each_has_only_the_rights_it_needs() {
         (info["config"]["name"] == feed).then_some(())
     })
     .await;
+    assert!(world.stop().await);
+}
+
+/// Without a file of read models, and whatever else is on this disk.
+async fn examined(world: &World) -> (Option<i32>, String) {
+    let key = world.config.data.with_file_name("master.key");
+    if !key.exists() {
+        fs::write(&key, &*world.config.master_key.to_base64()).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let (data, key) = (world.config.data.to_str().unwrap(), key.to_str().unwrap());
+    operate(world, &["doctor", "--json", "--data", data, "--master-key-file", key, "--full", "100"]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_operates_may_examine_and_back_up_and_who_provisions_may_restore() {
+    let mut world = World::secured().await.unwrap();
+    let (cart, after) = shop(&world).await;
+    let placed = world.api.place("o", &cart, &[&after]).await.unwrap().expect(202, "an order").unwrap();
+    world.settled().await.unwrap();
+    let said = eventually("doctor finds nothing", SOON, async || {
+        let (code, said) = examined(&world).await;
+        (code == Some(0)).then_some(said)
+    })
+    .await;
+    let report: Value = serde_json::from_str(&said).unwrap();
+    let open: Vec<_> = report["unknown"].as_array().unwrap().iter().map(|open| &open["of"]).collect();
+    assert_eq!(open, ["sync_interval", "the account"], "{said}");
+    let layout = rights::layout(&["email".to_owned()]);
+    let buckets = layout.streams.keys().filter(|name| name.starts_with("KV_")).count();
+    for seen in ["opens the keys of personal data", &format!("{buckets} of them")] {
+        assert!(said.contains(seen), "{seen} is missing in {said}");
+    }
+    // What waits for operators is seen here too, and a bucket that forgets.
+    let mut provisioning = enter(&world, PROVISIONING).await;
+    let info = provisioning.request("JS.API.STREAM.INFO.KV_SESSIONS", "").await.unwrap().unwrap();
+    let mut config = info["config"].clone();
+    config["max_bytes"] = 10_000_000.into();
+    let changed = provisioning.request("JS.API.STREAM.UPDATE.KV_SESSIONS", &config.to_string()).await;
+    assert!(changed.unwrap().unwrap()["config"].is_object());
+    let letter = r#"{"what":"an operator has to see"}"#;
+    provisioning.request("$KV.PARKED.x.y", letter).await.unwrap().unwrap();
+    let (code, said) = examined(&world).await;
+    assert!(code == Some(1) && said.contains("KV_SESSIONS") && said.contains("max_bytes"), "{said}");
+    assert!(said.contains("1 messages could not be handled"), "{said}");
+    let emptied = provisioning.request("JS.API.STREAM.PURGE.KV_PARKED", "").await.unwrap().unwrap();
+    assert_eq!(emptied["success"], true, "{emptied}");
+
+    let path = |name: &str| world.config.data.with_file_name(name).to_str().unwrap().to_owned();
+    let (backup, keys) = (path("backup"), path("keys"));
+    let (code, said) = operate(&world, &["backup", &backup, "--keys-to", &keys]).await;
+    assert!(code == Some(0) && said.contains("keys and passwords in"), "{said}");
+    assert!(world.stop().await);
+    for stream in layout.streams.keys() {
+        let gone = provisioning.request(&format!("JS.API.STREAM.DELETE.{stream}"), "").await;
+        let gone = gone.unwrap().unwrap();
+        assert!(gone["success"] == true || gone["error"]["err_code"] == 10059, "{stream}: {gone}");
+    }
+    let seed = world.guarded().join(format!("seeds/{PROVISIONING}.nk"));
+    let place = ["--nats-url", &world.config.nats_url, "--nats-nkey-file", seed.to_str().unwrap()];
+    let restore = [&["restore", &backup, "--keys-from", &keys][..], &place].concat();
+    let (code, said) = run(&restore).await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    let key = path("master.key");
+    let provision = [&["provision", "--master-key-file", &key][..], &place].concat();
+    let (code, said) = run(&provision).await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    world.resume().await.unwrap();
+    assert_eq!(world.api.order(placed.id().unwrap()).await.unwrap().body["status"], "completed");
+    let data = world.config.data.to_str().unwrap();
+    let (code, said) = operate(&world, &["verify", "--data", data]).await;
+    assert!(code == Some(0) && said.contains("everything agrees"), "{said}");
     assert!(world.stop().await);
 }
 

@@ -11,6 +11,7 @@ use events::Context;
 use nats::{
     Layout, PERSONAL_KEYS,
     rights::{Holder, PARKED, Right, kv, streams},
+    topology,
 };
 use projections::View;
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ pub fn layout(channels: &[String]) -> Layout {
     let buckets = users::buckets(1).map(|bucket| bucket.name);
     let streams = streams(&views, &buckets);
     let mut holders: Vec<_> = Service::ALL.iter().map(|service| of_service(*service, channels)).collect();
-    holders.extend([gateway(), operator(), provisioning(&streams)]);
+    holders.extend([gateway(), operator(&streams), provisioning(&streams)]);
     let reacting =
         Service::ALL.into_iter().flat_map(|service| reactions::durables(service.context(), channels));
     let durables = reacting.flat_map(|durable| {
@@ -102,11 +103,17 @@ fn gateway() -> Holder {
 }
 
 /// Looks at everything and changes nothing: checks, copies, replays, and signs tokens where it has the master key.
-fn operator() -> Holder {
+fn operator(streams: &BTreeMap<String, Vec<String>>) -> Holder {
     let mut holder = Holder::new(OPERATOR);
     for context in Context::ALL {
         holder.reads(context);
         holder.may(Right::Survey, context.stream());
+        // What became of idempotency keys is backed up.
+        holder.may(Right::Look, kv(&topology::ledger(context)));
+    }
+    // Whether buckets are as declared is seen of all of them; what is in sessions, for one, is none of its business.
+    for bucket in streams.keys().filter(|name| name.starts_with("KV_")) {
+        holder.may(Right::Inspect, bucket.clone());
     }
     for bucket in [PERSONAL_KEYS, PARKED] {
         holder.watches(bucket);
