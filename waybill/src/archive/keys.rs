@@ -6,7 +6,10 @@ use super::{
     seal::{Opening, Sealing},
     settle,
 };
-use crate::failure::{Failure, because};
+use crate::{
+    export::KEYS,
+    failure::{Failure, because},
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -96,8 +99,43 @@ impl Keys {
             (Some(_), None) => {
                 return Err(format!("{shown} is sealed: --key-file or --passphrase-file opens it").into());
             }
-            (None, _) => open.extend_from_slice(content),
+            // It could be anybody's.
+            (None, Some(_)) => {
+                return Err(format!("{shown} is not sealed: leave the key out where that is meant").into());
+            }
+            (None, None) => open.extend_from_slice(content),
         }
-        serde_json::from_slice(&open).map_err(because(format!("cannot read {shown}")))
+        let keys: Self = serde_json::from_slice(&open).map_err(because(format!("cannot read {shown}")))?;
+        match keys.buckets.keys().find(|name| !KEYS.contains(&name.as_str())) {
+            Some(name) => Err(format!("{shown} holds {name}, which is no bucket of keys").into()),
+            None => Ok(keys),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::SecretString;
+
+    fn keys(bucket: &str) -> Keys {
+        let kept = KeptBucket { config: serde_json::Value::Null, entries: Vec::new() };
+        Keys { moment: Timestamp::UNIX_EPOCH, buckets: BTreeMap::from([(bucket.to_owned(), kept)]) }
+    }
+
+    #[test]
+    fn what_is_not_sealed_or_no_bucket_of_keys_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        let words = Unlock::Passphrase(SecretString::from("correct horse battery".to_owned()));
+        let refused = |unlock: Option<&Unlock>| Keys::load(&path, unlock).unwrap_err().to_string();
+        keys("CREDENTIALS").save(&path, Some(&words)).unwrap();
+        assert!(Keys::load(&path, Some(&words)).unwrap().buckets.contains_key("CREDENTIALS"));
+        assert!(refused(None).contains("is sealed"));
+        keys("CREDENTIALS").save(&path, None).unwrap();
+        assert!(Keys::load(&path, None).is_ok());
+        assert!(refused(Some(&words)).contains("is not sealed"));
+        keys("SIGNING_KEYS").save(&path, None).unwrap();
+        assert!(refused(None).contains("SIGNING_KEYS"));
     }
 }
