@@ -110,5 +110,67 @@ fn settle(file: &File, draft: &Path, path: &Path) -> std::io::Result<()> {
     file.sync_all()?;
     fs::rename(draft, path)?;
     // The name is on disk when its folder is.
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// The folder that a file is in, also where only its name is given.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether the file `path`, which need not be there yet, lies in the folder `dir`, whatever both are called.
+pub(crate) fn lies_in(path: &Path, dir: &Path) -> std::io::Result<bool> {
+    let folder = fs::canonicalize(folder_of(path))?;
+    Ok(folder.join(path.file_name().unwrap_or_default()).starts_with(real(dir)?))
+}
+
+/// Where a path leads, as far as it exists.
+fn real(path: &Path) -> std::io::Result<PathBuf> {
+    match (fs::canonicalize(path), path.file_name()) {
+        (Err(error), Some(name)) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok(real(folder_of(path))?.join(name))
+        }
+        (found, _) => found,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_file_lies_in_a_folder_whatever_both_are_called() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("backup")).unwrap();
+        fs::create_dir(at("elsewhere")).unwrap();
+        symlink(at("backup"), at("link")).unwrap();
+        for (file, folder, inside) in [
+            ("backup/keys", "backup", true),
+            ("link/keys", "backup", true),
+            ("backup/keys", "link", true),
+            ("elsewhere/../backup/keys", "backup", true),
+            ("elsewhere/keys", "backup", false),
+            ("elsewhere/keys", "not/yet/there", false),
+            ("elsewhere/keys", "elsewhere/../elsewhere", true),
+            ("backup-keys", "backup", false),
+        ] {
+            assert_eq!(lies_in(&at(file), &at(folder)).unwrap(), inside, "{file} {folder}");
+        }
+        assert!(lies_in(&at("nowhere/keys"), &at("backup")).is_err());
+        // A name alone is a file in this folder.
+        assert!(lies_in(Path::new("keys"), Path::new(".")).unwrap());
+        assert!(!lies_in(Path::new("keys"), &at("backup")).unwrap());
+    }
+
+    #[test]
+    fn a_file_is_settled_where_only_its_name_is_given() {
+        let draft = format!("settled-{}.part", std::process::id());
+        let path = Path::new(&draft).with_extension("done");
+        let file = create(Path::new(&draft)).unwrap();
+        let settled = settle(&file, Path::new(&draft), &path);
+        fs::remove_file(&path).unwrap();
+        settled.unwrap();
+    }
 }

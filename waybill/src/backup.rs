@@ -5,7 +5,7 @@
 
 use crate::{
     access::{AccessArgs, OPERATOR},
-    archive::{Archive, Entry, KeptBucket, Keys, Unlock},
+    archive::{Archive, Entry, KeptBucket, Keys, Unlock, lies_in},
     databases::Secret,
     dev::find_nats,
     export::{KEYS, Wanted, export},
@@ -137,9 +137,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         let why = "those on PostgreSQL are copied with pg_dump, before this: docs/operations.md";
         return Err(settings::fault("--read-models")(why));
     }
-    if let Some(keys) = args.keys_to.as_ref().filter(|keys| keys.starts_with(&args.to)) {
-        let why = format!("{} is in the folder of the backup: keep keys apart from the log", keys.display());
-        return Err(settings::fault("--keys-to")(why));
+    if let Some(keys) = &args.keys_to {
+        is_apart(keys, &args.to).map_err(settings::fault("--keys-to"))?;
     }
     let url = find_nats(args.nats_url.clone(), &args.data)?;
     let connection = args.access.connect(&url, "waybill backup", OPERATOR).await?;
@@ -149,6 +148,16 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         signal = service::signal() => {
             Err(format!("stopped by {}: the same command goes on where it was", signal?).into())
         }
+    }
+}
+
+/// Whether keys may be written there: in a folder that exists, and not in that of the backup.
+fn is_apart(keys: &Path, backup: &Path) -> Result<(), String> {
+    let shown = keys.display();
+    match lies_in(keys, backup) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(format!("{shown} is in the folder of the backup: keep keys apart from the log")),
+        Err(error) => Err(format!("{shown}: {error}")),
     }
 }
 
