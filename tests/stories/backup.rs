@@ -174,6 +174,63 @@ async fn orders_go_on_after_everything_was_wiped_and_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_round_that_is_interrupted_leaves_the_one_before_as_it_was() {
+    let mut shop = Shop::open().await;
+    let (backup, keys, key) = (shop.path("backup"), shop.path("keys"), shop.path("key"));
+    let folder = Path::new(&backup);
+    let seal = ["--key-file", key.as_str()];
+    let make = [&["backup", &backup, "--keys-to", &keys][..], &seal].concat();
+    let check = [&["restore", &backup, "--check"][..], &seal].concat();
+    // The first one is none until it is whole. Timers are written when all segments are.
+    let in_the_way = |round: u32| folder.join(format!("FULFILMENT/timers-{round}.jsonl.zst"));
+    shop.place("one").await;
+    fs::create_dir_all(in_the_way(1)).unwrap();
+    shop.refused(&make, 1, "cannot write messages").await;
+    shop.refused(&check, 1, "is not whole").await;
+    fs::remove_dir(in_the_way(1)).unwrap();
+    fs::create_dir(in_the_way(2)).unwrap();
+    shop.refused(&make, 1, "cannot write messages").await;
+    fs::remove_dir(in_the_way(2)).unwrap();
+    shop.done(&make).await;
+    let said = shop.done(&check).await;
+    let manifest = fs::read(folder.join("manifest.json")).unwrap();
+
+    shop.place("two").await;
+    for round in [4, 5] {
+        fs::create_dir(in_the_way(round)).unwrap();
+        shop.refused(&make, 1, "cannot write messages").await;
+        assert_eq!(fs::read(folder.join("manifest.json")).unwrap(), manifest);
+        assert_eq!(shop.done(&check).await, said);
+        fs::remove_dir(in_the_way(round)).unwrap();
+    }
+    shop.done(&make).await;
+    assert_ne!(shop.done(&check).await, said);
+    // Nothing is left of the rounds before but events.
+    let left: Vec<_> = files(folder).into_iter().map(|path| path.display().to_string()).collect();
+    assert!(left.iter().all(|name| !name.contains("manifest.next")), "{left:?}");
+    for name in ["timers-", "PARKED-", "LEDGER_ORDERS-"] {
+        assert_eq!(left.iter().filter(|file| file.contains(name)).count(), 1, "{name}: {left:?}");
+    }
+    shop.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_in_a_copy_only_as_long_as_they_are_asked_for() {
+    let mut shop = Shop::open().await;
+    let copy = shop.path("copy");
+    let has_keys = || {
+        let mut names = files(Path::new(&copy)).into_iter().map(|path| path.display().to_string());
+        names.any(|name| name.contains("PERSONAL_KEYS") || name.contains("CREDENTIALS"))
+    };
+    shop.done(&["export", &copy, "--keys"]).await;
+    assert!(has_keys());
+    shop.done(&["export", &copy]).await;
+    assert!(!has_keys());
+    shop.refused(&["import", &copy, "--keys"], 64, "the copy has no keys").await;
+    shop.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_not_whole_or_not_ours_is_refused() {
     let mut shop = Shop::open().await;
     let (backup, plain, key, words) = (shop.path("b"), shop.path("p"), shop.path("key"), shop.path("words"));

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! manifest.json                        what is there: streams, segments, hashes
+//! manifest.next.json                   what there will be, while a round is under way or after it was interrupted
 //! ORDERS/000000000001.jsonl.zst        events of one stream, each on a line
 //! FULFILMENT/timers-2.jsonl.zst        timers that stood when the copy was made for the second time
 //! buckets/PARKED-2.jsonl.zst           messages that wait for an operator
@@ -83,7 +84,7 @@ fn open_seal(dir: &Path, unlock: Option<&Unlock>) -> Result<Option<Seal>, Failur
             "the copy in {shown} is sealed: waybill backup and waybill restore open it, with --key-file or --passphrase-file"
         )
         .into()),
-        (None, Some(_)) if dir.join(manifest::NAME).exists() => {
+        (None, Some(_)) if Manifest::exists(dir) => {
             Err(format!("the copy in {shown} is not sealed: leave the key out, or take another folder").into())
         }
         (None, Some(unlock)) => {

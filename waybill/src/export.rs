@@ -117,9 +117,13 @@ pub(crate) async fn export(
     wanted: &Wanted<'_>,
     clock: &Clock,
 ) -> Result<Manifest, Failure> {
-    let mut manifest = Manifest::load(archive)?.unwrap_or_else(|| Manifest::new(clock.now()));
-    let stale: Vec<String> = replaced(&manifest);
+    let whole = Manifest::load(archive)?;
+    let begun = Manifest::begun(archive, whole.as_ref())?;
+    let mut manifest = begun.or(whole).unwrap_or_else(|| Manifest::new(clock.now()));
     manifest.complete = false;
+    // What is not asked for this time is not in the copy any more: keys least of all.
+    manifest.buckets.clear();
+    manifest.read_models.clear();
     manifest.round += 1;
     manifest.nats_server = connection.server_version();
     for context in contexts {
@@ -139,7 +143,6 @@ pub(crate) async fn export(
         buckets(connection, archive, &mut manifest, &ledgers).await?;
     }
     if let Some(files) = wanted.read_models {
-        manifest.read_models.clear();
         for (name, path) in files {
             let file = format!("views/{name}-{}.zst", manifest.round);
             manifest.read_models.insert(name.clone(), write_file(archive, file, path)?);
@@ -167,22 +170,22 @@ pub(crate) async fn export(
     manifest.moment = cut.at;
     manifest.complete = true;
     manifest.save(archive, clock.now())?;
-    let named: HashSet<_> = manifest.files().into_iter().map(|file| &file.file).collect();
-    for file in stale.iter().filter(|file| !named.contains(file)) {
-        // What is left behind is named by nothing.
-        let _ = fs::remove_file(archive.dir.join(file));
-    }
+    sweep(archive, &manifest);
     Ok(manifest)
 }
 
-/// Files that are written anew each time.
-fn replaced(manifest: &Manifest) -> Vec<String> {
-    let timers = manifest.streams.values().filter_map(|stream| stream.timers.as_ref());
-    timers
-        .chain(manifest.buckets.values())
-        .chain(manifest.read_models.values())
-        .map(|file| file.file.clone())
-        .collect()
+/// Removes what rounds before have left, also those that were interrupted: files that nothing names any more.
+fn sweep(archive: &Archive, manifest: &Manifest) {
+    let named: HashSet<_> = manifest.files().into_iter().map(|file| archive.dir.join(&file.file)).collect();
+    for folder in Context::ALL.map(Context::stream).into_iter().chain(["buckets", "views"]) {
+        let Ok(entries) = fs::read_dir(archive.dir.join(folder)) else { continue };
+        let ours = |path: &PathBuf| path.extension().is_some_and(|end| end == "zst");
+        let paths = entries.flatten().map(|entry| entry.path()).filter(ours);
+        for path in paths.filter(|path| !named.contains(path)) {
+            // The next round tries again.
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// Whether the last event of the copy stands where it stood: else it is the copy of another log.

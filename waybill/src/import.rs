@@ -115,15 +115,16 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 /// What a folder holds, which has to be a whole copy.
 pub(crate) fn whole(archive: &Archive) -> Result<Manifest, Failure> {
-    let manifest = Manifest::load(archive)?.ok_or_else(|| {
-        settings::fault("FOLDER")(format!("{} holds no copy of a log", archive.dir.display()))
-    })?;
-    if !manifest.complete {
-        return Err(
-            "the copy is not whole: its export was interrupted. The same export goes on where it was".into(),
-        );
+    match Manifest::load(archive)? {
+        Some(manifest) if manifest.complete => Ok(manifest),
+        None if Manifest::begun(archive, None)?.is_none() => {
+            Err(settings::fault("FOLDER")(format!("{} holds no copy of a log", archive.dir.display())))
+        }
+        _ => {
+            Err("the copy is not whole: its export was interrupted. The same export goes on where it was"
+                .into())
+        }
     }
-    Ok(manifest)
 }
 
 impl Import<'_> {

@@ -20,7 +20,9 @@ use std::{
 
 /// The form of the files. Another one is refused.
 const FORMAT: u32 = 1;
-pub(super) const NAME: &str = "manifest.json";
+const NAME: &str = "manifest.json";
+/// As long as a copy is brought up to date: what it was before stays whole.
+const NEXT: &str = "manifest.next.json";
 
 /// What there is, and what it must be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,9 +129,24 @@ impl Manifest {
         }
     }
 
-    /// That of a folder, if it has one.
+    /// That of a folder, if it has one that is whole.
     pub(crate) fn load(archive: &Archive) -> Result<Option<Self>, Failure> {
-        let path = archive.dir.join(NAME);
+        Self::read(archive, NAME)
+    }
+
+    /// That of a round which was interrupted, if there is one. What is left behind of a round that was completed is none.
+    pub(crate) fn begun(archive: &Archive, whole: Option<&Self>) -> Result<Option<Self>, Failure> {
+        let next = Self::read(archive, NEXT)?;
+        Ok(next.filter(|next| whole.is_none_or(|whole| next.round > whole.round)))
+    }
+
+    /// Whether there is one in this folder, whole or not.
+    pub(super) fn exists(dir: &Path) -> bool {
+        [NAME, NEXT].iter().any(|name| dir.join(name).exists())
+    }
+
+    fn read(archive: &Archive, name: &str) -> Result<Option<Self>, Failure> {
+        let path = archive.dir.join(name);
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -139,7 +156,7 @@ impl Manifest {
             Some(seal) => {
                 let mut open = Vec::new();
                 let read =
-                    Opening::new(&text[..], seal, NAME).and_then(|mut from| from.read_to_end(&mut open));
+                    Opening::new(&text[..], seal, name).and_then(|mut from| from.read_to_end(&mut open));
                 read.map_err(because(format!("cannot open {}", path.display())))?;
                 open
             }
@@ -154,15 +171,16 @@ impl Manifest {
         Ok(Some(manifest))
     }
 
-    /// Writes it as a whole.
+    /// Writes it as a whole: beside that of the round before, until it is complete and takes its place.
     pub(crate) fn save(&mut self, archive: &Archive, now: Timestamp) -> Result<(), Failure> {
         let dir = &archive.dir;
         env!("CARGO_PKG_VERSION").clone_into(&mut self.waybill);
         self.updated = now;
-        let (path, draft) = (dir.join(NAME), dir.join(format!("{NAME}.new")));
+        let name = if self.complete { NAME } else { NEXT };
+        let (path, draft) = (dir.join(name), dir.join(format!("{name}.new")));
         let mut text = serde_json::to_vec_pretty(self)?;
         if let Some(seal) = &archive.seal {
-            let mut sealing = Sealing::new(Vec::new(), seal, NAME)?;
+            let mut sealing = Sealing::new(Vec::new(), seal, name)?;
             sealing.write_all(&text)?;
             text = sealing.finish()?;
         }
@@ -171,7 +189,12 @@ impl Manifest {
             file.write_all(&text)?;
             settle(&file, &draft, &path)
         });
-        written.map_err(because(format!("cannot write {}", path.display())))
+        written.map_err(because(format!("cannot write {}", path.display())))?;
+        if self.complete {
+            // What is left behind is older than this one, and so nothing goes on from it.
+            let _ = fs::remove_file(dir.join(NEXT));
+        }
+        Ok(())
     }
 
     /// Every file.
