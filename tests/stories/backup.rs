@@ -255,6 +255,13 @@ async fn a_backup_that_is_not_whole_or_not_ours_is_refused() {
     shop.refused(&["backup", &backup, "--keys-to", &inside], 64, "--keys-to").await;
     shop.refused(&[&["restore", &plain, "--read-models"][..], &[]].concat(), 64, "--read-models").await;
     shop.refused(&["backup", &plain, "--key-file", "/nowhere"], 64, "--key-file").await;
+    let (url, elsewhere) = (shop.process.as_ref().unwrap().nats_url.clone(), shop.path("elsewhere"));
+    fs::create_dir(&elsewhere).unwrap();
+    let (code, said) =
+        run(&["backup", &plain, "--read-models", "--nats-url", &url, "--data", &elsewhere]).await.unwrap();
+    assert!(code == Some(64) && said.contains("no file of a read model"), "{said}");
+    let database = ["--database-url", "postgres://a:b@127.0.0.1:1/c"];
+    shop.refused(&[&["backup", &plain, "--read-models"][..], &database].concat(), 64, "pg_dump").await;
     let url = shop.process.as_ref().unwrap().nats_url.clone();
     let into = [&["restore", &backup, "--nats-url", &url][..], &sealed].concat();
     shop.refused(&into, 1, "is not empty").await;

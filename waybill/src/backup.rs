@@ -6,7 +6,7 @@
 use crate::{
     access::{AccessArgs, OPERATOR},
     archive::{Archive, Entry, KeptBucket, Keys, Unlock, lies_in},
-    databases::Secret,
+    databases::DatabaseArgs,
     dev::find_nats,
     export::{KEYS, Wanted, export},
     failure::{Failure, because},
@@ -119,21 +119,15 @@ pub(crate) struct Args {
     /// Data folder of the running dev; with --nats-url that of waybill serve
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
-    /// Where PostgreSQL is, where read models are there
-    #[arg(
-        long,
-        value_name = "SERVICE=URL,..",
-        env = "WAYBILL_DATABASE_URLS",
-        hide_env_values = true,
-        hide = true
-    )]
-    database_urls: Option<Secret>,
+    // Where one is named, there may be no read models on SQLite, or old ones.
+    #[command(flatten)]
+    databases: DatabaseArgs,
 }
 
 /// Copies until the copy is whole. Stopped, it can be gone on with.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let unlock = args.seal.read()?;
-    if args.read_models && args.database_urls.is_some() {
+    if args.read_models && args.databases.is_given() {
         let why = "those on PostgreSQL are copied with pg_dump, before this: docs/operations.md";
         return Err(settings::fault("--read-models")(why));
     }
@@ -214,6 +208,13 @@ async fn read_models(folder: &Path, drafts: &Path) -> Result<BTreeMap<String, Pa
             let path = drafts.join(&name);
             files.insert(name, path);
         }
+    }
+    if files.is_empty() {
+        let why = format!(
+            "there is no file of a read model in {}: say where they are with --data",
+            folder.display()
+        );
+        return Err(settings::fault("--read-models")(why));
     }
     Ok(files)
 }

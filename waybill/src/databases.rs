@@ -126,6 +126,20 @@ impl DatabaseArgs {
         ]
     }
 
+    /// Whether any database on PostgreSQL is named, in whatever way.
+    pub(crate) fn is_given(&self) -> bool {
+        self.is_given_with(|name| env::var(name).ok())
+    }
+
+    fn is_given_with(&self, variables: impl Fn(&str) -> Option<String>) -> bool {
+        let given = |secret: &Option<Secret>| secret.as_ref().is_some_and(|text| !text.0.is_empty());
+        let names = Service::ALL.map(variable).into_iter().chain(["DATABASE_URL".to_owned()]);
+        let mut names = names.flat_map(|name| [format!("{name}_FILE"), name]);
+        given(&self.database_url)
+            || given(&self.database_urls)
+            || names.any(|name| variables(&name).is_some_and(|text| !text.is_empty()))
+    }
+
     /// The databases of the services that are to run.
     pub(crate) fn read(flags: &mut Settings, services: &[Service]) -> Databases {
         Self::read_from(flags, services, |name| env::var(name).ok())
@@ -220,6 +234,23 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_is_given_by_any_of_its_names() {
+        let none = DatabaseArgs::default();
+        assert!(!none.is_given_with(|_| None) && !none.is_given_with(|_| Some(String::new())));
+        for named in [
+            "DATABASE_URL",
+            "DATABASE_URL_FILE",
+            "WAYBILL_DATABASE_URL_USERS",
+            "WAYBILL_DATABASE_URL_USERS_FILE",
+        ] {
+            assert!(none.is_given_with(|name| (name == named).then(|| "x".to_owned())), "{named}");
+        }
+        let secret = || Some(Secret("x".to_owned()));
+        assert!(DatabaseArgs { database_url: secret(), ..none.clone() }.is_given_with(|_| None));
+        assert!(DatabaseArgs { database_urls: secret(), ..none }.is_given_with(|_| None));
+    }
 
     fn read(
         flags: [(&'static str, Option<&str>); 2],
