@@ -22,6 +22,11 @@ impl Faults {
         self.0.is_empty()
     }
 
+    /// Nothing, if nothing is wrong.
+    pub fn none(self) -> Result<(), Self> {
+        if self.is_empty() { Ok(()) } else { Err(self) }
+    }
+
     /// The same faults under other names: those of the places where the settings come from.
     #[must_use]
     pub fn named(self, name: impl Fn(&str) -> Option<String>) -> Self {

@@ -188,7 +188,10 @@ async fn whatever_is_broken_is_found() {
 
     // NATS itself.
     world.nats.pause();
+    let (code, report) = place.doctor(&[]).await;
     world.nats.resume();
+    assert_eq!(code, 1);
+    finds(&report, "nats", "nats-server", "cannot connect to NATS");
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (code, report) = place.doctor(&["--nats-url", &format!("nats://{free}")]).await;
     assert_eq!(code, 1);
@@ -312,6 +315,14 @@ async fn what_only_the_server_knows_is_asked_of_the_server() {
     let one = monitor(node("nats-1", "2.15.1", 0, 365)).await;
     let two = monitor(node("nats-2", "2.14.4", 60, 3)).await;
     let three = monitor(node("nats-3", "2.15.1", 0, -1)).await;
+    // Who asks one of three does not know of the others.
+    let (_, report) = doctor(&["--nats-url", &good.url, "--data", data, "--monitor", &one]).await;
+    let open = report["unknown"].as_array().unwrap().iter().find(|open| open["of"] == "sync_interval");
+    assert!(open.unwrap()["what"].as_str().unwrap().starts_with("1 of 3 nodes"), "{report:#}");
+    assert!(!report["fine"].to_string().contains("durability"), "{report:#}");
+    let all = [&one, &two, &three].map(String::as_str).join(",");
+    let (_, report) = doctor(&["--nats-url", &good.url, "--data", data, "--monitor", &all]).await;
+    assert_eq!(report["fine"].to_string().matches("sync_interval: always").count(), 3, "{report:#}");
     let away = format!("http://{}", TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap());
     let monitors = [one, two, three, away.clone()].join(",");
     let (_, report) =

@@ -129,6 +129,12 @@ async fn who_operates_may_examine_and_back_up_and_who_provisions_may_restore() {
     for seen in ["opens the keys of personal data", &format!("{buckets} of them")] {
         assert!(said.contains(seen), "{seen} is missing in {said}");
     }
+    // The key that it comes with is looked at as well.
+    let seed = world.guarded().join("seeds/operator.nk");
+    fs::set_permissions(&seed, fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, said) = examined(&world).await;
+    assert!(code == Some(1) && said.contains("operator.nk") && said.contains("has mode 644"), "{said}");
+    fs::set_permissions(&seed, fs::Permissions::from_mode(0o600)).unwrap();
     // What waits for operators is seen here too, and a bucket that forgets.
     let mut provisioning = enter(&world, PROVISIONING).await;
     let info = provisioning.request("JS.API.STREAM.INFO.KV_SESSIONS", "").await.unwrap().unwrap();
@@ -144,7 +150,8 @@ async fn who_operates_may_examine_and_back_up_and_who_provisions_may_restore() {
     let emptied = provisioning.request("JS.API.STREAM.PURGE.KV_PARKED", "").await.unwrap().unwrap();
     assert_eq!(emptied["success"], true, "{emptied}");
 
-    let path = |name: &str| world.config.data.with_file_name(name).to_str().unwrap().to_owned();
+    let views = world.config.data.clone();
+    let path = |name: &str| views.with_file_name(name).to_str().unwrap().to_owned();
     let (backup, keys) = (path("backup"), path("keys"));
     let (code, said) = operate(&world, &["backup", &backup, "--keys-to", &keys]).await;
     assert!(code == Some(0) && said.contains("keys and passwords in"), "{said}");

@@ -1,8 +1,8 @@
 //! Who this process is to NATS: a key for each role that it plays, certificates, by flags, variables and files.
 
 use crate::settings::Flag;
-use nats::{Access, Connection, Seed, SeedError};
-use service::config::Settings;
+use nats::{Access, Seed, SeedError};
+use service::config::{Faults, Settings};
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -17,32 +17,38 @@ pub const PROVISIONING: &str = "provisioning";
 /// The variable that holds a seed. There is no such flag, for every user of the machine would see it.
 const NKEY: &str = "WAYBILL_NATS_NKEY";
 
-/// Flags that say who a process is to NATS.
+/// Flags that say who a process is to NATS, before or after the verb where a command has verbs.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[expect(clippy::struct_field_names, reason = "flags of NATS begin with it")]
 #[command(next_help_heading = "Access to NATS")]
 pub(crate) struct AccessArgs {
     /// File with the seed of the nkey by which NATS knows this process, as waybill nats-config makes it; or the seed itself in
     /// the variable `WAYBILL_NATS_NKEY`
-    #[arg(long, value_name = "FILE", env = "WAYBILL_NATS_NKEY_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "WAYBILL_NATS_NKEY_FILE")]
     nats_nkey_file: Option<PathBuf>,
     /// Folder with such a file for each service, `<service>.nk`: for a process that runs several
-    #[arg(long, value_name = "DIR", env = "WAYBILL_NATS_NKEYS", conflicts_with = "nats_nkey_file")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "WAYBILL_NATS_NKEYS",
+        conflicts_with = "nats_nkey_file"
+    )]
     nats_nkeys: Option<PathBuf>,
     /// Certificate of who signs those of NATS, in PEM: from then on it has to be TLS
-    #[arg(long, value_name = "FILE", env = "WAYBILL_NATS_CA")]
+    #[arg(long, global = true, value_name = "FILE", env = "WAYBILL_NATS_CA")]
     nats_ca: Option<PathBuf>,
     /// Certificate of this process, in PEM, for a NATS that asks for one
-    #[arg(long, value_name = "FILE", env = "WAYBILL_NATS_CERT")]
+    #[arg(long, global = true, value_name = "FILE", env = "WAYBILL_NATS_CERT")]
     nats_cert: Option<PathBuf>,
     /// Key of this certificate, in PEM
-    #[arg(long, value_name = "FILE", env = "WAYBILL_NATS_KEY")]
+    #[arg(long, global = true, value_name = "FILE", env = "WAYBILL_NATS_KEY")]
     nats_key: Option<PathBuf>,
     /// What inboxes begin with [default: _INBOX, with an nkey _INBOX_<role>]
-    #[arg(long, value_name = "PREFIX", env = "WAYBILL_NATS_INBOX")]
+    #[arg(long, global = true, value_name = "PREFIX", env = "WAYBILL_NATS_INBOX")]
     nats_inbox: Option<String>,
     /// Where JetStream is asked [default: $JS.API, with an nkey JS.API as waybill nats-config has it]
-    #[arg(long, value_name = "PREFIX", env = "WAYBILL_NATS_API")]
+    #[arg(long, global = true, value_name = "PREFIX", env = "WAYBILL_NATS_API")]
     nats_api: Option<String>,
 }
 
@@ -87,6 +93,11 @@ fn seed(file: &Path) -> Result<Seed, String> {
 }
 
 impl AccessArgs {
+    /// Files with secrets that are named, and the folder of seeds.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = PathBuf> {
+        [&self.nats_nkey_file, &self.nats_nkeys, &self.nats_key].into_iter().flatten().cloned()
+    }
+
     /// What was given, to be read with the other flags.
     pub(crate) fn flags(&self) -> [Flag; 2] {
         [("--nats-inbox", self.nats_inbox.clone()), ("--nats-api", self.nats_api.clone())]
@@ -149,22 +160,17 @@ impl AccessArgs {
         }
     }
 
-    /// Connects as one role, for a command that plays no other.
-    pub(crate) async fn connect(
-        &self,
-        url: &str,
-        name: &str,
-        role: &str,
-    ) -> Result<Connection, crate::failure::Failure> {
-        Ok(Connection::connect_as(url, name, &self.only(role)?).await?)
-    }
-
-    /// How to come as one role.
-    pub(crate) fn only(&self, role: &str) -> Result<Access, crate::failure::Failure> {
+    /// How to come as one role, for a command that plays no other. What is wrong is noted with its other faults.
+    pub(crate) fn only(&self, role: &str, faults: &mut Faults) -> Access {
         let mut flags = crate::settings::flags(self.flags());
         let access = self.read(&mut flags, &[role]);
-        let access = flags.finish(Some(access))?;
-        Ok(access.of(role).clone())
+        match flags.finish(Some(access)) {
+            Ok(access) => access.of(role).clone(),
+            Err(wrong) => {
+                faults.extend(wrong);
+                Access::default()
+            }
+        }
     }
 }
 
@@ -203,6 +209,8 @@ mod tests {
         }
         let several = read(&by_file, &["orders", "users"], None).unwrap_err();
         assert!(several.contains("--nats-nkeys"), "{several}");
+        assert_eq!(by_file.secrets().collect::<Vec<_>>(), [dir.path().join("orders.nk")]);
+        assert_eq!(by_folder.secrets().collect::<Vec<_>>(), [dir.path()]);
         let missing = read(&by_folder, &["orders", "users"], None).unwrap_err();
         assert!(missing.contains("--nats-nkeys") && missing.contains("users.nk"), "{missing}");
     }

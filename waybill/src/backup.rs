@@ -14,7 +14,7 @@ use crate::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use events::Context;
-use nats::{Connection, MasterKey, restore};
+use nats::{Access, Connection, MasterKey, restore};
 use projections::{View, database::Storage};
 use secrecy::SecretString;
 use service::{Clock, config::Faults};
@@ -54,10 +54,8 @@ pub(crate) struct SealArgs {
 
 impl SealArgs {
     /// What opens the backup, if it is sealed.
-    pub(crate) fn read(&self) -> Result<Option<Unlock>, Faults> {
-        let mut faults = Faults::default();
-        let unlock = self.read_from(|name| env::var(name).ok(), &mut faults);
-        if faults.is_empty() { Ok(unlock) } else { Err(faults) }
+    pub(crate) fn read(&self, faults: &mut Faults) -> Option<Unlock> {
+        self.read_from(|name| env::var(name).ok(), faults)
     }
 
     fn read_from(&self, variable: impl Fn(&str) -> Option<String>, faults: &mut Faults) -> Option<Unlock> {
@@ -126,16 +124,9 @@ pub(crate) struct Args {
 
 /// Copies until the copy is whole. Stopped, it can be gone on with.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let unlock = args.seal.read()?;
-    if args.read_models && args.databases.is_given() {
-        let why = "those on PostgreSQL are copied with pg_dump, before this: docs/operations.md";
-        return Err(settings::fault("--read-models")(why));
-    }
-    if let Some(keys) = &args.keys_to {
-        is_apart(keys, &args.to).map_err(settings::fault("--keys-to"))?;
-    }
+    let (unlock, access) = read(&args)?;
     let url = find_nats(args.nats_url.clone(), &args.data)?;
-    let connection = args.access.connect(&url, "waybill backup", OPERATOR).await?;
+    let connection = Connection::connect_as(&url, "waybill backup", &access).await?;
     let archive = Archive::open(&args.to, unlock.as_ref())?;
     tokio::select! {
         done = back_up(&args, &connection, &archive, unlock.as_ref()) => done,
@@ -143,6 +134,24 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             Err(format!("stopped by {}: the same command goes on where it was", signal?).into())
         }
     }
+}
+
+/// What opens the backup, and who makes it.
+fn read(args: &Args) -> Result<(Option<Unlock>, Access), Faults> {
+    let mut faults = Faults::default();
+    let unlock = args.seal.read(&mut faults);
+    let access = args.access.only(OPERATOR, &mut faults);
+    if args.read_models && args.databases.is_given() {
+        faults.add(
+            "--read-models",
+            "those on PostgreSQL are copied with pg_dump, before this: docs/operations.md",
+        );
+    }
+    if let Some(Err(why)) = args.keys_to.as_ref().map(|keys| is_apart(keys, &args.to)) {
+        faults.add("--keys-to", why);
+    }
+    faults.none()?;
+    Ok((unlock, access))
 }
 
 /// Whether keys may be written there: in a folder that exists, and not in that of the backup.
@@ -222,6 +231,7 @@ async fn read_models(folder: &Path, drafts: &Path) -> Result<BTreeMap<String, Pa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     fn read(args: &SealArgs, variables: &[(&str, &str)]) -> Result<Option<Unlock>, String> {
         let mut faults = Faults::default();
@@ -229,7 +239,7 @@ mod tests {
             variables.iter().find(|(known, _)| *known == name).map(|(_, text)| (*text).to_owned())
         };
         let unlock = args.read_from(variable, &mut faults);
-        if faults.is_empty() { Ok(unlock) } else { Err(faults.to_string()) }
+        faults.none().map(|()| unlock).map_err(|faults| faults.to_string())
     }
 
     #[test]
@@ -252,5 +262,21 @@ mod tests {
         assert!(fault.contains(KEY) && !fault.contains("s3cret"), "{fault}");
         let missing = SealArgs { key_file: Some("/no/such/file".into()), passphrase_file: None };
         assert!(read(&missing, &[]).unwrap_err().contains("--key-file"));
+    }
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn every_fault_is_named_at_once() {
+        let line =
+            "backup b --key-file /no/key --keys-to b/keys --read-models --nats-ca /no/ca --database-url x";
+        let faults = super::read(&Line::parse_from(line.split(' ')).args).err().unwrap().to_string();
+        for flag in ["--key-file", "--keys-to", "--read-models", "--nats-ca"] {
+            assert!(faults.contains(flag), "{flag} is missing in {faults}");
+        }
     }
 }

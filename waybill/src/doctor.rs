@@ -17,7 +17,7 @@ use crate::{
 };
 use finding::{Area, Report};
 use jiff::SignedDuration;
-use nats::{Connection, Durability};
+use nats::{Access, Connection, Durability};
 use service::{
     Clock,
     config::{Faults, Span},
@@ -80,6 +80,7 @@ pub(crate) struct Args {
 struct Plan {
     services: Vec<Service>,
     databases: Databases,
+    access: Access,
     monitors: Vec<reqwest::Url>,
     durability: Option<Durability>,
     replicas: usize,
@@ -122,10 +123,12 @@ impl Plan {
         let services =
             if services.is_empty() { Service::ALL.to_vec() } else { services.into_iter().collect() };
         let databases = DatabaseArgs::read(&mut flags, &services);
+        let access = args.access.only(OPERATOR, flags.faults());
         let plan = replicas.zip(lag).zip(skew.zip(full));
         flags.finish(plan.map(|((replicas, lag), (skew, full))| Self {
             services,
             databases,
+            access,
             monitors,
             durability,
             replicas,
@@ -149,8 +152,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let connection = match &url {
         Ok(url) => {
-            let access = args.access.only(OPERATOR)?;
-            Connection::connect_any_as(url, "waybill doctor", &access).await.map_err(Failure::from)
+            Connection::connect_any_as(url, "waybill doctor", &plan.access).await.map_err(Failure::from)
         }
         Err(error) => Err(error.to_string().into()),
     };
@@ -173,7 +175,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let folder = if args.nats_url.is_some() { args.data.clone() } else { args.data.join("views") };
     Box::pin(databases::check(usable, &plan, &folder, &mut report)).await;
     monitor::check(&plan, dev.is_some(), &mut report).await;
-    machine::secret_files(&mut report);
+    machine::secret_files(&args, &mut report);
     machine::disk(&args.data, &plan, &mut report);
     report.print(args.json)?;
     match report.findings() {
@@ -195,10 +197,12 @@ mod tests {
 
     #[test]
     fn every_fault_is_named_at_once() {
-        let line = "doctor carts --durability maybe --replicas x --lag x --skew soon --full 0 --monitor x";
+        let line = "doctor carts --durability maybe --replicas x --lag x --skew soon --full 0 --monitor x --nats-ca /no/ca";
         let args = Line::parse_from(line.split_whitespace()).args;
         let faults = Plan::read(&args).err().unwrap().to_string();
-        for flag in ["SERVICE", "--durability", "--replicas", "--lag", "--skew", "--full", "--monitor"] {
+        for flag in
+            ["SERVICE", "--durability", "--replicas", "--lag", "--skew", "--full", "--monitor", "--nats-ca"]
+        {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
     }

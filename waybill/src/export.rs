@@ -12,12 +12,11 @@ use crate::{
     dev::find_nats,
     failure::{Failure, because},
     progress::Progress,
-    settings,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use events::Context;
 use nats::{Connection, Raw, RawReader, raw, restore};
-use service::Clock;
+use service::{Clock, config::Faults};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs,
@@ -67,21 +66,23 @@ pub(crate) struct Args {
 }
 
 /// The streams that are named.
-pub(crate) fn streams(names: &[String]) -> Result<Vec<Context>, Failure> {
-    let mut flags = settings::flags([]);
+pub(crate) fn streams(names: &[String], faults: &mut Faults) -> Vec<Context> {
     for name in names.iter().filter(|name| *name != "all" && Context::of_stream(name).is_none()) {
         let known = Context::ALL.map(Context::stream).join(", ");
-        flags.faults().add("--stream", format!("there is no stream {name}: expected all or {known}"));
+        faults.add("--stream", format!("there is no stream {name}: expected all or {known}"));
     }
     let wanted = |context: &Context| names.iter().any(|name| name == "all" || name == context.stream());
-    Ok(flags.finish(Some(Context::ALL.into_iter().filter(wanted).collect()))?)
+    Context::ALL.into_iter().filter(wanted).collect()
 }
 
 /// Copies until the copy is whole. Stopped, it can be gone on with.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let contexts = streams(&args.stream)?;
+    let mut faults = Faults::default();
+    let contexts = streams(&args.stream, &mut faults);
+    let access = args.access.only(OPERATOR, &mut faults);
+    faults.none()?;
     let url = find_nats(args.nats_url.clone(), &args.data)?;
-    let connection = args.access.connect(&url, "waybill export", OPERATOR).await?;
+    let connection = Connection::connect_as(&url, "waybill export", &access).await?;
     let archive = Archive::open(&args.to, None)?;
     let clock = Clock::system();
     let wanted = Wanted { keys: args.keys, ..Wanted::default() };

@@ -15,7 +15,11 @@ use nats::{
     Access, Connection, Raw, RawReader, raw,
     restore::{self, BucketCopy, Restore},
 };
-use std::{collections::HashSet, path::PathBuf};
+use service::config::Faults;
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -62,11 +66,15 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Copies of each stream.
-    pub(crate) fn replicas(&self) -> Result<usize, Failure> {
+    /// Copies of each stream, and who makes them.
+    pub(crate) fn read(&self, faults: &mut Faults) -> (usize, Access) {
         let mut flags = settings::flags([("--replicas", Some(self.replicas.clone()))]);
-        let replicas = flags.optional("--replicas");
-        Ok(flags.finish(replicas)?)
+        let replicas = flags.optional("--replicas").unwrap_or(1);
+        let access = Access { provisions: true, ..self.access.only(PROVISIONING, flags.faults()) };
+        if let Err(wrong) = flags.finish(Some(())) {
+            faults.extend(wrong);
+        }
+        (replicas, access)
     }
 
     /// Folder of the read models.
@@ -89,11 +97,11 @@ pub(crate) struct Import<'a> {
 
 /// Checks every file, then puts all of it back and reads it again.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let contexts = streams(&args.stream)?;
-    let replicas = args.target.replicas()?;
-    if !args.from.is_dir() {
-        return Err(settings::fault("FOLDER")(format!("{} is no folder", args.from.display())));
-    }
+    let mut faults = Faults::default();
+    let contexts = streams(&args.stream, &mut faults);
+    let (replicas, access) = args.target.read(&mut faults);
+    is_folder(&args.from, &mut faults);
+    faults.none()?;
     let archive = Archive::open(&args.from, None)?;
     let manifest = whole(&archive)?;
     if args.keys && KEYS.iter().all(|name| !manifest.buckets.contains_key(*name)) {
@@ -106,10 +114,17 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         return import.read_all();
     }
     tokio::select! {
-        done = import.run_at(&args.target) => done,
+        done = import.run_at(&args.target, &access) => done,
         signal = service::signal() => {
             Err(format!("stopped by {}: the same command goes on where it was", signal?).into())
         }
+    }
+}
+
+/// Whether there is a folder to read a copy from.
+pub(crate) fn is_folder(from: &Path, faults: &mut Faults) {
+    if !from.is_dir() {
+        faults.add("FOLDER", format!("{} is no folder", from.display()));
     }
 }
 
@@ -138,11 +153,10 @@ impl Import<'_> {
     }
 
     /// Puts it all back: into NATS, or into the data folder of a `dev` that does not run.
-    pub(crate) async fn run_at(&self, target: &Target) -> Result<(), Failure> {
-        let Target { nats_url, access, data, .. } = target;
+    pub(crate) async fn run_at(&self, target: &Target, access: &Access) -> Result<(), Failure> {
+        let Target { nats_url, data, .. } = target;
         if let Some(url) = nats_url {
-            let access = Access { provisions: true, ..access.only(PROVISIONING)? };
-            return self.run(&Connection::connect_as(url, "waybill import", &access).await?).await;
+            return self.run(&Connection::connect_as(url, "waybill import", access).await?).await;
         }
         let folder = Folder::open(data).await?;
         let connection = Connection::connect(&folder.nats_url(), "waybill import").await?;

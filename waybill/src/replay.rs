@@ -10,7 +10,7 @@ mod request;
 mod sink;
 
 use crate::{
-    access::{AccessArgs, OPERATOR},
+    access::AccessArgs,
     dev::find_nats,
     failure::{Failure, because},
     settings::MasterKeyArgs,
@@ -125,7 +125,7 @@ struct Copies {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let request = Request::read(&args, &service::Clock::system())?;
     let url = find_nats(args.nats_url, &args.data)?;
-    let connection = args.access.connect(&url, "waybill replay", OPERATOR).await?;
+    let connection = Connection::connect_as(&url, "waybill replay", &request.access).await?;
     let mut sink = Sink::open(&connection, &request).await?;
     let done = tokio::select! {
         done = replay(&connection, &request, &mut sink) => done.map(|()| true),

@@ -4,10 +4,11 @@ use crate::{
     archive::{Archive, Keys, read_file},
     backup::SealArgs,
     failure::Failure,
-    import::{Import, Target, whole},
+    import::{Import, Target, is_folder, whole},
     settings,
 };
 use events::Context;
+use service::config::Faults;
 use std::path::{Path, PathBuf};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -41,11 +42,11 @@ pub(crate) struct Args {
 
 /// Checks every file, then puts all of it back and reads it again.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let replicas = args.target.replicas()?;
-    let unlock = args.seal.read()?;
-    if !args.from.is_dir() {
-        return Err(settings::fault("FOLDER")(format!("{} is no folder", args.from.display())));
-    }
+    let mut faults = Faults::default();
+    let (replicas, access) = args.target.read(&mut faults);
+    let unlock = args.seal.read(&mut faults);
+    is_folder(&args.from, &mut faults);
+    faults.none()?;
     let archive = Archive::open_for_reading(&args.from, unlock.as_ref())?;
     let manifest = whole(&archive)?;
     let apart = args.keys_from.as_deref().map(|path| Keys::load(path, unlock.as_ref())).transpose()?;
@@ -71,7 +72,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         absent(&views, manifest.read_models.keys())?;
     }
     let restore = async {
-        import.run_at(&args.target).await?;
+        import.run_at(&args.target, &access).await?;
         if args.read_models {
             for (name, copy) in &manifest.read_models {
                 read_file(&archive, copy, &views.join(name))?;

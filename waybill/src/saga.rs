@@ -9,6 +9,7 @@ use crate::{
     system::Service,
 };
 use clap::{Subcommand, ValueEnum};
+use nats::{Access, MasterKey};
 use serde_json::{Value, json};
 use service::{Clock, config::Faults};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -105,19 +106,26 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
+/// The master key, where one is given, and who asks.
+fn read(args: &Args) -> Result<(Option<MasterKey>, Access), Faults> {
+    let mut faults = Faults::default();
+    let access = args.access.only(OPERATOR, &mut faults);
+    let master_key = if args.master_key.is_given() { args.master_key.read(&mut faults) } else { None };
+    faults.none()?;
+    Ok((master_key, access))
+}
+
 /// As an operator, to the service that is named or to that of the running `dev`.
 async fn connect(args: &Args) -> Result<Api, Failure> {
+    let (master_key, access) = read(args)?;
     let dev = DevFile::find(&args.data)?;
     let name = Service::Fulfilment.name();
     let known = dev.and_then(|dev| dev.services.get(name).cloned());
     let url = args.url.clone().or(known).ok_or("no waybill dev runs here: name the service with --url")?;
     let nats_url = find_nats(args.nats_url.clone(), &args.data)?;
-    let tokens = if args.master_key.is_given() {
-        let mut faults = Faults::default();
-        let Some(key) = args.master_key.read(&mut faults) else { return Err(faults.into()) };
-        Tokens::open_as(&nats_url, &args.access.only(OPERATOR)?, &key, &Clock::system()).await?
-    } else {
-        Tokens::of_dev(&args.data, &nats_url).await?
+    let tokens = match master_key {
+        Some(key) => Tokens::open_as(&nats_url, &access, &key, &Clock::system()).await?,
+        None => Tokens::of_dev(&args.data, &nats_url).await?,
     };
     Ok(Api::at(BTreeMap::from([(name.to_owned(), url)])).with_tokens(tokens))
 }
@@ -193,6 +201,30 @@ async fn interfere(api: &Api, verb: &str, it: &Interference) -> Result<(), Failu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn who_asks_is_said_before_or_after_the_verb() {
+        for line in [
+            "saga list --nats-nkey-file FILE --nats-ca CA --nats-api API --master-key-file KEY",
+            "saga --nats-nkey-file FILE --nats-ca CA --nats-api API --master-key-file KEY list",
+        ] {
+            let args = Line::try_parse_from(line.split(' ')).unwrap().args;
+            assert!(args.access.secrets().any(|file| file == PathBuf::from("FILE")), "{args:?}");
+            assert_eq!(args.access.flags()[1].1.as_deref(), Some("API"));
+            assert_eq!(args.master_key.file(), Some(std::path::Path::new("KEY")));
+            let faults = read(&args).err().unwrap().to_string();
+            for flag in ["--nats-nkey-file", "--nats-ca", "--master-key-file"] {
+                assert!(faults.contains(flag), "{flag} is missing in {faults}");
+            }
+        }
+    }
 
     #[test]
     fn a_saga_and_its_events_fit_into_lines() {

@@ -67,7 +67,7 @@ const MASTER_KEY: &str = "WAYBILL_MASTER_KEY";
 pub(crate) struct MasterKeyArgs {
     /// File with the master key of personal data, 32 bytes in base64; or the key itself in the variable
     /// `WAYBILL_MASTER_KEY`
-    #[arg(long, value_name = "FILE", env = "WAYBILL_MASTER_KEY_FILE")]
+    #[arg(long, global = true, value_name = "FILE", env = "WAYBILL_MASTER_KEY_FILE")]
     master_key_file: Option<PathBuf>,
 }
 

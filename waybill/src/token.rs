@@ -8,7 +8,7 @@ use crate::{
 };
 use commands::users::tokens::{ACCESS, Issuer, Keys, MAX_LIFETIME};
 use jiff::SignedDuration;
-use nats::{KeyRing, MasterKey};
+use nats::{Access, Connection, KeyRing, MasterKey};
 use service::{Clock, auth::Role};
 use std::{path::PathBuf, time::Duration};
 use uuid::Uuid;
@@ -55,6 +55,7 @@ struct Wanted {
     lifetime: Duration,
     replicas: usize,
     master_key: MasterKey,
+    access: Access,
 }
 
 /// Prints one token.
@@ -62,7 +63,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let wanted = read(&args)?;
     let clock = Clock::system();
     let url = find_nats(args.nats_url, &args.data)?;
-    let connection = args.access.connect(&url, "waybill token", OPERATOR).await?;
+    let connection = Connection::connect_as(&url, "waybill token", &wanted.access).await?;
     // Refuses another master key than that of the services, which could not read what is signed with it.
     KeyRing::open(&connection, &wanted.master_key, wanted.replicas).await?;
     let keys = Keys::open_as(&connection, &wanted.master_key, wanted.replicas, &clock).await;
@@ -92,9 +93,16 @@ fn read(args: &Args) -> Result<Wanted, Failure> {
     };
     let replicas = flags.required("--replicas");
     let master_key = master_key(&args.master_key, &args.data, "waybill token", flags.faults());
+    let access = args.access.only(OPERATOR, flags.faults());
     let given = role.zip(replicas).zip(master_key);
-    let wanted =
-        given.map(|((role, replicas), master_key)| Wanted { role, user, lifetime, replicas, master_key });
+    let wanted = given.map(|((role, replicas), master_key)| Wanted {
+        role,
+        user,
+        lifetime,
+        replicas,
+        master_key,
+        access,
+    });
     Ok(flags.finish(wanted)?)
 }
 
@@ -126,8 +134,8 @@ mod tests {
 
     #[test]
     fn every_fault_is_named_at_once() {
-        let faults = read("--role root --user ada --ttl 25h --replicas many").unwrap_err();
-        for flag in ["--role", "--user", "--ttl", "--replicas"] {
+        let faults = read("--role root --user ada --ttl 25h --replicas many --nats-ca /no/ca").unwrap_err();
+        for flag in ["--role", "--user", "--ttl", "--replicas", "--nats-ca"] {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
     }

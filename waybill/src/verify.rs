@@ -23,7 +23,7 @@ use crate::{
 use events::{Context, OrderId};
 use finding::{Findings, Kind};
 use log::{Log, LogCheck, Parts};
-use nats::Connection;
+use nats::{Access, Connection};
 use report::{Format, Report};
 use service::config::{Faults, Span};
 use std::{
@@ -83,6 +83,7 @@ struct Plan {
     parts: Parts,
     services: Vec<Service>,
     databases: Databases,
+    access: Access,
     patience: Duration,
     output: Format,
 }
@@ -107,8 +108,16 @@ impl Plan {
         let parts = Parts { log: args.streams || all, schema: args.schema || all };
         let services = if all { Service::ALL.to_vec() } else { services.into_iter().collect() };
         let databases = DatabaseArgs::read(&mut flags, &services);
+        let access = args.access.only(OPERATOR, flags.faults());
         let plan = patience.zip(output);
-        flags.finish(plan.map(|(patience, output)| Self { parts, services, databases, patience, output }))
+        flags.finish(plan.map(|(patience, output)| Self {
+            parts,
+            services,
+            databases,
+            access,
+            patience,
+            output,
+        }))
     }
 }
 
@@ -129,7 +138,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 async fn verify(args: &Args, plan: &Plan) -> Result<Report, Failure> {
     let url = find_nats(args.nats_url.clone(), &args.data)?;
-    let connection = args.access.connect(&url, "waybill verify", OPERATOR).await?;
+    let connection = Connection::connect_as(&url, "waybill verify", &plan.access).await?;
     let mut report = Report::default();
     if plan.parts.log || plan.parts.schema {
         verify_log(&connection, plan, &mut report).await?;

@@ -86,7 +86,7 @@ fn database(service: Service, look: &DatabaseLook, ends: &Ends, plan: &Plan, rep
         report.find(Area::Databases, of, what, todo);
     } else if *is_building {
         let what = format!("generation {generation} serves while another is built");
-        report.leave_open(Area::Databases, of, what, "waybill rebuild status");
+        report.leave_open(Area::Databases, of, what, "waybill rebuild --status");
     }
     if *parked > 0 {
         let what = format!("events of {parked} aggregates wait, because one cannot be read");

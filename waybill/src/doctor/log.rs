@@ -8,7 +8,7 @@ use crate::rights;
 use events::Context;
 use nats::{
     Connection,
-    examine::{self, Skew, StreamLook, Usage},
+    examine::{self, Member, Skew, StreamLook, Usage},
 };
 
 /// So many live aggregates of one stream, and its subjects take gigabytes of the server's memory.
@@ -107,7 +107,7 @@ async fn stream(
         }
     };
     clocks.extend(look.skew);
-    standing(&look, report);
+    standing(&look, plan, report);
     if look.subjects >= MANY {
         let what = format!("{} aggregates; the server keeps each in memory", look.subjects);
         let todo = "shard the context before it has a million: docs/operations.md, scaling out";
@@ -118,7 +118,7 @@ async fn stream(
 }
 
 /// What holds of a stream and of a bucket alike.
-fn standing(look: &StreamLook, report: &mut Report) {
+fn standing(look: &StreamLook, plan: &Plan, report: &mut Report) {
     let name = look.name.as_str();
     for weakness in &look.weaknesses {
         let todo = if weakness.starts_with("replicas") {
@@ -148,13 +148,20 @@ fn standing(look: &StreamLook, report: &mut Report) {
         report.find(Area::Cluster, name, what, "bring the nodes back that are away");
     }
     for member in members {
-        let what = match () {
-            () if member.is_offline => "is away".to_owned(),
-            () if !member.is_current || member.lag > 0 => format!("is {} operations behind", member.lag),
-            () => continue,
-        };
+        let Some(what) = misses(member, plan.lag) else { continue };
         let todo = "look at the node and its log; until it is back one more loss stops writing";
         report.find(Area::Cluster, format!("{name} on {}", member.name), what, todo);
+    }
+}
+
+/// What a copy is missing. One that follows is always a little behind a log that grows.
+fn misses(member: &Member, most: u64) -> Option<String> {
+    match member {
+        Member { is_offline: true, .. } => Some("is away".to_owned()),
+        Member { is_current, lag, .. } if !is_current || *lag > most => {
+            Some(format!("is {lag} operations behind"))
+        }
+        _ => None,
     }
 }
 
@@ -203,7 +210,7 @@ async fn buckets(connection: &Connection, plan: &Plan, clocks: &mut Vec<Skew>, r
             Ok(Some(look)) => {
                 seen += 1;
                 clocks.extend(look.skew);
-                standing(&look, report);
+                standing(&look, plan, report);
             }
             // It is made by who needs it.
             Ok(None) => {}
@@ -253,4 +260,19 @@ pub(super) const UNREAD: &str = "see whether its nodes are there; on a NATS that
 
 fn unreadable(report: &mut Report, area: Area, of: &str, error: &dyn std::fmt::Display) {
     report.leave_open(area, of, error.to_string(), UNREAD);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_follows_may_be_a_little_behind() {
+        let member =
+            |is_current, is_offline, lag| Member { name: "n".to_owned(), is_current, is_offline, lag };
+        assert_eq!(misses(&member(true, false, 10), 10), None);
+        assert_eq!(misses(&member(true, false, 11), 10).as_deref(), Some("is 11 operations behind"));
+        assert_eq!(misses(&member(false, false, 3), 10).as_deref(), Some("is 3 operations behind"));
+        assert_eq!(misses(&member(false, true, 3), 10).as_deref(), Some("is away"));
+    }
 }

@@ -8,7 +8,13 @@ use super::{
 use nats::{Connection, MasterKey};
 use rustix::fs::statvfs;
 use service::config::Faults;
-use std::{env, fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 /// Where containers put secrets, readable by everybody in a container that has one user.
 const MOUNTED: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
@@ -125,16 +131,66 @@ pub(super) fn secret_file(file: &Path, report: &mut Report) {
     report.find(Area::Credentials, of, what, format!("chmod 600 {}", file.display()));
 }
 
-/// Every variable that names a file with a secret.
-pub(super) fn secret_files(report: &mut Report) {
-    let named = env::vars_os().filter_map(|(name, value)| {
+/// Every file with a secret that a variable or a flag names.
+pub(super) fn secret_files(args: &Args, report: &mut Report) {
+    for path in named(env::vars_os()).chain(args.access.secrets()) {
+        secret(&path, report);
+    }
+}
+
+/// What variables name that no flag of this command is for.
+fn named(variables: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = PathBuf> {
+    variables.filter_map(|(name, value)| {
         let name = name.to_str()?;
         let is_secret = name.starts_with("WAYBILL_DATABASE_URL")
-            || name == "DATABASE_URL_FILE"
+            || ["DATABASE_URL_FILE", "WAYBILL_BACKUP_KEY_FILE", "WAYBILL_BACKUP_PASSPHRASE_FILE"]
+                .contains(&name)
             || name.ends_with("PASSWORD_FILE");
-        (is_secret && name.ends_with("_FILE") && !value.is_empty()).then_some(value)
-    });
-    for file in named {
-        secret_file(Path::new(&file), report);
+        (is_secret && name.ends_with("_FILE") && !value.is_empty()).then_some(value.into())
+    })
+}
+
+/// A file, or each seed in a folder.
+fn secret(path: &Path, report: &mut Report) {
+    let Ok(entries) = fs::read_dir(path) else { return secret_file(path, report) };
+    let mut seeds: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    seeds.retain(|file| file.extension().is_some_and(|end| end == "nk"));
+    seeds.sort();
+    for file in &seeds {
+        secret_file(file, report);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+
+    #[test]
+    fn every_file_with_a_secret_is_looked_at() {
+        let names = [
+            "WAYBILL_BACKUP_KEY_FILE",
+            "WAYBILL_BACKUP_PASSPHRASE_FILE",
+            "WAYBILL_DATABASE_URL_ORDERS_FILE",
+            "DATABASE_URL_FILE",
+            "SMTP_PASSWORD_FILE",
+        ];
+        let others =
+            [("WAYBILL_BACKUP_KEY", "secret"), ("WAYBILL_DATA", "x"), ("WAYBILL_DATABASE_URL_FILE", "")];
+        let variables = names.iter().map(|name| (*name, *name)).chain(others);
+        let found: Vec<_> = named(variables.map(|(name, value)| (name.into(), value.into()))).collect();
+        assert_eq!(found, names.map(PathBuf::from));
+
+        let dir = tempfile::tempdir().unwrap();
+        for (name, mode) in [("orders.nk", 0o644), ("users.nk", 0o600), ("readme", 0o644)] {
+            fs::write(dir.path().join(name), "").unwrap();
+            fs::set_permissions(dir.path().join(name), Permissions::from_mode(mode)).unwrap();
+        }
+        let mut report = Report::default();
+        secret(dir.path(), &mut report);
+        assert_eq!(report.findings(), 1);
+        secret(&dir.path().join("orders.nk"), &mut report);
+        secret(&dir.path().join("nowhere"), &mut report);
+        assert_eq!(report.findings(), 3);
     }
 }

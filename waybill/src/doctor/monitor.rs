@@ -9,7 +9,7 @@ use super::{
 use jiff::{SignedDuration, Timestamp};
 use nats::{Durability, examine::Skew};
 use serde::{Deserialize, de::DeserializeOwned};
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 const ANSWER: Duration = Duration::from_secs(5);
 /// A certificate that ends sooner is a finding.
@@ -113,7 +113,7 @@ pub(super) async fn check(plan: &Plan, is_dev: bool, report: &mut Report) {
         Ok(client) => client,
         Err(error) => return report.leave_open(Area::Nats, "monitoring", error.to_string(), "report it"),
     };
-    let (mut versions, mut clocks) = (Vec::new(), Vec::new());
+    let (mut versions, mut clocks, mut always) = (Vec::new(), Vec::new(), Vec::new());
     for url in &plan.monitors {
         let asked = plan.clock.now();
         let varz: Varz = match get(&client, url, "varz").await {
@@ -125,14 +125,42 @@ pub(super) async fn check(plan: &Plan, is_dev: bool, report: &mut Report) {
             }
         };
         clocks.push(Skew::between(asked, varz.now, plan.clock.now()));
+        always.extend(durability(&varz, plan, report));
         node(&varz, url, plan, report);
         health(&client, url, &varz.server_name, report).await;
         versions.push((varz.server_name, varz.version));
     }
     log::skew("monitored nodes", &clocks, plan, report);
     same(&versions, report);
-    if let Some(url) = plan.monitors.first() {
-        meta(&client, url, plan, report).await;
+    let Some(url) = plan.monitors.first() else { return };
+    let names: BTreeSet<_> = versions.iter().map(|(name, _)| name).collect();
+    let asked = names.len() + plan.monitors.len() - versions.len();
+    match meta(&client, url, plan, report).await {
+        Some(nodes) if nodes <= asked => {
+            for (of, what) in always {
+                report.praise(Area::Durability, of, what);
+            }
+        }
+        nodes => {
+            let nodes = nodes.map_or_else(|| "nobody says how many".to_owned(), |nodes| nodes.to_string());
+            let what = format!(
+                "{asked} of {nodes} nodes were asked whether they write to disk before they acknowledge"
+            );
+            report.leave_open(Area::Durability, "sync_interval", what, "name every node with --monitor");
+        }
+    }
+}
+
+/// Whether a node writes to disk as often as it has to: what it says where it does.
+fn durability(varz: &Varz, plan: &Plan, report: &mut Report) -> Option<(String, &'static str)> {
+    let (of, config) = (varz.server_name.clone(), varz.jetstream.config.as_ref()?);
+    match (config.sync_always, plan.durability) {
+        (false, Some(Durability::Interval)) => Some((of, "writes to disk at an interval, as asked for")),
+        (false, _) => {
+            lazy(report, &of, &format!("{:?}", Duration::from_nanos(config.sync_interval)));
+            None
+        }
+        (true, _) => Some((of, "sync_interval: always")),
     }
 }
 
@@ -167,13 +195,6 @@ fn node(varz: &Varz, url: &reqwest::Url, plan: &Plan, report: &mut Report) {
             "give it a jetstream block, as in nats/conf",
         );
     };
-    match (config.sync_always, plan.durability) {
-        (false, Some(Durability::Interval)) => {
-            report.praise(Area::Durability, of, "writes to disk at an interval, as asked for");
-        }
-        (false, _) => lazy(report, of, &format!("{:?}", Duration::from_nanos(config.sync_interval))),
-        (true, _) => report.praise(Area::Durability, of, "sync_interval: always"),
-    }
     let (used, most) = (varz.jetstream.stats.storage, config.max_storage);
     if let Some(percent) = used.saturating_mul(100).checked_div(most) {
         if percent >= plan.full {
@@ -243,11 +264,19 @@ fn same(versions: &[(String, String)], report: &mut Report) {
     }
 }
 
-/// Whether the nodes agree on who decides.
-async fn meta(client: &reqwest::Client, url: &reqwest::Url, plan: &Plan, report: &mut Report) {
+/// Whether the nodes agree on who decides; and how many there are, as far as one says.
+async fn meta(
+    client: &reqwest::Client,
+    url: &reqwest::Url,
+    plan: &Plan,
+    report: &mut Report,
+) -> Option<usize> {
     let meta = match get::<Jsz>(client, url, "jsz").await {
         Ok(Jsz { meta_cluster }) => meta_cluster,
-        Err(why) => return report.leave_open(Area::Cluster, "the cluster", why, "ask /jsz by hand"),
+        Err(why) => {
+            report.leave_open(Area::Cluster, "the cluster", why, "ask /jsz by hand");
+            return None;
+        }
     };
     let Some(Meta { leader, cluster_size, replicas }) = meta else {
         if plan.replicas > 1 {
@@ -259,7 +288,7 @@ async fn meta(client: &reqwest::Client, url: &reqwest::Url, plan: &Plan, report:
                 "give it a cluster block: nats/conf/cluster.conf",
             );
         }
-        return;
+        return Some(1);
     };
     if leader.is_empty() {
         let todo = "bring the nodes back that are away: two of three have to be there";
@@ -274,4 +303,5 @@ async fn meta(client: &reqwest::Client, url: &reqwest::Url, plan: &Plan, report:
         report.find(Area::Cluster, "the cluster", what, "add nodes");
     }
     report.praise(Area::Cluster, "the cluster", format!("{cluster_size} nodes, led by {leader}"));
+    Some(cluster_size)
 }

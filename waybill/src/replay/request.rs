@@ -5,10 +5,10 @@ use super::{
     output::Output,
     pace::{Rate, Speed},
 };
-use crate::{dev, failure::Failure, settings};
+use crate::{access::OPERATOR, dev, failure::Failure, settings};
 use events::{Aggregate, Context, FactType, Position, Subject};
 use jiff::Timestamp;
-use nats::{Filter, From, MasterKey, Prefix, Until};
+use nats::{Access, Filter, From, MasterKey, Prefix, Until};
 use service::{
     Clock,
     config::{Faults, Span},
@@ -29,6 +29,8 @@ pub(super) struct Request {
     pub(super) speed: Option<Speed>,
     pub(super) follow: bool,
     pub(super) limit: usize,
+    /// Who reads.
+    pub(super) access: Access,
     /// The master key, where personal data are to be shown.
     pub(super) reveal: Option<MasterKey>,
 }
@@ -142,6 +144,7 @@ impl Request {
         let copied = copies.to_subject.is_some() || copies.to_nats.is_some();
         let key = |faults| dev::master_key(&args.master_key, &args.data, "--reveal", faults);
         let reveal = if args.reveal { key(faults) } else { None };
+        let access = args.access.only(OPERATOR, faults);
         let request = output.map(|output| Self {
             contexts,
             between: Between { from, to, since, until },
@@ -153,6 +156,7 @@ impl Request {
             speed,
             follow: args.follow,
             limit,
+            access,
             reveal,
         });
         Ok(flags.finish(request)?)
@@ -290,7 +294,7 @@ mod tests {
     #[test]
     fn every_fault_is_named_at_once() {
         let flags = "--stream ORDERS,NOPE --from x --to y --type order.gone --aggregate cart/1 --output xml --since then \
-                     --causation me --event you --rate none";
+                     --causation me --event you --rate none --nats-ca /no/ca";
         let flags: Vec<_> = flags.split_whitespace().collect();
         assert!(read(&flags).unwrap_err().contains("--since"), "clap: either from or since");
         let flags: Vec<_> = flags.into_iter().filter(|flag| !["--since", "then"].contains(flag)).collect();
@@ -305,6 +309,7 @@ mod tests {
             "--causation",
             "--event",
             "--rate",
+            "--nats-ca",
         ] {
             assert!(faults.contains(&format!("{flag}:")), "{flag} is missing in {faults}");
         }

@@ -19,7 +19,7 @@ use events::{
 };
 use jiff::{SignedDuration, Timestamp};
 use nats::{
-    Connection, Raw,
+    Access, Connection, Raw,
     restore::{self, Restore},
     server::{Binary, Config, Server},
 };
@@ -352,6 +352,7 @@ async fn a_log_on_a_server_is_read_as_a_whole() {
         parts: BOTH,
         services: Vec::new(),
         databases: Databases::default(),
+        access: Access::default(),
         patience: Duration::ZERO,
         output: Format::Json,
     };
