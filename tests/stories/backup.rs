@@ -224,6 +224,9 @@ async fn keys_are_in_a_copy_only_as_long_as_they_are_asked_for() {
     };
     shop.done(&["export", &copy, "--keys"]).await;
     assert!(has_keys());
+    let elsewhere = shop.path("elsewhere");
+    let (code, said) = run(&["import", &copy, "--keys", "--data", &elsewhere]).await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
     shop.done(&["export", &copy]).await;
     assert!(!has_keys());
     shop.refused(&["import", &copy, "--keys"], 64, "the copy has no keys").await;

@@ -142,6 +142,9 @@ async fn what_is_lost_comes_back_from_a_copy() {
     for file in files(&shop.copy) {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
     }
+    let (apart, keys) = (shop.copy.with_file_name("apart"), shop.copy.with_file_name("keys"));
+    let keys = keys.to_str().unwrap();
+    shop.done(&["backup", apart.to_str().unwrap(), "--keys-to", keys]).await;
     // This user goes after the keys were copied, and before the log was.
     let url = shop.process().api.url(Service::Users, &format!("/users/{erased}"));
     let request = shop.process().api.http().delete(url);
@@ -154,7 +157,7 @@ async fn what_is_lost_comes_back_from_a_copy() {
     shop.stop().await;
     fs::remove_dir_all(&shop.data).unwrap();
     shop.done(&["import", shop.copy(), "--check"]).await;
-    let said = shop.done(&["import", shop.copy(), "--keys"]).await;
+    let said = shop.done(&["restore", shop.copy(), "--keys-from", keys]).await;
     assert!(said.contains("PERSONAL_KEYS: 1 of erased users"), "{said}");
     assert!(said.contains("put the master key"), "{said}");
     fs::write(shop.data.join("master.key"), master_key).unwrap();

@@ -180,7 +180,7 @@ fn sweep(archive: &Archive, manifest: &Manifest) {
     let named: HashSet<_> = manifest.files().into_iter().map(|file| archive.dir.join(&file.file)).collect();
     for folder in Context::ALL.map(Context::stream).into_iter().chain(["buckets", "views"]) {
         let Ok(entries) = fs::read_dir(archive.dir.join(folder)) else { continue };
-        let ours = |path: &PathBuf| path.extension().is_some_and(|end| end == "zst");
+        let ours = |path: &PathBuf| path.extension().is_some_and(|end| end == "zst" || end == "part");
         let paths = entries.flatten().map(|entry| entry.path()).filter(ours);
         for path in paths.filter(|path| !named.contains(path)) {
             // The next round tries again.
