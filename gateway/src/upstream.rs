@@ -148,13 +148,11 @@ impl Upstreams {
     pub fn another(&self, call: Unanswered, tried: &[InstanceId]) -> Option<Pick> {
         let services = self.0.services.load();
         let service = services.get(&*call.service.name);
-        match service.and_then(|service| Some((service, service.choose(tried)?))) {
-            Some((service, member)) => Some(self.picked(service, member, call.permit)),
-            None => {
-                call.give_up();
-                None
-            }
+        if let Some((service, member)) = service.and_then(|service| Some((service, service.choose(tried)?))) {
+            return Some(self.picked(service, member, call.permit));
         }
+        call.give_up();
+        None
     }
 
     fn picked(&self, service: &Arc<Service>, member: &Arc<Member>, permit: Permit) -> Pick {
