@@ -208,7 +208,7 @@ impl Follow {
             }
             for change in unsure {
                 let seen = self.look(&change.key).await?;
-                fresh.insert(Arc::clone(&change.key), Fresh::seen(change.cursor.sequence, seen));
+                replace(fresh, &change, seen);
             }
         }
     }
@@ -312,6 +312,14 @@ impl Fresh {
     }
 }
 
+/// Takes what was looked at once more because of a change, at the place of the last change that is known of it: at an
+/// earlier one it would be told again to whoever goes on from there.
+fn replace(fresh: &mut HashMap<Arc<str>, Fresh>, change: &Change, seen: Seen) {
+    let known = fresh.get(&change.key).map_or(0, |known| known.sequence);
+    let sequence = known.max(change.cursor.sequence);
+    fresh.insert(Arc::clone(&change.key), Fresh::seen(sequence, seen));
+}
+
 /// Adds what was heard to what was looked at: of a document whichever was looked at later. Whether that is known.
 fn merge(fresh: &mut HashMap<Arc<str>, Fresh>, change: &Change, whole: Option<Look>) -> bool {
     let (document, look) = match &change.now {
@@ -345,4 +353,31 @@ fn bytes(json: &Bytes) -> u64 {
 fn away() -> Problem {
     let detail = "The keys of personal data cannot be reached.";
     Problem::unavailable("personal-data-unavailable", detail, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(sequence: u64, look: Look) -> Change {
+        let cursor = Cursor { epoch: 1, sequence, time: 0 };
+        Change { cursor, key: "tea".into(), now: Now::Gone(look), ahead: false }
+    }
+
+    const fn between(begun: u64, ended: u64) -> Look {
+        Look { begun, ended }
+    }
+
+    /// The first change overlaps with what the client looked at, so that it looks again; the second does not.
+    #[test]
+    fn whoever_looks_again_does_not_go_back_behind_a_later_change() {
+        let own = Seen { document: None, look: between(3, 6) };
+        let mut fresh = HashMap::from([("tea".into(), Fresh::seen(5, own))]);
+        let (first, second) = (change(10, between(4, 5)), change(20, between(8, 9)));
+        assert!(!merge(&mut fresh, &first, None), "nobody knows which is newer");
+        assert!(merge(&mut fresh, &second, None));
+        replace(&mut fresh, &first, Seen { document: None, look: between(10, 11) });
+        assert_eq!(fresh["tea"].sequence, 20);
+        assert_eq!(fresh["tea"].look, between(10, 11));
+    }
 }
