@@ -393,6 +393,6 @@ pub struct TimerDue {
     pub order_id: OrderId,
     /// Which of its timers.
     pub timer: Timer,
-    /// What it was set to. It may be later now, never earlier.
+    /// What it was set to. It is recorded up to 350 ms before that, or later; whoever answers it waits for the time.
     pub at: Timestamp,
 }

@@ -81,4 +81,5 @@ pub use replay::{Filter, From, Reader, ReplayError, Until, last_sequence};
 pub use snapshot::Snapshot;
 pub use store::{Durability, EventStore, StoreOptions};
 pub use streams::{StreamState, message_at};
+pub use timers::LEAD as TIMER_LEAD;
 pub use topology::TopologyError;

@@ -4,7 +4,7 @@ use async_nats::{HeaderMap, jetstream::message::StreamMessage};
 use bytes::Bytes;
 use events::{DecodeError, Envelope, Fact, Position, Subject, envelope::header};
 use jiff::Timestamp;
-use std::fmt;
+use std::{fmt, time::Instant};
 
 /// A message of a stream.
 #[derive(Clone)]
@@ -17,6 +17,8 @@ pub struct Message {
     pub stored: Timestamp,
     /// How many messages the consumer has still before it; 0 at the end of the stream.
     pub pending: u64,
+    /// When it came to this process.
+    pub(crate) received: Instant,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -57,7 +59,7 @@ impl Message {
         headers: HeaderMap,
         body: Bytes,
     ) -> Self {
-        Self { position, subject, stored, pending: 0, headers, body }
+        Self { position, subject, stored, pending: 0, received: Instant::now(), headers, body }
     }
 
     /// From a consumer's delivery, out of which headers and body are taken.
@@ -71,6 +73,7 @@ impl Message {
             subject,
             stored: stored.map_err(|_| MessageError("the stored time is out of range"))?,
             pending: info.pending,
+            received: Instant::now(),
             headers: message.message.headers.take().unwrap_or_default(),
             body: std::mem::take(&mut message.message.payload),
         })
@@ -91,6 +94,7 @@ impl Message {
             subject,
             stored: stored.ok_or(MessageError("no time in the answer"))?,
             pending: 0,
+            received: Instant::now(),
             headers,
             body: message.payload,
         })
@@ -105,6 +109,7 @@ impl Message {
             subject,
             stored: stored.map_err(|_| MessageError("the stored time is out of range"))?,
             pending: 0,
+            received: Instant::now(),
             headers: message.headers,
             body: message.payload,
         })

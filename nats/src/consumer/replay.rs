@@ -123,6 +123,9 @@ async fn step(main: &Worker, kept: Kept<DeadLetter>, cause: &Cause) -> Result<Op
         }
         message => message,
     };
+    if let Ok(message) = &message {
+        message.ripe().await;
+    }
     let mut tries = 0;
     let error = loop {
         tries += 1;

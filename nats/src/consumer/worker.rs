@@ -169,6 +169,7 @@ impl Worker {
 
     /// Tries until the message is done with, or as often as the consumer's manner is.
     async fn settle(&self, message: &Message) -> Settled {
+        message.ripe().await;
         let started = Instant::now();
         let (mut pause, mut attempts) = (FIRST_RETRY, 0);
         while !self.stop.is_cancelled() {

@@ -8,9 +8,11 @@ use super::{
 };
 use crate::failure::Failure;
 use commands::{Decision, Executor, Key, fulfilment};
-use events::{AccountId, Context, Fact, OrderId, fulfilment::TimerEvent};
+use events::{AccountId, Aggregate, Context, Fact, OrderId, fulfilment::TimerEvent};
 use jiff::{SignedDuration, Timestamp};
-use nats::{Durability, Filter, From, Reader, Until};
+use nats::{
+    Consumer, ConsumerMetrics, Durability, EventStore, Handler, Manner, Parking, Policy, StoreOptions,
+};
 use service::Clock;
 use std::{
     sync::{
@@ -19,6 +21,8 @@ use std::{
     },
     time::Duration,
 };
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Timers that stand and do not fire.
@@ -60,26 +64,61 @@ pub(super) async fn measure(
     #[expect(clippy::cast_precision_loss, reason = "a count of timers is far below 2^52")]
     let lead = Duration::from_secs_f64(2.0 * count as f64 / per_second) + Duration::from_secs(2);
     let first = stage.clock.now() + lead;
-    let filter = Filter { kinds: vec!["timer.due".to_owned()], ..Filter::default() };
-    let reader =
-        Reader::open(&stage.connection, Context::Fulfilment, From::Now, Until::Forever, filter).await?;
+    let (consumer, stop) = (answering(&stage).await?, CancellationToken::new());
+    let (told, heard) = mpsc::unbounded_channel();
+    let answering = tokio::spawn(consumer.run(handler(&stage.clock, told), stop.clone()));
     let at = move |number: u64| first + Duration::from_nanos(number * 1_000_000_000 / RATE);
     arm(&executor, &stage.clock, count, at).await?;
     if stage.clock.now() > first {
         return Err("the first timers fired before the last ones were armed: the machine is busy".into());
     }
-    let fired = fired(reader, &stage.clock, count, first);
-    let (recorded, seen) =
-        tokio::time::timeout(lead + at(count).duration_since(first).unsigned_abs() + LOST, fired)
-            .await
-            .map_err(|_| "not every timer has fired")??;
+    let within = lead + at(count).duration_since(first).unsigned_abs() + LOST;
+    let answered = tokio::time::timeout(within, answered(heard, count, first));
+    let answered = answered.await.map_err(|_| "not every timer has fired")??;
     let case = Case { callers: 1, ..case };
-    let late = recorded.millis(0.99);
-    report.add(case, format!("recorded late, {RATE}/s fire"), &[recorded], None);
-    report.add(case, "seen late by a reader, the same", &[seen], None);
+    let late = answered.millis(0.99);
+    report.add(case, format!("answered late, {RATE}/s fire"), &[answered], None);
     report.figure("timers", format!("p99 of lateness, {durability}"), late, "ms", "below 100");
+    stop.cancel();
+    answering.await?;
     stage.close().await;
     Ok(())
+}
+
+/// A consumer like the one that answers the timers of sagas.
+async fn answering(stage: &Stage) -> Result<Consumer, Failure> {
+    let (connection, clock) = (stage.connection.clone(), stage.clock.clone());
+    let store = EventStore::new(&connection, StoreOptions::default());
+    let consumer = Consumer {
+        parking: Parking::open(&connection, store, clock, 1).await?,
+        connection,
+        service: "bench",
+        context: Context::Fulfilment,
+        durable: "bench-timers".to_owned(),
+        interests: &["timer.due"],
+        only: Some(Aggregate::Timer),
+        lag: Duration::ZERO,
+        manner: Manner::React,
+        policy: Policy::Retry,
+        metrics: ConsumerMetrics::default(),
+    };
+    consumer.ensure().await?;
+    Ok(consumer)
+}
+
+/// Tells what a timer was set to, and when it is answered.
+fn handler(clock: &Clock, told: mpsc::UnboundedSender<(Timestamp, Timestamp)>) -> Handler {
+    let clock = clock.clone();
+    Arc::new(move |recorded| {
+        let (now, told) = (clock.now(), told.clone());
+        Box::pin(async move {
+            if let Fact::Timer(TimerEvent::Due(due)) = recorded.fact {
+                // Nobody listens any more once all were heard.
+                let _ = told.send((due.at, now));
+            }
+            Ok("answered")
+        })
+    })
 }
 
 /// Arms timers of as many orders, each for the time that its number gives.
@@ -109,30 +148,21 @@ async fn arm(
     Ok(sample)
 }
 
-/// How late timers are, by the server's clock when it recorded them and by ours when we saw them.
-async fn fired(
-    mut reader: Reader,
-    clock: &Clock,
+/// How late timers are answered.
+async fn answered(
+    mut heard: mpsc::UnboundedReceiver<(Timestamp, Timestamp)>,
     count: u64,
     first: Timestamp,
-) -> Result<(Sample, Sample), Failure> {
-    let (mut recorded, mut seen) = (Sample::of(count, Duration::ZERO), Sample::of(count, Duration::ZERO));
-    let mut left = count;
-    while left > 0 {
-        let batch = reader.next_batch(1000).await?;
-        let now = clock.now();
-        for message in batch {
-            let Fact::Timer(TimerEvent::Due(due)) = message.fact()? else { continue };
-            let late = message.stored.duration_since(due.at);
-            if late.is_negative() {
-                return Err(format!("a timer fired {late:#} early").into());
-            }
-            recorded.note(late.unsigned_abs());
-            seen.note(now.duration_since(due.at).unsigned_abs());
-            left = left.saturating_sub(1);
+) -> Result<Sample, Failure> {
+    let mut sample = Sample::of(count, Duration::ZERO);
+    for _ in 0..count {
+        let (at, now) = heard.recv().await.ok_or("nobody answers timers any more")?;
+        let late = now.duration_since(at);
+        if late.is_negative() {
+            return Err(format!("a timer was answered {late:#} early").into());
         }
-        recorded.elapsed = now.duration_since(first).unsigned_abs();
-        seen.elapsed = recorded.elapsed;
+        sample.note(late.unsigned_abs());
+        sample.elapsed = now.duration_since(first).unsigned_abs();
     }
-    Ok((recorded, seen))
+    Ok(sample)
 }
