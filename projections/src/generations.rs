@@ -322,7 +322,7 @@ impl Shared {
             connection: self.feed.connection.clone(),
             parking: self.feed.parking.clone(),
             policy: self.feed.policy,
-            quietly: false,
+            beside: None,
             database,
             progress,
             bound: None,

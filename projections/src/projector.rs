@@ -17,13 +17,14 @@ use crate::{
     metrics::{Projection, ProjectionMetrics},
     telling::{Announcer, Rows},
 };
-use events::Position;
+use events::{Position, Subject};
 use nats::{Parking, Policy, ReplayError};
 use parked::Waiting;
 use service::Clock;
 use source::{Chunk, Source};
 use std::{
-    sync::Arc,
+    collections::{BTreeSet, HashSet},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tokio::sync::{Notify, mpsc, watch};
@@ -51,8 +52,8 @@ pub(crate) struct Projector {
     pub(crate) parking: Option<Parking>,
     /// What is done about an event that cannot be read.
     pub(crate) policy: Policy,
-    /// What cannot be read waits without operators being told.
-    pub(crate) quietly: bool,
+    /// What it is compared with, where it is: then what cannot be read waits without operators being told.
+    pub(crate) beside: Option<Arc<Beside>>,
     pub(crate) database: Database,
     pub(crate) progress: watch::Sender<Progress>,
     /// How far to go in each stream; without a bound it follows for ever.
@@ -64,6 +65,15 @@ pub(crate) struct Projector {
     pub(crate) told: Option<Announcer>,
     pub(crate) metrics: ProjectionMetrics,
     pub(crate) clock: Clock,
+}
+
+/// Tables that others are compared with, which the same events have made.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    /// The aggregates that wait in them.
+    pub(crate) waiting: HashSet<Subject>,
+    /// Events that are not in them, by a policy or because an operator said so.
+    pub(crate) left_out: Mutex<BTreeSet<Position>>,
 }
 
 /// What the generation is that a projector writes to, for as long as a session lasts: whether others are told what
@@ -202,7 +212,7 @@ impl Projector {
         mut batch: Vec<Chunk>,
     ) -> Result<(), Interruption> {
         let projection = Projection { projection: self.view.name };
-        self.pass_over_discarded(waiting, &mut batch).await?;
+        self.pass_over_given_up(waiting, &mut batch).await?;
         loop {
             let started = Instant::now();
             let (changes, moves, past) = self.project(waiting, &mut batch);

@@ -4,12 +4,16 @@ use crate::{
     Progress, ProjectionMetrics, View,
     database::{Database, DatabaseError, Difference, Storage},
     generations::{Catalogue, Own},
-    projector::{Projector, Standing},
+    projector::{Beside, Projector, Standing},
 };
 use events::{Position, Subject};
 use nats::Policy;
 use service::{Clock, Metrics};
-use std::{path::Path, sync::Arc, time::Duration, time::Instant};
+use std::{
+    path::Path,
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -49,24 +53,16 @@ pub async fn rebuild(
     since: &[Position],
     until: &[Position],
 ) -> Result<Rebuilt, RebuildError> {
-    fold(view, connection, storage, (since, until), Unreadable::Stops, |_, _| ()).await
+    fold(view, connection, storage, (since, until), None, |_, _| ()).await
 }
 
-/// What happens to an event that cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unreadable {
-    /// It stops the reading.
-    Stops,
-    /// It is passed over, and what comes later of its aggregate, as a live read model does.
-    Waits,
-}
-
+/// An event that cannot be read stops the reading; beside other tables it is passed over as it is there.
 async fn fold(
     view: &'static View,
     connection: &nats::Connection,
     storage: &Storage,
     (since, until): (&[Position], &[Position]),
-    unreadable: Unreadable,
+    beside: Option<Arc<Beside>>,
     watched: impl FnOnce(u64, watch::Receiver<Progress>),
 ) -> Result<Rebuilt, RebuildError> {
     let database = Database::build(storage, view, 1, since).await?;
@@ -78,7 +74,7 @@ async fn fold(
         connection: connection.clone(),
         parking: None,
         policy: Policy::default(),
-        quietly: unreadable == Unreadable::Waits,
+        beside,
         database: database.clone(),
         progress: sender,
         bound: Some(Arc::from(until)),
@@ -140,6 +136,8 @@ pub struct Compared {
     pub differences: Vec<Difference>,
     /// Aggregates whose later events are not in the tables, because one of them could not be read.
     pub waiting: Vec<Subject>,
+    /// Events that could not be read and are in neither, because the policy or an operator said so.
+    pub left_out: Vec<Position>,
 }
 
 /// Folds the streams again into a scratch folder, up to where `live` is, and says where the two differ: nowhere, unless
@@ -164,7 +162,11 @@ pub async fn compare(
     let mut moment = live.moment().await?;
     let (checkpoints, since) = (moment.checkpoints().to_vec(), moment.since().await?);
     let scratch = Storage::Sqlite(scratch.to_owned());
-    let fresh = fold(view, connection, &scratch, (&since, &checkpoints), Unreadable::Waits, watched).await?;
+    let parked = live.writer().await?.parked().await?;
+    let waiting = parked.into_iter().map(|parked| parked.subject).collect();
+    let beside = Arc::new(Beside { waiting, ..Beside::default() });
+    let bounds = (&*since, &*checkpoints);
+    let fresh = fold(view, connection, &scratch, bounds, Some(Arc::clone(&beside)), watched).await?;
     let differences = moment.differences(&mut fresh.database.moment().await?).await?;
     let mut waiting = Vec::new();
     for database in [live, &fresh.database] {
@@ -172,5 +174,6 @@ pub async fn compare(
         waiting.extend(parked.into_iter().map(|parked| parked.subject));
     }
     fresh.database.close().await;
-    Ok(Compared { checkpoints, since, events: fresh.events, differences, waiting })
+    let left_out = beside.left_out.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+    Ok(Compared { checkpoints, since, events: fresh.events, differences, waiting, left_out })
 }

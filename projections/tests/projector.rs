@@ -29,7 +29,7 @@ use nats::{
 };
 use postgres::Cluster;
 use projections::database::Cluster as Started;
-use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, View, database::Storage, verify};
+use projections::{Feed, ProjectionMetrics, Projections, Rebuilds, View, compare, database::Storage, verify};
 use serde_json::Value;
 use service::{
     Clock, Metrics, Shutdown,
@@ -549,6 +549,12 @@ async fn an_event_that_cannot_be_read_is_skipped_where_that_is_the_policy(on: On
         panic!("{said:?} is said")
     };
     assert_eq!(skipped.failure.sequence, at.sequence);
+    // Whoever folds the log again leaves it out as well, and says so.
+    let (view, scratch) = (View::of("payments").unwrap(), system.folder.path().join("scratch"));
+    let compared =
+        compare(view, &system.connection, &payments.database(), &scratch, |_, _| ()).await.unwrap();
+    assert_eq!((compared.differences, compared.waiting), (vec![], vec![]));
+    assert_eq!(compared.left_out, [at]);
 }
 
 /// Nothing is written any more, of any aggregate, until an operator has seen to it.

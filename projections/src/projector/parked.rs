@@ -17,10 +17,13 @@ use crate::{
 };
 use events::{
     Aggregate, Context, DeadLetterId, Fact, Position, Subject,
-    ops::{DeadLetterEvent, Holds},
+    ops::{DeadLetterEvent, Holds, MessageSkipped},
 };
 use nats::{Asked, Filter, From, Message, Parking, Policy, Reader, ReplayError, Until};
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::PoisonError,
+};
 use tokio::sync::mpsc;
 
 /// Messages read at once when a key is brought back.
@@ -95,7 +98,7 @@ impl Projector {
     /// generation that does not serve yet goes on, so that it will.
     pub(super) fn passes(&self) -> bool {
         let retries = self.standing.live && self.policy == Policy::Retry;
-        self.quietly || (self.parking.is_some() && !retries)
+        self.beside.is_some() || (self.parking.is_some() && !retries)
     }
 
     /// Whether an event that cannot be read is left out, and what comes later of its aggregate is not.
@@ -125,9 +128,9 @@ impl Projector {
         Ok(())
     }
 
-    /// Takes out what cannot be read and was discarded for good: by the generation before, where these tables are built again.
-    /// What waits behind another one was not.
-    pub(super) async fn pass_over_discarded(
+    /// Takes out what cannot be read and was given up for good: by the generation before, where these tables are built again,
+    /// or by the tables that they are compared with. What waits behind another one was not.
+    pub(super) async fn pass_over_given_up(
         &self,
         waiting: &Waiting,
         batch: &mut [Chunk],
@@ -138,29 +141,42 @@ impl Projector {
             let subject = &message.subject;
             if !waiting.holds(subject, message.position.sequence) && !known.contains_key(subject) {
                 // Seldom, and large.
-                known.insert(subject.clone(), Box::pin(self.discarded(subject)).await?);
+                known.insert(subject.clone(), Box::pin(self.given_up(subject)).await?);
             }
         }
         let gone = |Unreadable { message, .. }: &Unreadable| {
             known.get(&message.subject).is_some_and(|gone| gone.contains(&message.position.sequence))
         };
         for chunk in batch {
+            if let Some(beside) = &self.beside {
+                let mut left_out = beside.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+                let gone = chunk.unreadable.iter().filter(|unreadable| gone(unreadable));
+                left_out.extend(gone.map(|unreadable| unreadable.message.position));
+            }
             chunk.unreadable.retain(|unreadable| !gone(unreadable));
         }
         Ok(())
     }
 
-    /// What operators have discarded of an aggregate for this projection: sequences in its stream.
-    async fn discarded(&self, subject: &Subject) -> Result<HashSet<u64>, Interruption> {
+    /// What was given up of an aggregate for this projection: sequences in its stream. That is what operators have discarded;
+    /// what was skipped by a policy counts only beside tables in which nothing of the aggregate waits, for others may have
+    /// another policy by now.
+    async fn given_up(&self, subject: &Subject) -> Result<HashSet<u64>, Interruption> {
         let consumer = self.consumer();
+        let skips = self.beside.as_ref().is_some_and(|beside| !beside.waiting.contains(subject));
         let letter = Aggregate::DeadLetter.subject(DeadLetterId::of(&consumer, subject.as_str()));
         let said = self.messages(&letter, 1, u64::MAX).await;
         let said = said.map_err(|error| Interruption::Operations(error.into()))?;
-        let discarded = said.iter().filter_map(|said| match said.record().ok()?.fact {
+        let given_up = said.iter().filter_map(|said| match said.record().ok()?.fact {
             Fact::DeadLetter(DeadLetterEvent::Discarded(it)) if it.consumer == consumer => Some(it.sequence),
+            Fact::DeadLetter(DeadLetterEvent::Skipped(MessageSkipped { failure: it, .. }))
+                if skips && it.consumer == consumer =>
+            {
+                Some(it.sequence)
+            }
             _ => None,
         });
-        Ok(discarded.collect())
+        Ok(given_up.collect())
     }
 
     /// Reads what waits. What operators are shown that does not is taken back: it waited in the generation before, which

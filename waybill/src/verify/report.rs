@@ -144,13 +144,16 @@ impl Report {
         }
         self.types(&mut out);
         for (service, checked) in &self.read_models {
-            let TablesCheck { at, since, events, rows, waiting } = checked;
+            let TablesCheck { at, since, events, rows, waiting, left_out } = checked;
             let _ = write!(out, "read model of {service} at {}: {events} messages folded", at.join(", "));
             if !since.is_empty() {
                 let _ = write!(out, ", built since {}", since.join(", "));
             }
             if !waiting.is_empty() {
                 let _ = write!(out, ", {} aggregates wait", waiting.len());
+            }
+            if !left_out.is_empty() {
+                let _ = write!(out, ", without {}, skipped or discarded", left_out.join(", "));
             }
             let _ = writeln!(
                 out,

@@ -33,6 +33,9 @@ pub(super) struct TablesCheck {
     /// Aggregates whose later events are not in the tables.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) waiting: Vec<String>,
+    /// Events that nobody could read and that were left out on purpose: skipped by a policy, or discarded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) left_out: Vec<String>,
 }
 
 /// Where read models are, and the log they are made of.
@@ -86,6 +89,7 @@ impl Tables<'_> {
             events: compared.events,
             rows: compared.differences.len(),
             waiting: compared.waiting.iter().map(ToString::to_string).collect(),
+            left_out: compared.left_out.iter().map(ToString::to_string).collect(),
         }))
     }
 
