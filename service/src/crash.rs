@@ -1,7 +1,8 @@
 //! Crash points: places where a test lets the process die as by `kill -9`, before and after whatever stores, sends or
 //! acknowledges. Where debug assertions are off, as in every release, they are nothing at all.
 //!
-//! `WAYBILL_CRASH_AT=<point>@<scope>:<count>` dies when that point is passed for the count-th time;
+//! `WAYBILL_CRASH_AT=<point>@<scope>:<count>` dies when that point is passed for the count-th time, and says so in the file
+//! `WAYBILL_CRASH_MARK` before it does;
 //! `WAYBILL_STALL_AT=<point>@<scope>:<milliseconds>` stands still for so long when that point is passed for the first time.
 //! `WAYBILL_CRASH_LIST=<file>` writes down every point the first time it is passed.
 
@@ -53,6 +54,10 @@ mod armed {
             let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
             *left = left.saturating_sub(1);
             if *left == 0 {
+                // Whoever ends otherwise leaves no mark.
+                if let Ok(mark) = env::var("WAYBILL_CRASH_MARK") {
+                    let _ = fs::write(mark, at);
+                }
                 // Nothing is flushed, dropped or told.
                 std::process::abort();
             }

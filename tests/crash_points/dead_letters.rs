@@ -1,11 +1,11 @@
 //! Killed at every step of parking, and at every step of a retry: every message that was parked is handled once, in the end.
 
-use crate::{cell::Shop, end, killed};
+use crate::{cell::Shop, end, killed, table::Table};
 use nats::Connection;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use waybill::{api::Api, system::Service};
-use waybill_tests::{Process, eventually, settled};
+use waybill_tests::{Process, Trap, eventually, settled};
 
 const DOWN: &[&str] = &["--log", "off", "--carrier", "garbled", "--on-failure", "park:2"];
 const UP: &[&str] = &["--log", "off", "--on-failure", "park:2"];
@@ -48,13 +48,6 @@ async fn letters(api: &Api) -> Option<Vec<Value>> {
     Some(groups.flat_map(|group| group["letters"].as_array().cloned().unwrap_or_default()).collect())
 }
 
-fn shown(table: &[(&str, &str, bool)]) -> String {
-    let line = |(phase, at, reached): &(&str, &str, bool)| {
-        format!("  {phase:<9} {at:<46} {}\n", if *reached { "green" } else { "RED: never reached" })
-    };
-    table.iter().map(line).collect()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_while_it_parks_and_brings_back_every_message_is_handled_once() {
     let parking = ["bucket.after@PARKED:1", "append.after@OPS:1"];
@@ -72,16 +65,17 @@ async fn matrix(parking: &[&str], retrying: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::dev(&folder.path().join("data"), DOWN).await.unwrap();
     let shop = Shop::open(&process).await;
-    let mut table = Vec::new();
+    let mut table = Table::new("dead letters: killed at");
     let mut customers = Vec::new();
     for at in parking {
         end(&mut process).await;
         // What an earlier one left behind may get there before anybody can order.
-        if process.again_with(DOWN, &[("WAYBILL_CRASH_AT", at)]).await.unwrap() {
+        let trap = Trap::at(at).unwrap();
+        if process.again_with(DOWN, &trap.env()).await.unwrap() {
             shop.moved(&process);
         }
         customers.push(shop.orders(at, retrying.len().div_ceil(parking.len())));
-        table.push(("parking", *at, killed(&mut process, async {}).await));
+        table.note(format!("parking   {at}"), killed(&mut process, &trap, async {}).await);
     }
     end(&mut process).await;
     process.again(DOWN).await.unwrap();
@@ -100,17 +94,15 @@ async fn matrix(parking: &[&str], retrying: &[&str]) {
     let ids: Vec<_> = parked.iter().map(|letter| letter["id"].as_str().unwrap().to_owned()).collect();
     for (at, id) in retrying.iter().zip(&ids) {
         end(&mut process).await;
-        if !process.again_with(UP, &[("WAYBILL_CRASH_AT", at)]).await.unwrap() {
-            // What an earlier one left behind got there first.
-            table.push(("retrying", *at, true));
-            continue;
-        }
+        let trap = Trap::at(at).unwrap();
+        // What an earlier one left behind may get there first.
+        process.again_with(UP, &trap.env()).await.unwrap();
         let api = process.api.clone();
         let asking = async {
             let _ =
                 api.post(Service::Operations, &format!("/ops/dead-letters/{id}/retry"), at, &json!({})).await;
         };
-        table.push(("retrying", *at, killed(&mut process, asking).await));
+        table.note(format!("retrying  {at}"), killed(&mut process, &trap, asking).await);
     }
     end(&mut process).await;
     process.again(UP).await.unwrap();
@@ -128,14 +120,12 @@ async fn matrix(parking: &[&str], retrying: &[&str]) {
         if left.as_ref().is_some_and(Vec::is_empty) {
             break;
         }
-        let table = shown(&table);
-        assert!(Instant::now() < until, "not within {SOON:?}: {left:#?}\nkilled at\n{table}");
+        assert!(Instant::now() < until, "not within {SOON:?}: {left:#?}\n{table}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let connection = Connection::connect(&process.nats_url, "test").await.unwrap();
     let audit = settled(&connection, &process.api).await.unwrap();
     assert_eq!(audit.ends(), [("completed", orders)].into());
-    println!("dead letters: killed at\n\n{}", shown(&table));
-    assert!(table.iter().all(|(_, _, reached)| *reached), "every cell was killed where it should be");
+    table.demand();
     process.stop().await.unwrap();
 }

@@ -2,18 +2,25 @@
 //! aggregate with a long history, and a read model that takes the place of another. Killed there, too, what was under way
 //! is done in the end.
 
-use crate::{cell::Shop, end, killed, steps};
+use crate::{
+    cell::Shop,
+    end,
+    endpoint::{self, Endpoint},
+    killed, steps,
+    table::Table,
+};
 use nats::Connection;
 use serde_json::json;
 use std::time::Duration;
 use uuid::Uuid;
 use waybill::{api::Api, failure::Failure, system::Service};
-use waybill_tests::{Process, eventually, request, settled, told};
+use waybill_tests::{Process, Trap, eventually, request, settled, told};
 
 /// What is under way when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum About {
     Mail,
+    Webhook,
     Erasure,
     History,
     Rebuild,
@@ -22,6 +29,8 @@ enum About {
 const CELLS: &[(About, &str)] = &[
     (About::Mail, "hand.back.before@notifications-email-orders"),
     (About::Mail, "hand.back.after@notifications-email-orders"),
+    (About::Webhook, "hand.back.before@notifications-webhook-erp-orders"),
+    (About::Webhook, "hand.back.after@notifications-webhook-erp-orders"),
     (About::Erasure, "overwrite.before@PERSONAL_KEYS"),
     (About::Erasure, "overwrite.after@PERSONAL_KEYS"),
     (About::History, "snapshot.before@INVENTORY"),
@@ -58,7 +67,7 @@ impl Wish {
         let key = format!("elsewhere-{}", self.number);
         let answer = match self.about {
             // The customer of the cell orders something.
-            About::Mail => return Ok(()),
+            About::Mail | About::Webhook => return Ok(()),
             About::Erasure => {
                 let user = api.url(Service::Users, &format!("/users/{}", self.user));
                 api.send_as(self.user, api.http().delete(user).header("Idempotency-Key", &key)).await?
@@ -106,25 +115,30 @@ async fn wherever_it_is_killed_what_was_under_way_is_done_in_the_end() {
 async fn matrix(cells: impl Iterator<Item = &'static (About, &'static str)>) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let mut process = Process::dev(&data, UP).await.unwrap();
+    let endpoint = Endpoint::start(folder.path()).await;
+    let (up, no_mail) = (endpoint.with(UP), endpoint.with(NO_MAIL));
+    let mut process = Process::dev(&data, &up).await.unwrap();
     let shop = Shop::open(&process).await;
-    let (mut table, mut wishes, mut customers) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut table, mut wishes, mut customers) = (Table::new("elsewhere: killed at"), Vec::new(), Vec::new());
     for (number, (about, at)) in cells.enumerate() {
         let user = process.api.register(&format!("elsewhere-{number}")).await.unwrap();
         let wish = Wish { about: *about, number, user };
         end(&mut process).await;
-        let flags = if *about == About::Mail { NO_MAIL } else { UP };
-        let at_once = format!("{at}:1");
-        if process.again_with(flags, &[("WAYBILL_CRASH_AT", &at_once)]).await.unwrap() {
+        let flags = if *about == About::Mail { &no_mail } else { &up };
+        if *about == About::Webhook {
+            endpoint.refuses_once();
+        }
+        let trap = Trap::at(&format!("{at}:1")).unwrap();
+        if process.again_with(flags, &trap.env()).await.unwrap() {
             shop.moved(&process);
         }
         customers.push(shop.orders(at, 1));
         let api = process.api.clone();
         let asking = async { drop(wish.ask(&api).await) };
-        table.push((*at, killed(&mut process, asking).await));
+        table.note(*at, killed(&mut process, &trap, asking).await);
         wishes.push(wish);
         end(&mut process).await;
-        process.again(UP).await.unwrap();
+        process.again(&up).await.unwrap();
         shop.moved(&process);
     }
     let mut orders = 0;
@@ -136,8 +150,9 @@ async fn matrix(cells: impl Iterator<Item = &'static (About, &'static str)>) {
     }
     let connection = Connection::connect(&process.nats_url, "test").await.unwrap();
     assert_eq!(settled(&connection, &process.api).await.unwrap().ends(), [("completed", orders)].into());
-    told(&process.nats_url, &["email"]).await;
+    told(&process.nats_url, &endpoint::CHANNELS).await;
     assert_eq!(steps::faults(&connection).await, [""; 0]);
+    assert_eq!(endpoint.faults(orders), [""; 0]);
     for wish in wishes.iter().filter(|wish| wish.about == About::Erasure) {
         // Of the key that was destroyed the mark is left, and nothing else.
         let subject = format!("$KV.PERSONAL_KEYS.{}", wish.user);
@@ -159,10 +174,6 @@ async fn matrix(cells: impl Iterator<Item = &'static (About, &'static str)>) {
     })
     .await;
     steps::verify(&process.api, &connection, &data.join("views"), &folder.path().join("scratch")).await;
-    println!("elsewhere: killed at\n");
-    for (at, reached) in &table {
-        println!("  {at:<46} {}", if *reached { "green" } else { "RED: never reached" });
-    }
-    assert!(table.iter().all(|(_, reached)| *reached), "every cell was killed where it should be");
+    table.demand();
     process.stop().await.unwrap();
 }

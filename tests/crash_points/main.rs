@@ -11,18 +11,22 @@
 mod cell;
 mod dead_letters;
 mod elsewhere;
+mod endpoint;
 mod steps;
+mod table;
 
 use cell::Shop;
+use endpoint::Endpoint;
 use nats::{Connection, From};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    env, fs,
     path::Path,
     time::{Duration, Instant},
 };
+use table::Table;
 use waybill::audit::Audit;
-use waybill_tests::{Process, eventually, settled};
+use waybill_tests::{Process, Trap, Verdict, eventually, settled, told};
 
 /// How orders are carried through, and the flags that say so.
 const CHOREOGRAPHY: (&str, &[&str]) = ("choreography", &["--log", "error"]);
@@ -74,8 +78,8 @@ async fn end(process: &mut Process) {
     }
 }
 
-/// Runs until it is killed at a point; whether it was.
-async fn killed(process: &mut Process, what: impl Future<Output = ()>) -> bool {
+/// Runs until it is killed at a point; whether it was there.
+async fn killed(process: &mut Process, trap: &Trap, what: impl Future<Output = ()>) -> Verdict {
     let started = Instant::now();
     let mut what = std::pin::pin!(what);
     let mut over = false;
@@ -85,7 +89,13 @@ async fn killed(process: &mut Process, what: impl Future<Output = ()>) -> bool {
             () = tokio::time::sleep(Duration::from_millis(5)) => {}
         }
     }
-    process.has_ended()
+    trap.verdict(process.status())
+}
+
+/// Those points in whose name `WAYBILL_ONLY_AT` is; without it all.
+fn asked_for(points: &BTreeSet<String>) -> BTreeSet<String> {
+    let only = env::var("WAYBILL_ONLY_AT").unwrap_or_default();
+    points.iter().filter(|point| point.contains(&only)).cloned().collect()
 }
 
 /// One point of every kind: where one service passes it that of this service, else the last one.
@@ -115,19 +125,21 @@ async fn killed_at_a_place_of_every_kind_every_order_of_a_saga_ends_once() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: every place, of which the ordinary suite has one of every kind"]
 async fn wherever_it_is_killed_every_order_ends_once() {
-    matrix(CHOREOGRAPHY, BTreeSet::clone).await;
+    matrix(CHOREOGRAPHY, asked_for).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes: every place, of which the ordinary suite has one of every kind"]
 async fn wherever_it_is_killed_every_order_of_a_saga_ends_once() {
-    matrix(ORCHESTRATION, BTreeSet::clone).await;
+    matrix(ORCHESTRATION, asked_for).await;
 }
 
 /// Kills at the chosen ones of all points that orders pass.
 async fn matrix((workflow, flags): (&str, &[&str]), choose: impl Fn(&BTreeSet<String>) -> BTreeSet<String>) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
+    let endpoint = Endpoint::start(folder.path()).await;
+    let flags = &*endpoint.with(flags);
     let mut process = Process::dev(&data, flags).await.unwrap();
     let shop = Shop::open(&process).await;
     let points = passed(&mut process, &shop, flags, &folder.path().join("points")).await;
@@ -139,29 +151,25 @@ async fn matrix((workflow, flags): (&str, &[&str]), choose: impl Fn(&BTreeSet<St
 
     let mut cells = Vec::new();
     for point in &points {
-        let at = format!("{point}:1");
+        let trap = Trap::at(&format!("{point}:1")).unwrap();
         end(&mut process).await;
         let started = Instant::now();
-        let ready = process.again_with(flags, &[("WAYBILL_CRASH_AT", &at)]).await.unwrap();
+        let ready = process.again_with(flags, &trap.env()).await.unwrap();
         if ready {
             shop.moved(&process);
         }
         let customer = shop.customer(point);
-        let deadline = Instant::now() + REACHED_WITHIN;
-        while !process.has_ended() && Instant::now() < deadline {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        cells.push((point.clone(), customer, process.has_ended(), started.elapsed()));
+        let verdict = killed(&mut process, &trap, async {}).await;
+        cells.push((point, customer, verdict, started.elapsed()));
     }
     end(&mut process).await;
     process.again(flags).await.unwrap();
     shop.moved(&process);
 
-    let mut orders = BTreeMap::new();
-    let mut reached = BTreeMap::new();
-    for (point, customer, ended, took) in cells {
-        orders.insert(point.clone(), customer.await.unwrap());
-        reached.insert(point, (ended, took));
+    let mut table = Table::new(&format!("{workflow}: killed at"));
+    for (point, customer, verdict, took) in cells {
+        let orders = customer.await.unwrap();
+        table.note(format!("{point:<50} {orders:>4} orders  {:>5.1} s", took.as_secs_f64()), verdict);
     }
     let connection = Connection::connect(&process.nats_url, "test").await.unwrap();
     let verdict = eventually("everything settles, or never will", Duration::from_mins(2), async || {
@@ -171,14 +179,12 @@ async fn matrix((workflow, flags): (&str, &[&str]), choose: impl Fn(&BTreeSet<St
         faults.is_empty().then_some(audit)
     })
     .await;
-    assert_eq!(verdict.orders(), cell::ORDERS * (points.len() + 1), "every key has an order of its own");
+    let orders = cell::ORDERS * (points.len() + 1);
+    assert_eq!(verdict.orders(), orders, "every key has an order of its own");
+    told(&process.nats_url, &endpoint::CHANNELS).await;
     assert_eq!(steps::faults(&connection).await, [""; 0]);
+    assert_eq!(endpoint.faults(orders), [""; 0]);
     steps::verify(&process.api, &connection, &data.join("views"), &folder.path().join("scratch")).await;
-    println!("{workflow}: killed at\n");
-    for (point, (ended, took)) in &reached {
-        let verdict = if *ended { "green" } else { "RED: never reached" };
-        println!("  {point:<50} {:>4} orders  {:>5.1} s  {verdict}", orders[point], took.as_secs_f64());
-    }
-    assert!(reached.values().all(|(ended, _)| *ended), "every cell was killed where it should be");
+    table.demand();
     process.stop().await.unwrap();
 }

@@ -4,6 +4,7 @@
 //! The service of the step is a process of its own, which is killed, stands still or is not there; all others go on. What
 //! has died is started again at once. All orders have to end, and then everything that must hold does.
 
+use crate::table::Table;
 use commands::fulfilment::Times;
 use events::{
     Context, Fact, OrderId,
@@ -25,7 +26,7 @@ use waybill::{
     api::{Api, Cart},
     system::{Service, System},
 };
-use waybill_tests::{Serve, World, eventually};
+use waybill_tests::{Serve, Trap, Verdict, World, eventually};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -141,16 +142,23 @@ impl Shop {
         }
     }
 
-    /// Waits until the service of a step has died where it should, and starts it again; whether it did.
-    async fn dies(&mut self, step: Step) -> bool {
+    /// Starts the service of a step so that it dies at a place.
+    async fn start_trapped(&mut self, step: Step, at: &str) -> Trap {
+        let trap = Trap::at(at).unwrap();
+        self.start(step, &trap.env()).await;
+        trap
+    }
+
+    /// Waits until the service of a step has died, and starts it again; whether it died where it should.
+    async fn dies(&mut self, step: Step, trap: &Trap) -> Verdict {
         let worker = self.workers.get_mut(&step).unwrap();
         let begun = Instant::now();
         while !worker.has_ended() && begun.elapsed() < SOON {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let died = worker.has_ended();
+        let verdict = trap.verdict(worker.status());
         self.start(step, &[]).await;
-        died
+        verdict
     }
 
     async fn place(&self, key: &str, change: impl FnOnce(&mut Cart)) -> Uuid {
@@ -242,8 +250,8 @@ struct Cell {
     step: Step,
     failure: Failure,
     order: Uuid,
-    /// Whether what should go wrong did.
-    reached: bool,
+    /// Whether what should go wrong did: who was to die has died there.
+    verdict: Verdict,
     took: Duration,
 }
 
@@ -252,8 +260,8 @@ impl Shop {
         let (begun, key) = (Instant::now(), format!("{step}-{failure:?}"));
         let stream = done_by(step).1.stream();
         let append = |when: &str, count: u32| format!("append.{when}@{stream}:{count}");
-        let (order, reached) = match failure {
-            Failure::Refused => (self.refused(step, &key).await, true),
+        let (order, verdict) = match failure {
+            Failure::Refused => (self.refused(step, &key).await, Verdict::Died),
             Failure::Late | Failure::TooLate => {
                 let millis = if failure == Failure::Late { LATE } else { TOO_LATE };
                 let at = format!("append.before@{stream}:{millis}");
@@ -261,7 +269,7 @@ impl Shop {
                 let order = self.place(&key, |_| ()).await;
                 self.ended(order).await;
                 self.start(step, &[]).await;
-                (order, true)
+                (order, Verdict::Died)
             }
             Failure::Silent => {
                 self.end(step).await;
@@ -269,13 +277,13 @@ impl Shop {
                 self.is_asked(order, step).await;
                 self.given_up(order, step).await;
                 self.start(step, &[]).await;
-                (order, true)
+                (order, Verdict::Died)
             }
             Failure::DiesBefore | Failure::DiesAfter => {
                 let when = if failure == Failure::DiesBefore { "before" } else { "after" };
-                self.start(step, &[("WAYBILL_CRASH_AT", &append(when, 1))]).await;
+                let trap = self.start_trapped(step, &append(when, 1)).await;
                 let order = self.place(&key, |_| ()).await;
-                (order, self.dies(step).await)
+                (order, self.dies(step, &trap).await)
             }
             Failure::DiesBeforeUndoing | Failure::DiesAfterUndoing => {
                 let when = if failure == Failure::DiesBeforeUndoing { "before" } else { "after" };
@@ -283,13 +291,13 @@ impl Shop {
                     self.dies_calling_off(&key, when).await
                 } else {
                     // What it does is one append, and undoing it another: the carrier does not go there.
-                    self.start(step, &[("WAYBILL_CRASH_AT", &append(when, 2))]).await;
+                    let trap = self.start_trapped(step, &append(when, 2)).await;
                     let order = self.place(&key, |cart| "AQ".clone_into(&mut cart.country)).await;
-                    (order, self.dies(step).await)
+                    (order, self.dies(step, &trap).await)
                 }
             }
         };
-        Cell { step, failure, order, reached, took: begun.elapsed() }
+        Cell { step, failure, order, verdict, took: begun.elapsed() }
     }
 
     async fn refused(&self, step: Step, key: &str) -> Uuid {
@@ -304,7 +312,7 @@ impl Shop {
     }
 
     /// A parcel is called off that was never booked, because its saga gave it up, or its customer: and shipping dies.
-    async fn dies_calling_off(&mut self, key: &str, when: &str) -> (Uuid, bool) {
+    async fn dies_calling_off(&mut self, key: &str, when: &str) -> (Uuid, Verdict) {
         self.end(Step::Shipping).await;
         let order = self.place(key, |_| ()).await;
         self.is_asked(order, Step::Shipping).await;
@@ -316,8 +324,8 @@ impl Shop {
             }
         }
         let at = format!("carrier.cancel.{when}@shipping:1");
-        self.start(Step::Shipping, &[("WAYBILL_CRASH_AT", &at)]).await;
-        (order, self.dies(Step::Shipping).await)
+        let trap = self.start_trapped(Step::Shipping, &at).await;
+        (order, self.dies(Step::Shipping, &trap).await)
     }
 }
 
@@ -409,24 +417,20 @@ async fn matrix(workflow: Workflow) {
     let scratch = tempfile::tempdir().unwrap();
     verify(&world.api, &connection, &world.config.data, scratch.path()).await;
 
-    println!("{workflow:?}: what goes wrong with each step, and how its order ended\n");
-    for (cell, end) in cells.iter().zip(&ends) {
-        let green =
-            if cell.reached && expected(workflow, cell).contains(&end.as_str()) { "green" } else { "RED" };
-        let (step, failure, took) =
-            (cell.step.name(), format!("{:?}", cell.failure), cell.took.as_secs_f64());
-        println!("  {step:<10} {failure:<18} {end:<10} {took:>5.1} s  {green}");
+    let mut table =
+        Table::new(&format!("{workflow:?}: what goes wrong with each step, and how its order ended"));
+    for (cell, end) in cells.into_iter().zip(ends) {
+        let expected = expected(workflow, &cell);
+        let Cell { step, failure, verdict, took, .. } = cell;
+        let verdict = match verdict {
+            Verdict::Died if !expected.contains(&&*end) => Verdict::Otherwise(format!("not as {expected:?}")),
+            verdict => verdict,
+        };
+        let failure = format!("{failure:?}");
+        let row = format!("{:<10} {failure:<18} {end:<10} {:>5.1} s", step.name(), took.as_secs_f64());
+        table.note(row, verdict);
     }
-    for (cell, end) in cells.iter().zip(&ends) {
-        assert!(cell.reached, "{} {:?}: it did not die", cell.step, cell.failure);
-        let expected = expected(workflow, cell);
-        assert!(
-            expected.contains(&end.as_str()),
-            "{} {:?}: {end}, not {expected:?}",
-            cell.step,
-            cell.failure
-        );
-    }
+    table.demand();
     assert!(world.stop().await);
 }
 

@@ -2,7 +2,8 @@
 //!
 //! - [`World`]: a nats-server and services in this process, started with the function that `waybill` uses
 //! - [`Front`]: the gateway in front of a world
-//! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services; [`run`]: any other command
+//! - [`Process`]: the real `waybill dev`, to be killed; [`Serve`]: single services; [`run`]: any other command; [`Trap`]: a
+//!   place where one of them dies
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes; [`Intruder`]: one with
 //!   a key that he should not have
 //! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
@@ -27,6 +28,7 @@ mod python;
 mod receiver;
 mod serve;
 mod subscriber;
+mod trap;
 mod wait;
 mod world;
 
@@ -43,5 +45,6 @@ pub use python::{installed, python};
 pub use receiver::{Behaviour as ReceiverBehaviour, Receiver, Request as ReceivedRequest};
 pub use serve::Serve;
 pub use subscriber::{Received, Subscriber, request};
+pub use trap::{Trap, Verdict};
 pub use wait::eventually;
 pub use world::{World, settled, told};

@@ -13,8 +13,9 @@ use secrecy::SecretString;
 use serde_json::Value;
 use std::{
     collections::VecDeque,
-    io,
+    fs, io,
     net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -99,6 +100,25 @@ impl Receiver {
             timeout: PATIENCE,
             allow_private: true,
         }
+    }
+
+    /// The same in a file for `--webhooks`, in this folder.
+    pub fn register(&self, name: &str, secret: &str, folder: &Path) -> io::Result<PathBuf> {
+        fs::write(folder.join("webhook.secret"), secret)?;
+        let file = folder.join("webhooks.toml");
+        let table = format!(
+            "[[webhook]]\nname = \"{name}\"\nurl = \"http://{}/in\"\nsecrets = [\"file:webhook.secret\"]\n\
+             timeout = \"{}ms\"\nallow-private = true\n",
+            self.address,
+            PATIENCE.as_millis(),
+        );
+        fs::write(&file, table)?;
+        Ok(file)
+    }
+
+    /// What it does next, one for each request.
+    pub fn will(&self, next: impl IntoIterator<Item = Behaviour>) {
+        self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).extend(next);
     }
 
     /// What has come, oldest first.
