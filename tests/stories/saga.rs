@@ -264,7 +264,7 @@ async fn cancelling_at_any_moment_ends_in_completed_or_undone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compensation_that_fails_is_parked_and_an_operator_brings_it_to_its_end() {
-    let mut shop = open_with(Duration::from_millis(50)).await;
+    let mut shop = open_with(Duration::from_millis(200)).await;
     let carrier = shop.world.config.outside.carrier.clone();
     carrier.set_behaviour(Behaviour::Down);
     let order = shop.place("o").await;

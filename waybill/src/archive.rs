@@ -116,7 +116,7 @@ fn settle(file: &File, draft: &Path, path: &Path) -> std::io::Result<()> {
 
 /// The folder that a file is in, also where only its name is given.
 pub(crate) fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
 /// Whether the file `path`, which need not be there yet, lies in the folder `dir`, whatever both are called.
