@@ -216,7 +216,7 @@ mod tests {
             "saga --nats-nkey-file FILE --nats-ca CA --nats-api API --master-key-file KEY list",
         ] {
             let args = Line::try_parse_from(line.split(' ')).unwrap().args;
-            assert!(args.access.secrets().any(|file| file == "FILE"), "{args:?}");
+            assert!(args.access.secrets().any(|file| *file == *"FILE"), "{args:?}");
             assert_eq!(args.access.flags()[1].1.as_deref(), Some("API"));
             assert_eq!(args.master_key.file(), Some(std::path::Path::new("KEY")));
             let faults = read(&args).err().unwrap().to_string();
