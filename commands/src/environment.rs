@@ -97,7 +97,7 @@ impl WriteSide {
             Context::Orders => Box::pin(orders::write_side(build, env.workflow)).await,
             Context::Inventory => Ok(inventory::write_side(build)),
             // Payments ask the fraud rules and record what they say.
-            Context::Payments | Context::Fraud => payments::write_side(build, &env.fraud).await,
+            Context::Payments | Context::Fraud => Box::pin(payments::write_side(build, &env.fraud)).await,
             Context::Shipping => Ok(shipping::write_side(build, &env.carrier)),
             Context::Notifications => Box::pin(notifications::write_side(build, &env.channels)).await,
             Context::Users => Box::pin(users::write_side(build)).await,

@@ -1,7 +1,12 @@
 //! Who a process is to NATS, how it knows that it speaks with the right one, and what it may ask there.
 
-use async_nats::ConnectOptions;
-use std::{fmt, path::PathBuf, str::FromStr};
+use async_nats::{ConnectOptions, Event, ServerError};
+use std::{
+    fmt,
+    path::PathBuf,
+    str::FromStr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 use zeroize::Zeroizing;
 
 /// Where JetStream is asked, in an account that has streams of its own.
@@ -78,6 +83,45 @@ pub struct Access {
     pub api: Option<String>,
     /// Whether it makes streams where they are missing, also where others ask for theirs in accounts that are not their own.
     pub provisions: bool,
+    /// What the server has refused.
+    pub refusals: Refusals,
+}
+
+/// What a server has refused to somebody, on any of his connections. It says so beside what was asked, which then has no
+/// answer. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Refusals(Arc<Mutex<Vec<String>>>);
+
+/// So many are kept.
+const REFUSALS: usize = 64;
+
+impl Refusals {
+    /// The first one, in the words of the server.
+    pub fn first(&self) -> Option<String> {
+        self.heard().first().cloned()
+    }
+
+    /// One that is about a subject which begins like this.
+    pub(crate) fn of(&self, beginning: &str) -> Option<String> {
+        let subject = format!("\"{beginning}");
+        self.heard().iter().find(|text| text.contains(&subject)).cloned()
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Vec<String>> {
+        // Every statement leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn hear(&self, event: &Event) {
+        if let Event::ServerError(ServerError::Other(text)) = event
+            && text.to_lowercase().starts_with("permissions violation")
+        {
+            let mut heard = self.heard();
+            if heard.len() < REFUSALS {
+                heard.push(text.clone());
+            }
+        }
+    }
 }
 
 impl Access {

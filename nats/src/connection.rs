@@ -1,9 +1,9 @@
 //! A connection to NATS with the settings Waybill relies on.
 
-use crate::{Access, SHARED_API};
+use crate::{Access, Refusals, SHARED_API};
 use async_nats::{
-    Client, ConnectOptions, Event, Message, Request, RequestError, RequestErrorKind, connection::State,
-    jetstream, subject::ToSubject,
+    Client, ConnectErrorKind, ConnectOptions, Event, Message, Request, RequestError, RequestErrorKind,
+    connection::State, jetstream, subject::ToSubject,
 };
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -22,6 +22,8 @@ pub struct Connection {
     api: Arc<str>,
     /// Whether it makes streams where they are missing.
     makes: bool,
+    /// What the server has refused.
+    pub(crate) refusals: Refusals,
 }
 
 /// Why no connection could be made.
@@ -34,6 +36,14 @@ pub enum ConnectError {
         url: String,
         /// What the client says.
         source: async_nats::ConnectError,
+    },
+    /// The server asks who comes, and does not know him.
+    #[error(
+        "NATS at {url} does not know who this is: give the key of the role with --nats-nkey-file, as waybill nats-config makes it"
+    )]
+    Unknown {
+        /// Where.
+        url: String,
     },
     /// The server is too old.
     #[error(
@@ -84,6 +94,7 @@ impl Connection {
     /// The same, as somebody whom the server knows.
     pub async fn connect_any_as(urls: &str, name: &str, access: &Access) -> Result<Self, ConnectError> {
         let (connects, connected) = watch::channel(0);
+        let refusals = access.refusals.clone();
         let options = access
             .apply(ConnectOptions::new())
             .name(name)
@@ -99,17 +110,22 @@ impl Connection {
                 Duration::from_millis(ceiling / 2 + fastrand::u64(..=ceiling / 2))
             })
             .event_callback(move |event| {
+                refusals.hear(&event);
                 if matches!(event, Event::Connected) {
                     connects.send_modify(|count| *count += 1);
                 }
                 async move { tracing::info!(%event, "nats connection") }
             });
         let addresses: Vec<_> = urls.split(',').map(str::trim).collect();
-        let unreachable = |source| ConnectError::Unreachable { url: shown(urls), source };
+        let unreachable = |source: async_nats::ConnectError| match source.kind() {
+            ConnectErrorKind::AuthorizationViolation => ConnectError::Unknown { url: shown(urls) },
+            _ => ConnectError::Unreachable { url: shown(urls), source },
+        };
         let client = options.connect(addresses).await.map_err(unreachable)?;
         let jetstream =
             jetstream::context::ContextBuilder::new().api_prefix(access.api()).build(client.clone());
-        Ok(Self { client, jetstream, connected, api: access.api().into(), makes: access.makes() })
+        let (api, makes, refusals) = (access.api().into(), access.makes(), access.refusals.clone());
+        Ok(Self { client, jetstream, connected, api, makes, refusals })
     }
 
     /// The subject of a request to JetStream.

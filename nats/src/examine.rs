@@ -28,6 +28,12 @@ fn failed<E: fmt::Display>(what: impl Into<String>) -> impl FnOnce(E) -> Examine
     move |why| ExamineError { what: what.into(), why: why.to_string() }
 }
 
+/// Whether anything is answered that is asked here: whoever may examine may ask this.
+pub async fn is_answered(connection: &Connection) -> bool {
+    let asked = connection.api(format!("STREAM.INFO.{}", Context::Orders.stream()));
+    connection.ask(asked, Request::new(), ANSWER).await.is_ok()
+}
+
 /// The server that this connection is with.
 #[derive(Clone, Debug)]
 pub struct ServerLook {

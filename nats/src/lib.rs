@@ -52,7 +52,7 @@ mod streams;
 mod timers;
 pub mod topology;
 
-pub use access::{Access, SHARED_API, Seed, SeedError, inbox};
+pub use access::{Access, Refusals, SHARED_API, Seed, SeedError, inbox};
 pub use accounts::{Layout, Permissions};
 pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};
 pub use connection::{ConnectError, Connection};

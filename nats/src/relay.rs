@@ -3,7 +3,7 @@
 
 use crate::{Connection, Message, publish::TAIL};
 use async_nats::{
-    HeaderMap,
+    HeaderMap, Request,
     jetstream::{context::PublishError, publish::PublishAck},
 };
 use events::{Context, Position, envelope::header};
@@ -21,6 +21,9 @@ const WINDOW: usize = 256;
 /// nodes of a new subscription in its own time.
 const LISTENS: usize = 3;
 const LISTEN: Duration = Duration::from_millis(100);
+
+/// How long the question may take behind which nothing is under way any more.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// First tokens of subjects that Waybill itself listens on.
 const OWN: [&str; 3] = ["evt", "timer", "view"];
@@ -82,6 +85,9 @@ pub enum RelayError {
     /// The other NATS cannot be asked.
     #[error("cannot ask the NATS that copies go to")]
     Unavailable(#[source] async_nats::Error),
+    /// The other NATS does not let them in.
+    #[error("copies are refused: {0}")]
+    Refused(String),
     /// A copy did not arrive for certain.
     #[error("the copy of {position} was not acknowledged")]
     Lost {
@@ -185,7 +191,21 @@ impl Relay {
         while !self.under_way.is_empty() {
             self.settle().await?;
         }
-        self.target.client.flush().await.map_err(unavailable)
+        self.target.client.flush().await.map_err(unavailable)?;
+        if self.reached.keys().all(|context| self.keeps(*context)) {
+            return Ok(());
+        }
+        // Nobody acknowledges those that no stream keeps. What the server refuses it has said before it answers what came later.
+        let asked = self.target.api(format!("STREAM.INFO.{}", Context::Orders.stream()));
+        let _ = self.target.ask(asked, Request::new(), ANSWER).await;
+        let beginning = self.prefix.as_ref().map_or("evt", |Prefix(prefix)| prefix);
+        match self.target.refusals.of(&format!("{beginning}.")) {
+            Some(what) => {
+                self.reached.clear();
+                Err(RelayError::Refused(what))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Waits for the oldest acknowledgement. In order, so that what is reached has no gap, also where nobody waits to the end.

@@ -99,6 +99,15 @@ async fn everything_works_where_each_has_only_the_rights_it_needs() {
     assert!(world.stop().await);
 }
 
+/// Everything that NATS keeps is gone.
+async fn wipe(provisioning: &mut Intruder) {
+    for stream in rights::layout(&["email".to_owned()]).streams.keys() {
+        let gone = provisioning.request(&format!("JS.API.STREAM.DELETE.{stream}"), "").await;
+        let gone = gone.unwrap().unwrap();
+        assert!(gone["success"] == true || gone["error"]["err_code"] == 10059, "{stream}: {gone}");
+    }
+}
+
 /// Without a file of read models, and whatever else is on this disk.
 async fn examined(world: &World) -> (Option<i32>, String) {
     let key = world.config.data.with_file_name("master.key");
@@ -156,11 +165,7 @@ async fn who_operates_may_examine_and_back_up_and_who_provisions_may_restore() {
     let (code, said) = operate(&world, &["backup", &backup, "--keys-to", &keys]).await;
     assert!(code == Some(0) && said.contains("keys and passwords in"), "{said}");
     assert!(world.stop().await);
-    for stream in layout.streams.keys() {
-        let gone = provisioning.request(&format!("JS.API.STREAM.DELETE.{stream}"), "").await;
-        let gone = gone.unwrap().unwrap();
-        assert!(gone["success"] == true || gone["error"]["err_code"] == 10059, "{stream}: {gone}");
-    }
+    wipe(&mut provisioning).await;
     let seed = world.guarded().join(format!("seeds/{PROVISIONING}.nk"));
     let place = ["--nats-url", &world.config.nats_url, "--nats-nkey-file", seed.to_str().unwrap()];
     let restore = [&["restore", &backup, "--keys-from", &keys][..], &place].concat();
@@ -175,6 +180,101 @@ async fn who_operates_may_examine_and_back_up_and_who_provisions_may_restore() {
     let data = world.config.data.to_str().unwrap();
     let (code, said) = operate(&world, &["verify", "--data", data]).await;
     assert!(code == Some(0) && said.contains("everything agrees"), "{said}");
+    assert!(world.stop().await);
+}
+
+/// What an operator runs, as who it is for: it works, on NATS and over HTTP.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_of_operators_work_as_the_roles_that_they_are_for() {
+    let mut world = World::secured().await.unwrap();
+    let (cart, after) = shop(&world).await;
+    let mut carried = cart.body();
+    carried["workflow"] = "orchestration".into();
+    let placed = world.api.place("o", &cart, &[&after]).await.unwrap().expect(202, "an order").unwrap();
+    let carried = world.api.post(Service::Orders, "/orders", "s", &carried).await.unwrap();
+    let (placed, carried) = (placed.id().unwrap(), carried.expect(202, "an order").unwrap().id().unwrap());
+    world.settled().await.unwrap();
+    let views = world.config.data.clone();
+    let path = |name: &str| views.with_file_name(name).to_str().unwrap().to_owned();
+    let key = path("master.key");
+    fs::write(&key, &*world.config.master_key.to_base64()).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+
+    let (code, token) = operate(&world, &["token", "--role", "operator", "--master-key-file", &key]).await;
+    assert_eq!(code, Some(0), "{token}");
+    let (fulfilment, operations) =
+        (world.api.url(Service::Fulfilment, ""), world.api.url(Service::Operations, ""));
+    let sagas = ["saga", "list", "--url", &fulfilment, "--master-key-file", &key];
+    let (code, said) = operate(&world, &sagas).await;
+    assert!(code == Some(0) && said.contains(&carried.to_string()), "{said}");
+    let by_token = ["--url", &operations, "--token", token.trim()];
+    for command in [&["rebuild", "--status"][..], &["dead-letters", "list"]] {
+        let (code, said) = run(&[command, &by_token].concat()).await.unwrap();
+        assert_eq!(code, Some(0), "{command:?}: {said}");
+    }
+    // Copies go to a NATS elsewhere; here nobody may write where events are not his.
+    let elsewhere = nats::server::Config::new(
+        nats::server::Binary::locate(None).await.unwrap(),
+        views.with_file_name("elsewhere"),
+    );
+    let elsewhere = nats::server::Server::start(elsewhere).await.unwrap();
+    let copies = ["replay", "--stream", "ORDERS", "--to-subject", "copy"];
+    let (code, said) = operate(&world, &[&copies[..], &["--to-nats", &elsewhere.url()]].concat()).await;
+    assert!(code == Some(0) && said.contains("events copied"), "{said}");
+    let (code, said) = operate(&world, &copies).await;
+    assert!(code == Some(1) && said.contains("this is done as operator"), "{said}");
+    let (code, said) = operate(&world, &[&copies[..], &["--to-nats", &world.config.nats_url]].concat()).await;
+    assert!(code == Some(1) && said.contains("--nats-nkey-file"), "{said}");
+
+    let copy = path("copy");
+    let (code, said) = operate(&world, &["export", &copy, "--keys"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(world.stop().await);
+    wipe(&mut enter(&world, PROVISIONING).await).await;
+    let seed = world.guarded().join(format!("seeds/{PROVISIONING}.nk"));
+    let place = ["--nats-url", &world.config.nats_url, "--nats-nkey-file", seed.to_str().unwrap()];
+    for command in [&["import", &copy, "--keys"][..], &["provision", "--master-key-file", &key]] {
+        let (code, said) = run(&[command, &place].concat()).await.unwrap();
+        assert_eq!(code, Some(0), "{command:?}: {said}");
+    }
+    world.resume().await.unwrap();
+    assert_eq!(world.api.order(placed).await.unwrap().body["status"], "completed");
+    assert!(world.stop().await);
+}
+
+/// With the key of somebody else, or none, nothing is done, and it is said whose it should be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_comes_as_somebody_else_says_which_role_it_needs() {
+    let mut world = World::secured().await.unwrap();
+    let path = |name: &str| world.config.data.with_file_name(name).to_str().unwrap().to_owned();
+    let (key, copy, made, data) = (path("master.key"), path("copy"), path("made"), path("views"));
+    fs::write(&key, &*world.config.master_key.to_base64()).unwrap();
+    let (code, said) = operate(&world, &["export", &copy]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let commands: [(&[&str], &str); 8] = [
+        (&["doctor", "--data", &data], OPERATOR),
+        (&["verify", "--data", &data], OPERATOR),
+        (&["replay"], OPERATOR),
+        (&["export", &made], OPERATOR),
+        (&["backup", &path("sealed")], OPERATOR),
+        (&["token", "--role", "operator", "--master-key-file", &key], OPERATOR),
+        (&["import", &copy], PROVISIONING),
+        (&["provision", "--master-key-file", &key], PROVISIONING),
+    ];
+    let seed = world.guarded().join("seeds/notifications.nk");
+    let place = ["--nats-url", &world.config.nats_url];
+    let known = [&place[..], &["--nats-nkey-file", seed.to_str().unwrap()]].concat();
+    let asked = commands.iter().map(async |(command, role)| {
+        let (code, said) = run(&[command, &known[..]].concat()).await.unwrap();
+        let named = said.contains(&format!("seeds/{role}.nk"));
+        assert!(code.is_some_and(|code| code != 0) && named, "{command:?} with {code:?}: {said}");
+        let (code, said) = run(&[command, &place[..]].concat()).await.unwrap();
+        assert!(
+            code.is_some_and(|code| code != 0) && said.contains("--nats-nkey-file"),
+            "{command:?}: {said}"
+        );
+    });
+    futures::future::join_all(asked).await;
     assert!(world.stop().await);
 }
 

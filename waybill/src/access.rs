@@ -1,7 +1,10 @@
 //! Who this process is to NATS: a key for each role that it plays, certificates, by flags, variables and files.
 
-use crate::settings::Flag;
-use nats::{Access, Seed, SeedError};
+use crate::{
+    failure::{Failure, because},
+    settings::Flag,
+};
+use nats::{Access, Refusals, Seed, SeedError};
 use service::config::{Faults, Settings};
 use std::{
     collections::BTreeMap,
@@ -135,6 +138,7 @@ impl AccessArgs {
             inbox: self.nats_inbox.clone(),
             api: self.nats_api.clone(),
             provisions: false,
+            refusals: Refusals::default(),
         };
         let (name, known) = match (&self.nats_nkeys, &self.nats_nkey_file, variable) {
             (Some(folder), ..) => {
@@ -171,6 +175,19 @@ impl AccessArgs {
                 Access::default()
             }
         }
+    }
+}
+
+/// Says which role a command has to come as, where it failed after NATS had refused something.
+pub(crate) fn as_role<T>(role: &str, access: &Access, result: Result<T, Failure>) -> Result<T, Failure> {
+    let told = |what: &str| {
+        format!(
+            "NATS refuses it ({what}): this is done as {role}, whose key is seeds/{role}.nk; docs/security.md says what each may do"
+        )
+    };
+    match access.refusals.first() {
+        Some(what) => result.map_err(because(told(&what))),
+        None => result,
     }
 }
 

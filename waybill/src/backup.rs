@@ -4,7 +4,7 @@
 //! models where they are asked for, and the keys of personal data, in a file of their own and only when asked for.
 
 use crate::{
-    access::{AccessArgs, OPERATOR},
+    access::{AccessArgs, OPERATOR, as_role},
     archive::{Archive, Entry, KeptBucket, Keys, Unlock, lies_in},
     databases::DatabaseArgs,
     dev::find_nats,
@@ -129,7 +129,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let connection = Connection::connect_as(&url, "waybill backup", &access).await?;
     let archive = Archive::open(&args.to, unlock.as_ref())?;
     tokio::select! {
-        done = back_up(&args, &connection, &archive, unlock.as_ref()) => done,
+        done = back_up(&args, &connection, &archive, unlock.as_ref()) => as_role(OPERATOR, &access, done),
         signal = service::signal() => {
             Err(format!("stopped by {}: the same command goes on where it was", signal?).into())
         }

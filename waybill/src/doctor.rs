@@ -17,7 +17,7 @@ use crate::{
 };
 use finding::{Area, Report};
 use jiff::SignedDuration;
-use nats::{Access, Connection, Durability};
+use nats::{Access, Connection, Durability, examine};
 use service::{
     Clock,
     config::{Faults, Span},
@@ -164,6 +164,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             None
         }
     };
+    let connection = answered(connection, &plan, &mut report).await;
     let mut usable = None;
     if let Some(connection) = &connection
         && log::check(connection, &plan, &mut report).await
@@ -182,6 +183,20 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         0 => Ok(()),
         count => Err(format!("{count} findings: docs/operations.md says more of each").into()),
     }
+}
+
+/// The connection, unless NATS answers nothing to who came with it.
+async fn answered(connection: Option<Connection>, plan: &Plan, report: &mut Report) -> Option<Connection> {
+    let connection = connection?;
+    if !examine::is_answered(&connection).await
+        && let Some(what) = plan.access.refusals.first()
+    {
+        let what = format!("NATS refuses what doctor asks ({what})");
+        let todo = "come as operator, with --nats-nkey-file seeds/operator.nk; nothing that NATS keeps was looked at";
+        report.find(Area::Credentials, "NATS", what, todo);
+        return None;
+    }
+    Some(connection)
 }
 
 #[cfg(test)]

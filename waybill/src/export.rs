@@ -4,7 +4,7 @@
 //! nothing counts as handled in the copy whose effect is not in it.
 
 use crate::{
-    access::{AccessArgs, OPERATOR},
+    access::{AccessArgs, OPERATOR, as_role},
     archive::{
         Archive, Chain, Entry, Manifest, SegmentWriter, StreamCopy, write_events, write_file, write_lines,
     },
@@ -88,7 +88,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let wanted = Wanted { keys: args.keys, ..Wanted::default() };
     tokio::select! {
         done = export(&connection, &archive, &contexts, &wanted, &clock) => {
-            let manifest = done?;
+            let manifest = as_role(OPERATOR, &access, done)?;
             let events: u64 = manifest.streams.values().map(|stream| stream.events).sum();
             println!("{events} events up to {:.3} in {}", manifest.moment, args.to.display());
             Ok(())

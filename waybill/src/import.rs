@@ -1,7 +1,7 @@
 //! `waybill import`: puts a copy of the log back, every event at the sequence it had.
 
 use crate::{
-    access::{AccessArgs, PROVISIONING},
+    access::{AccessArgs, PROVISIONING, as_role},
     archive::{Archive, Chain, Entry, Keys, Manifest, StreamCopy, events, lines},
     dev::{Folder, find_master_key},
     export::{KEYS, streams},
@@ -156,7 +156,8 @@ impl Import<'_> {
     pub(crate) async fn run_at(&self, target: &Target, access: &Access) -> Result<(), Failure> {
         let Target { nats_url, data, .. } = target;
         if let Some(url) = nats_url {
-            return self.run(&Connection::connect_as(url, "waybill import", access).await?).await;
+            let connection = Connection::connect_as(url, "waybill import", access).await?;
+            return as_role(PROVISIONING, access, self.run(&connection).await);
         }
         let folder = Folder::open(data).await?;
         let connection = Connection::connect(&folder.nats_url(), "waybill import").await?;

@@ -1,7 +1,7 @@
 //! `waybill provision`: makes every stream, bucket and durable consumer, so that services need no right to.
 
 use crate::{
-    access::{AccessArgs, PROVISIONING},
+    access::{AccessArgs, PROVISIONING, as_role},
     failure::Failure,
     nats_config,
     settings::{self, MasterKeyArgs},
@@ -109,7 +109,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let (url, provision) = flags.finish(url.zip(provision))?;
     let access = Access { provisions: true, ..access.of(PROVISIONING).clone() };
     let connection = Connection::connect_as(&url, "waybill provision", &access).await?;
-    provision.run(&connection, &Clock::system()).await?;
+    as_role(PROVISIONING, &access, provision.run(&connection, &Clock::system()).await)?;
     println!("every stream, bucket and consumer is there");
     Ok(())
 }

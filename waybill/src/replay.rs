@@ -10,7 +10,7 @@ mod request;
 mod sink;
 
 use crate::{
-    access::AccessArgs,
+    access::{AccessArgs, OPERATOR, as_role},
     dev::find_nats,
     failure::{Failure, because},
     settings::MasterKeyArgs,
@@ -126,7 +126,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let request = Request::read(&args, &service::Clock::system())?;
     let url = find_nats(args.nats_url, &args.data)?;
     let connection = Connection::connect_as(&url, "waybill replay", &request.access).await?;
-    let mut sink = Sink::open(&connection, &request).await?;
+    let mut sink = as_role(OPERATOR, &request.access, Sink::open(&connection, &request).await)?;
     let done = tokio::select! {
         done = replay(&connection, &request, &mut sink) => done.map(|()| true),
         signal = service::signal() => signal.map(|_| false).map_err(Into::into),
@@ -137,7 +137,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         (Err(error), _) | (_, Err(error)) => Err(error),
     };
     sink.sum_up(done.as_ref().is_ok_and(|complete| *complete));
-    done.map(|_| ()).or_else(quiet_when_nobody_reads)
+    as_role(OPERATOR, &request.access, done).map(|_| ()).or_else(quiet_when_nobody_reads)
 }
 
 async fn replay(connection: &Connection, request: &Request, sink: &mut Sink) -> Result<(), Failure> {

@@ -1,7 +1,7 @@
 //! `waybill token`: an access token for whoever runs the system, signed with its own keys.
 
 use crate::{
-    access::{AccessArgs, OPERATOR},
+    access::{AccessArgs, OPERATOR, as_role},
     dev::{find_nats, master_key},
     failure::{Failure, because},
     settings::{self, MasterKeyArgs},
@@ -64,14 +64,19 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let clock = Clock::system();
     let url = find_nats(args.nats_url, &args.data)?;
     let connection = Connection::connect_as(&url, "waybill token", &wanted.access).await?;
+    let token = Box::pin(issue(&connection, &wanted, clock)).await;
+    println!("{}", as_role(OPERATOR, &wanted.access, token)?);
+    Ok(())
+}
+
+async fn issue(connection: &Connection, wanted: &Wanted, clock: Clock) -> Result<String, Failure> {
     // Refuses another master key than that of the services, which could not read what is signed with it.
-    KeyRing::open(&connection, &wanted.master_key, wanted.replicas).await?;
-    let keys = Keys::open_as(&connection, &wanted.master_key, wanted.replicas, &clock).await;
+    KeyRing::open(connection, &wanted.master_key, wanted.replicas).await?;
+    let keys = Keys::open_as(connection, &wanted.master_key, wanted.replicas, &clock).await;
     let issuer = Issuer::new(keys.map_err(because("cannot open the signing keys"))?, clock.clone());
     let user = wanted.user.unwrap_or_else(|| clock.uuid());
     let token = issuer.issue(user, vec![wanted.role], clock.uuid(), wanted.lifetime).await;
-    println!("{}", token.map_err(because("cannot issue a token"))?.token);
-    Ok(())
+    Ok(token.map_err(because("cannot issue a token"))?.token)
 }
 
 fn read(args: &Args) -> Result<Wanted, Failure> {

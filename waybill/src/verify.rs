@@ -11,7 +11,7 @@ mod report;
 mod tables;
 
 use crate::{
-    access::{AccessArgs, OPERATOR},
+    access::{AccessArgs, OPERATOR, as_role},
     audit::Audit,
     databases::{DatabaseArgs, Databases},
     dev::find_nats,
@@ -125,7 +125,7 @@ impl Plan {
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let plan = Plan::read(&args)?;
     let verified = tokio::select! {
-        report = verify(&args, &plan) => report.map_err(Unable::tell),
+        report = verify(&args, &plan) => as_role(OPERATOR, &plan.access, report).map_err(Unable::tell),
         signal = service::signal() => return Err(Unable::tell(format!("stopped by {}", signal?).into())),
     };
     let report = verified?;

@@ -66,6 +66,9 @@ impl Sink {
     pub(super) fn sum_up(&self, complete: bool) {
         let Self::Relay(relay, copied) = self else { return };
         let reached: Vec<_> = relay.reached().collect();
+        if !complete && reached.is_empty() {
+            return eprintln!("no copy is known to have arrived");
+        }
         let up_to = reached.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         match relay.repeated() {
             0 => eprintln!("{copied} events copied, up to {up_to}"),
