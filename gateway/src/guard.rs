@@ -12,6 +12,7 @@ use bytes::{Buf, BytesMut};
 use chunks::Chunks;
 use head::Follows;
 pub(crate) use head::Refusal;
+use service::tls::Stream;
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
@@ -25,7 +26,6 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Instant, Sleep, sleep_until},
 };
 
@@ -51,6 +51,8 @@ pub(crate) struct HeadLimits {
 /// Who is at the other end, and what became of the connection.
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
+    /// What it speaks: `http` or `https`.
+    pub(crate) scheme: &'static str,
     refusal: OnceLock<Refusal>,
     upgraded: AtomicBool,
     /// Lines of requests whose answers are on their way.
@@ -60,9 +62,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(address: SocketAddr, place: Place) -> Self {
+    pub(crate) fn new(address: SocketAddr, scheme: &'static str, place: Place) -> Self {
         let (refusal, upgraded) = (OnceLock::new(), AtomicBool::new(false));
-        Self { address, refusal, upgraded, ended: Mutex::default(), _place: place }
+        Self { address, scheme, refusal, upgraded, ended: Mutex::default(), _place: place }
     }
 
     /// Writes the line of a request once its answer has gone out, or the connection has ended: a client does not wait
@@ -102,7 +104,7 @@ enum Expects {
 
 /// The guarded connection.
 pub(crate) struct Guarded {
-    stream: TcpStream,
+    stream: Stream,
     peer: Arc<Peer>,
     limits: HeadLimits,
     expects: Expects,
@@ -116,7 +118,7 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    pub(crate) fn new(stream: TcpStream, peer: Arc<Peer>, limits: HeadLimits) -> Self {
+    pub(crate) fn new(stream: Stream, peer: Arc<Peer>, limits: HeadLimits) -> Self {
         let (buffer, expects) = (BytesMut::new(), Expects::Head);
         Self { stream, peer, limits, expects, buffer, cleared: 0, scanned: 0, deadline: None }
     }

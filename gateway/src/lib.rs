@@ -7,12 +7,13 @@
 //! - `layers`: what happens to every request, in order, in one function
 //! - `client_address`: who is at the other end, behind proxies that are trusted
 //! - [`Limiter`]: so many requests per window and client, counted across all gateways
-//! - [`Upstreams`]: which instance of a service is asked; `proxy`: how, and how often
+//! - [`Upstreams`]: which instance of a service is asked; `proxy`: how, and how often; `connect`: with TLS or without
 //! - `access`: one line per request; `openapi`: one document of all services
 
 mod access;
 mod client_address;
 mod config;
+mod connect;
 mod cors;
 mod gateway;
 mod guard;

@@ -9,6 +9,7 @@ mod tunnel;
 
 use crate::{
     access::{Line, SERVICE},
+    connect::{Connector, connector},
     guard::Peer,
     metrics::Counters,
     table::Route,
@@ -16,10 +17,7 @@ use crate::{
 };
 use axum::{
     body::Body,
-    http::{
-        HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts,
-        uri::Scheme,
-    },
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts},
 };
 use body::{Progress, Sending};
 pub(crate) use body::{Upload, too_large};
@@ -27,13 +25,14 @@ pub(crate) use budget::Budget;
 pub(crate) use fetch::FetchError;
 use hyper::body::Incoming;
 use hyper_util::{
-    client::legacy::{self, Client, connect::HttpConnector},
+    client::legacy::{self, Client},
     rt::{TokioExecutor, TokioTimer},
 };
 use service::{
     Problem,
     http::TRACEPARENT,
     telemetry::{Cause, KeyValue, Span, SpanKind, semconv},
+    tls::TlsError,
 };
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
@@ -52,7 +51,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Calls instances of services. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Proxy {
-    client: Client<HttpConnector, Body>,
+    client: Client<Connector, Body>,
     upstreams: Upstreams,
     counters: Counters,
     /// Cancelled when streams have to end.
@@ -77,15 +76,14 @@ impl Proxy {
         connect: Duration,
         counters: Counters,
         stop: CancellationToken,
-    ) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(connect));
-        connector.set_nodelay(true);
+    ) -> Result<Self, TlsError> {
+        let known = upstreams.clone();
+        let connector = connector(Some(connect), upstreams.tls(), move |uri| known.service_at(uri))?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .build(connector);
-        Self { client, upstreams, counters, stop }
+        Ok(Self { client, upstreams, counters, stop })
     }
 
     /// Sends a request on, to another instance where the first does not answer and that is safe, and gives the answer.
@@ -193,7 +191,7 @@ fn head(parts: Parts, call: &Call<'_>, line: &Line, upgrade: bool) -> Head {
     let mut headers = parts.headers;
     headers::strip(&mut headers);
     headers.remove(header::EXPECT);
-    headers::forwarded(&mut headers, call.peer.address, call.client, call.trusted);
+    headers::forwarded(&mut headers, (call.peer.address, call.peer.scheme), call.client, call.trusted);
     line.ids.send(&mut headers);
     if upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -216,7 +214,7 @@ impl Head {
             [
                 KeyValue::new(semconv::HTTP_METHOD, self.method.to_string()),
                 KeyValue::new(semconv::HTTP_RESEND, i64::try_from(before).unwrap_or(i64::MAX)),
-                KeyValue::new(semconv::SERVER_ADDRESS, pick.authority.host().to_owned()),
+                KeyValue::new(semconv::SERVER_ADDRESS, pick.address.host().to_owned()),
                 KeyValue::new(semconv::PEER, service.to_string()),
             ]
         });
@@ -226,9 +224,8 @@ impl Head {
     fn request(&self, pick: &Pick, body: Body, span: &Span) -> Request<Body> {
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(pick.authority.clone());
         // A path that was read from a request can be written into one.
-        *request.uri_mut() = uri.path_and_query(&*self.path).build().unwrap_or_default();
+        *request.uri_mut() = pick.address.uri(&self.path).unwrap_or_default();
         *request.headers_mut() = self.headers.clone();
         if let Some(trace) = span.traceparent().and_then(|trace| HeaderValue::from_str(&trace).ok()) {
             request.headers_mut().insert(TRACEPARENT, trace);

@@ -9,6 +9,7 @@ use crate::{
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::metrics::gauge::Gauge;
+use service::tls::{Listener, ServerTls, Stream, fault};
 use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -24,10 +25,12 @@ const RELEASE: Duration = Duration::from_secs(1);
 /// accepted, and streams are ended, so that their clients connect elsewhere; requests in flight finish; a deadline ends
 /// the rest. Says whether everything was finished by then.
 pub async fn run(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     mut gateway: Gateway,
     shutdown: CancellationToken,
 ) -> io::Result<bool> {
+    let (listener, tls) = listener.into().into_parts();
+    let scheme = if tls.is_some() { "https" } else { "http" };
     gateway.follow();
     let gateway = Arc::new(gateway);
     let Ending { leaving, stop, tasks } = gateway.ending.clone();
@@ -40,11 +43,11 @@ pub async fn run(
             let Ok(permit) = Arc::clone(&places).acquire_owned().await else { return };
             let (stream, address) = accept(&listener).await;
             let place = Place::take(permit, gateway.counters.connections.clone());
-            let peer = Arc::new(Peer::new(address, place));
-            let (gateway, kill) = (Arc::clone(&gateway), kill.clone());
+            let peer = Arc::new(Peer::new(address, scheme, place));
+            let (gateway, kill, tls) = (Arc::clone(&gateway), kill.clone(), tls.clone());
             tasks.spawn(async move {
                 tokio::select! {
-                    () = serve(&gateway, stream, peer) => {}
+                    () = serve(&gateway, stream, tls, peer) => {}
                     () = kill.cancelled() => {}
                 }
             });
@@ -102,12 +105,27 @@ impl Drop for Place {
     }
 }
 
-async fn serve(gateway: &Arc<Gateway>, stream: TcpStream, peer: Arc<Peer>) {
+async fn serve(gateway: &Arc<Gateway>, stream: TcpStream, tls: Option<ServerTls>, peer: Arc<Peer>) {
     let address = peer.address;
     service::http::prepare(&stream, service::http::STALLED);
     let connections = gateway.config().connections.clone();
-    let guarded = Guarded::new(stream, Arc::clone(&peer), connections.head_limits());
-    let stop = gateway.ending.stop.clone();
+    let (stop, limits) = (gateway.ending.stop.clone(), connections.head_limits());
+    let stream = match tls {
+        None => Ok(Stream::Plain(stream)),
+        // Whoever is at this when the gateway stops has asked for nothing yet.
+        Some(tls) => match stop.run_until_cancelled(tls.accept(stream, limits.time)).await {
+            Some(accepted) => accepted,
+            None => return,
+        },
+    };
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err(error) => {
+            let why = fault(&error).unwrap_or_else(|| error.to_string());
+            return tracing::debug!(why, peer = %address, "a client is refused");
+        }
+    };
+    let guarded = Guarded::new(stream, Arc::clone(&peer), limits);
     let answer = service_fn(move |request| {
         let answer = layers::around(Arc::clone(gateway), Arc::clone(&peer), request);
         async { Ok::<_, Infallible>(answer.await) }

@@ -13,10 +13,11 @@ mod member;
 mod ops;
 pub(crate) mod policy;
 
+use crate::connect::Address;
 use arc_swap::ArcSwap;
 use axum::{
     Router,
-    http::{HeaderMap, StatusCode, header::RETRY_AFTER, uri::Authority},
+    http::{HeaderMap, StatusCode, Uri, header::RETRY_AFTER},
 };
 pub(crate) use check::CheckPolicy;
 pub(crate) use member::EjectionPolicy;
@@ -26,6 +27,7 @@ use nats::{Instance, InstanceId, Registry};
 use service::{
     Clock, Metrics,
     breaker::{self, Breaker, Breakers, Permit},
+    tls::ClientTls,
 };
 use std::{
     collections::BTreeMap,
@@ -57,6 +59,7 @@ struct Shared {
     breakers: Breakers,
     counters: ops::Counters,
     services: ArcSwap<BTreeMap<String, Arc<Service>>>,
+    tls: Option<ClientTls>,
     _stop: DropGuard,
 }
 
@@ -100,7 +103,7 @@ pub struct Pick {
     /// Who it is.
     pub instance: Arc<Instance>,
     /// Where it is.
-    pub authority: Authority,
+    pub(crate) address: Address,
     service: Arc<Service>,
     member: InFlight,
     permit: Permit,
@@ -118,7 +121,14 @@ pub struct Unanswered {
 
 impl Upstreams {
     /// Follows the registry and checks what it names, until the last clone is gone.
-    pub fn start(registry: Registry, policy: UpstreamPolicy, clock: Clock, metrics: &Metrics) -> Self {
+    /// Those that speak TLS are called with `tls`, and are ignored without it.
+    pub fn start(
+        registry: Registry,
+        policy: UpstreamPolicy,
+        tls: Option<ClientTls>,
+        clock: Clock,
+        metrics: &Metrics,
+    ) -> Self {
         let stop = CancellationToken::new();
         let shared = Arc::new(Shared {
             policy,
@@ -126,6 +136,7 @@ impl Upstreams {
             breakers: Breakers::new(policy.breaker, metrics),
             counters: ops::Counters::register(metrics),
             services: ArcSwap::default(),
+            tls,
             _stop: stop.clone().drop_guard(),
         });
         shared.take_over(&registry.all());
@@ -158,7 +169,7 @@ impl Upstreams {
     fn picked(&self, service: &Arc<Service>, member: &Arc<Member>, permit: Permit) -> Pick {
         Pick {
             instance: Arc::clone(&member.instance),
-            authority: member.authority.clone(),
+            address: member.address.clone(),
             service: Arc::clone(service),
             member: InFlight::enter(member),
             permit,
@@ -168,9 +179,23 @@ impl Upstreams {
     }
 
     /// Where an instance of a service is, for what nobody waits for: it asks no breaker and tells none.
-    pub(crate) fn any(&self, service: &str) -> Option<Authority> {
+    pub(crate) fn any(&self, service: &str) -> Option<Address> {
         let services = self.0.services.load();
-        Some(services.get(service)?.choose(&[])?.authority.clone())
+        Some(services.get(service)?.choose(&[])?.address.clone())
+    }
+
+    /// The service whose instance is at a URI.
+    pub(crate) fn service_at(&self, uri: &Uri) -> Option<String> {
+        let services = self.0.services.load();
+        let mut named = services.iter();
+        let (name, _) =
+            named.find(|(_, service)| service.members.iter().any(|member| member.address.is_of(uri)))?;
+        Some(name.clone())
+    }
+
+    /// What instances that speak TLS are called with.
+    pub(crate) fn tls(&self) -> Option<&ClientTls> {
+        self.0.tls.as_ref()
     }
 
     /// `GET /ops/instances` and `GET /ops/breakers`, for operators.
@@ -196,7 +221,7 @@ impl Shared {
             let mut before = known.get(&instance.service).into_iter().flat_map(|service| &service.members);
             let member = match before.find(|member| *member.instance == *instance) {
                 Some(member) => Arc::clone(member),
-                None => match Member::new(instance) {
+                None => match Member::new(instance, self.tls.is_some()) {
                     Ok(member) => {
                         let member = Arc::new(member);
                         let (policy, clock) = (self.policy.check, self.clock.clone());
@@ -205,6 +230,7 @@ impl Shared {
                             policy,
                             clock,
                             self.counters.clone(),
+                            self.tls.clone(),
                         ));
                         member
                     }
@@ -375,7 +401,7 @@ mod tests {
             let (named, known) = watch::channel(instances.into());
             let metrics = Metrics::new();
             let registry = Registry::named_by(known);
-            let upstreams = Upstreams::start(registry, policy, Clock::system(), &metrics);
+            let upstreams = Upstreams::start(registry, policy, None, Clock::system(), &metrics);
             Self { upstreams, named, metrics }
         }
 

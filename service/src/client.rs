@@ -5,6 +5,7 @@ use crate::{
     breaker::{Breaker, Permit},
     http::{CORRELATION_ID, TRACEPARENT},
     telemetry::{Cause, KeyValue, PROCESS, Scope, Span, SpanKind, semconv},
+    tls::ClientTls,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use bytes::Bytes;
@@ -111,10 +112,13 @@ impl CallError {
 impl Client {
     /// A client of the service `upstream`, found by `locate` before every call.
     pub fn new(upstream: &str, locate: Locate, breaker: Breaker) -> Result<Self, reqwest::Error> {
-        // Services call each other directly, and an answer that leads elsewhere is none.
-        let http =
-            reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
-        Ok(Self { upstream: upstream.into(), http, locate, breaker, timeout: TIMEOUT })
+        Ok(Self { upstream: upstream.into(), http: builder().build()?, locate, breaker, timeout: TIMEOUT })
+    }
+
+    /// The same, for instances that speak TLS and show a certificate for the service's name.
+    pub fn with_tls(self, tls: &ClientTls) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let http = builder().tls_backend_preconfigured(tls.by_name(&self.upstream)?).build()?;
+        Ok(Self { http, ..self })
     }
 
     /// Sets how long a call may take.
@@ -170,6 +174,11 @@ impl Client {
         }
         Ok(Answer { upstream: upstream(), status, headers, body })
     }
+}
+
+/// Services call each other directly, and an answer that leads elsewhere is none.
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none())
 }
 
 fn note(permit: Permit, result: &Result<Answer, CallError>) {

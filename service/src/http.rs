@@ -4,6 +4,7 @@ use crate::{
     Clock, Problem,
     extract::MAX_BODY,
     telemetry::{Cause, KeyValue, Scope, Span, SpanKind, is_traceparent, semconv},
+    tls::Listener,
 };
 use axum::{
     Router,
@@ -15,7 +16,7 @@ use axum::{
 };
 use futures::FutureExt;
 use std::{io, net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration, time::Instant};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// Joins everything that one request caused, across services. In the extensions of every request.
@@ -196,12 +197,13 @@ fn log(
 
 /// Serves until `shutdown`, then lets the requests in flight finish for at most `drain`. Says whether they all did.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     router: Router,
     shutdown: CancellationToken,
     drain: Duration,
 ) -> io::Result<bool> {
-    let listener = listener.tap_io(|stream| prepare(stream, STALLED));
+    // Told what to do with each connection, which is nothing more, it is one that says from where they come.
+    let listener = listener.into().tap_io(|_| ());
     let deadline = async {
         shutdown.cancelled().await;
         tokio::time::sleep(drain).await;
@@ -246,6 +248,7 @@ mod tests {
     use serde_json::Value;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
         sync::Notify,
     };
     use tower::ServiceExt;

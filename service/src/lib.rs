@@ -6,7 +6,7 @@
 //! - [`Problem`]: every error of every API, as problem+json; [`extract`]: request parts, read strictly
 //! - [`auth`]: who sends a request, by access token; [`origin`]: from where
 //! - [`http`]: the layers around every route, and serving with a drain
-//! - [`client`], [`breaker`]: calls of other services, and when to stop calling
+//! - [`client`], [`breaker`]: calls of other services, and when to stop calling; [`tls`]: who both sides are
 //! - [`Metrics`], [`Probes`]: `/metrics`, `/health`, `/ready`
 //! - [`Shutdown`], [`signal`]: stopping in phases; [`telemetry`]: logs; [`config`]: settings and their faults
 
@@ -18,6 +18,7 @@ pub mod extract;
 pub mod http;
 pub mod origin;
 pub mod telemetry;
+pub mod tls;
 
 mod clock;
 mod crash;

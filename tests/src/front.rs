@@ -2,6 +2,7 @@
 
 use crate::{World, eventually, world::tokens};
 use reqwest::RequestBuilder;
+use service::tls::Tls;
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 use tokio::net::TcpListener;
 use waybill::{
@@ -41,6 +42,7 @@ impl Front {
         let edge = EdgeConfig {
             nats_url: config.nats_url.clone(),
             access: config.access.of("gateway").clone(),
+            tls: Tls { listen: None, ..config.tls.clone() },
             replicas: config.replicas,
             file,
             clock: config.clock.clone(),

@@ -9,6 +9,7 @@ use nats::{
     topology,
 };
 use projections::database::{PostgresUrl, Storage};
+use service::tls::Tls;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -316,7 +317,16 @@ async fn start(config: &Config, services: &[Service]) -> Result<(System, Api), F
     }
     let system = Box::pin(System::start(config, listeners)).await?;
     let tokens = tokens(config).await?;
-    let api = Api::new(system.addresses()).with_tokens(tokens);
+    let api = match &config.tls {
+        Tls { listen: Some(_), call: Some(tls) } => {
+            let url = |(service, address): (&Service, &_)| {
+                (service.name().to_owned(), format!("https://{address}"))
+            };
+            Api::at(system.addresses().iter().map(url).collect()).with_tls(tls)?
+        }
+        _ => Api::new(system.addresses()),
+    };
+    let api = api.with_tokens(tokens);
     api.wait_ready(READY_WITHIN).await?;
     Ok((system, api))
 }

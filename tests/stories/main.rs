@@ -32,6 +32,7 @@ mod saga;
 mod schemathesis;
 mod secured;
 mod subscriptions;
+mod tls;
 mod trace;
 mod undo;
 mod users;

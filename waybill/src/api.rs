@@ -13,6 +13,7 @@ use crate::{
     system::{Service, reachable},
 };
 use serde_json::Value;
+use service::tls::ClientTls;
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -55,6 +56,12 @@ impl Api {
         // The builder fails only where TLS cannot be set up, which is not asked for; the default is the same client.
         let http = reqwest::Client::builder().timeout(TIMEOUT).no_proxy().build().unwrap_or_default();
         Self { http, urls, tokens: None }
+    }
+
+    /// The same services, called with TLS where their URLs say so.
+    pub fn with_tls(self, tls: &ClientTls) -> Result<Self, Failure> {
+        let http = crate::tls::client(reqwest::Client::builder().timeout(TIMEOUT), Some(tls))?;
+        Ok(Self { http, ..self })
     }
 
     /// The same services, asked with these tokens.

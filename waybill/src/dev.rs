@@ -226,6 +226,7 @@ impl Local {
         let edge = EdgeConfig {
             nats_url: nats.url(),
             access: nats::Access::default(),
+            tls: service::tls::Tls::default(),
             replicas: config.replicas,
             file: plan.gateway_config.clone(),
             clock: config.clock.clone(),

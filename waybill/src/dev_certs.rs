@@ -20,7 +20,14 @@ Examples:
   waybill dev-certs --out secrets/tls
   waybill dev-certs --out secrets/tls --hosts nats.example.com,10.0.0.7
   waybill nats-config --out secrets/nats --certificates secrets/tls
-  waybill serve orders --nats-nkey-file secrets/nats/seeds/orders.nk --nats-ca secrets/tls/ca.pem --nats-cert secrets/tls/orders.pem --nats-key secrets/tls/orders.key";
+  waybill serve orders --nats-nkey-file secrets/nats/seeds/orders.nk --nats-ca secrets/tls/ca.pem --nats-cert secrets/tls/orders.pem --nats-key secrets/tls/orders.key
+  waybill serve orders --nats-url nats://nats:4222 --tls-ca secrets/tls/ca.pem --tls-client-ca secrets/tls/ca.pem \\
+      --tls-cert secrets/tls/orders.pem --tls-key secrets/tls/orders.key";
+
+/// This machine, for who calls a service that runs on it.
+const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+/// The certificate of a process with several services.
+const ALL: &str = "all";
 
 /// Names of servers in compose and Kubernetes, and of this machine.
 const HERE: [&str; 8] =
@@ -57,17 +64,21 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let authority = authority(year)?;
     let databases = rights::roles().map(|role| format!("{role}-db")).collect::<Vec<_>>();
     let node = HERE.into_iter().chain(more.iter().copied()).map(str::to_owned).collect::<Vec<_>>();
+    let local = LOCAL.into_iter().chain(more.iter().copied()).map(str::to_owned).collect::<Vec<_>>();
     let postgres = node.iter().cloned().chain(databases).collect();
     leaf(out, "node", node, year, &authority)?;
     leaf(out, "postgres", postgres, year, &authority)?;
+    // A service is known by its name, wherever it is; the others are for who looks at it, and for clients of the gateway.
+    let named = |role: &str| [role.to_owned(), format!("{role}-service")];
     for role in rights::roles() {
-        leaf(out, role, vec![role.to_owned()], year, &authority)?;
+        leaf(out, role, named(role).into_iter().chain(local.clone()).collect(), year, &authority)?;
     }
+    leaf(out, ALL, rights::roles().flat_map(named).chain(local).collect(), year, &authority)?;
     // The last: with it the folder is whole. Its key is nowhere: nobody signs anything else with it.
     fs::write(out.join("ca.pem"), &authority.pem).map_err(because("cannot write ca.pem"))?;
     println!("{}: who signed the others", out.join("ca.pem").display());
     println!(
-        "{}: for NATS and PostgreSQL, and for each role, good until the end of {}",
+        "{}: for NATS and PostgreSQL, for each role, and for a process with all services, good until the end of {}",
         out.display(),
         year + 1
     );
@@ -124,7 +135,7 @@ mod tests {
         run(&args).unwrap();
         let read = |name: &str| fs::read_to_string(args.out.join(name)).unwrap();
         let before = read("ca.pem");
-        for name in rights::roles().chain(["node", "postgres"]) {
+        for name in rights::roles().chain(["node", "postgres", ALL]) {
             assert!(read(&format!("{name}.pem")).starts_with("-----BEGIN CERTIFICATE"), "{name}");
             assert!(read(&format!("{name}.key")).contains("PRIVATE KEY"), "{name}");
             #[cfg(unix)]

@@ -4,7 +4,10 @@ use crate::failure::{Failure, because};
 use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
 use nats::{Access, Connection, Registry, RegistryOptions};
 use serde_json::Map;
-use service::{Clock, Metrics};
+use service::{
+    Clock, Metrics,
+    tls::{Listener, Tls},
+};
 use std::{
     fs, io,
     net::SocketAddr,
@@ -32,6 +35,8 @@ pub struct EdgeConfig {
     pub nats_url: String,
     /// Who the gateway is to NATS.
     pub access: Access,
+    /// What it listens with, and calls services with.
+    pub tls: Tls,
     /// Copies of what gateways share.
     pub replicas: usize,
     /// Routes and limits; those that come with Waybill where there is none. The file is followed.
@@ -64,7 +69,8 @@ impl Edge {
         limits.register(&metrics);
         let settings = LimitSettings { replicas: edge.replicas, ..LimitSettings::default() };
         let limiter = Limiter::start(&connection, clock.clone(), settings, limits).await?;
-        let upstreams = Upstreams::start(registry, config.upstreams, clock.clone(), &metrics);
+        let upstreams =
+            Upstreams::start(registry, config.upstreams, edge.tls.call.clone(), clock.clone(), &metrics);
         let details = [("service", GATEWAY), ("version", env!("CARGO_PKG_VERSION"))];
         let details = details.map(|(name, value)| (name.to_owned(), value.into()));
         let gateway = Gateway::new(Parts {
@@ -75,8 +81,9 @@ impl Edge {
             clock,
             metrics,
             details: Map::from_iter(details),
-        });
+        })?;
         let (address, shutdown) = (listener.local_addr()?, CancellationToken::new());
+        let listener = Listener::new(listener, edge.tls.listen.clone());
         let server = tokio::spawn(gateway::run(listener, gateway, shutdown.clone()));
         tracing::info!(service = GATEWAY, %address, "listening");
         Ok(Self { address, upstreams, shutdown, server })

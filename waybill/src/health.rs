@@ -3,20 +3,25 @@
 use crate::{
     failure::{Failure, because},
     settings,
+    tls::CallerArgs,
 };
-use service::config::Span;
+use service::{
+    config::Span,
+    tls::{ClientTls, fault},
+};
 use std::time::Duration;
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   waybill health                                      the service on this machine at WAYBILL_PORT
   waybill health --port 3002 --ready                  whether it can serve: NATS, read models, lag
-  waybill health --url http://10.0.0.7:3000 --timeout 500ms";
+  waybill health --url http://10.0.0.7:3000 --timeout 500ms
+  waybill health --port 3002 --tls-ca tls/ca.pem --tls-cert tls/orders.pem --tls-key tls/orders.key";
 
 /// Flags of `waybill health`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where the service answers [default: this machine, at --port]
+    /// Where the service answers [default: this machine, at --port, with TLS where --tls-cert says what services listen with]
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// The port on this machine
@@ -28,20 +33,25 @@ pub(crate) struct Args {
     /// How long an answer may take
     #[arg(long, value_name = "DURATION", default_value = "2s")]
     timeout: String,
+    #[command(flatten)]
+    tls: CallerArgs,
 }
 
 /// Prints what the service says; fails unless it says that all is well.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
-    let (url, timeout) = read(&args)?;
-    let client = reqwest::Client::builder().no_proxy().timeout(timeout).build()?;
-    let answer = client.get(&url).send().await.map_err(because(format!("{url} does not answer")))?;
+    let (url, timeout, tls) = read(&args)?;
+    let client = crate::tls::client(reqwest::Client::builder().timeout(timeout), tls.as_ref())?;
+    let answer = client.get(&url).send().await.map_err(|error| match fault(&error) {
+        Some(why) => format!("{url} is not asked: {why}").into(),
+        None => because(format!("{url} does not answer"))(error),
+    })?;
     let status = answer.status();
     let said = answer.text().await.map_err(because(format!("{url} breaks off its answer")))?;
     println!("{said}");
     if status.is_success() { Ok(()) } else { Err(format!("{url} says {status}").into()) }
 }
 
-fn read(args: &Args) -> Result<(String, Duration), Failure> {
+fn read(args: &Args) -> Result<(String, Duration, Option<ClientTls>), Failure> {
     let mut flags = settings::flags([
         ("--url", args.url.clone()),
         ("--port", Some(args.port.clone())),
@@ -51,9 +61,11 @@ fn read(args: &Args) -> Result<(String, Duration), Failure> {
     let port: Option<u16> = flags.optional("--port");
     let timeout: Option<Span> = flags.optional("--timeout");
     let path = if args.ready { "/ready" } else { "/health" };
-    let base = url.map(String::from).or_else(|| Some(format!("http://127.0.0.1:{}", port?)));
+    let tls = args.tls.read(flags.faults());
+    let scheme = if args.tls.listens() { "https" } else { "http" };
+    let base = url.map(String::from).or_else(|| Some(format!("{scheme}://127.0.0.1:{}", port?)));
     let wanted = base.map(|base| format!("{}{path}", base.trim_end_matches('/'))).zip(timeout);
-    Ok(flags.finish(wanted.map(|(url, Span(timeout))| (url, timeout)))?)
+    Ok(flags.finish(wanted.map(|(url, Span(timeout))| (url, timeout, tls)))?)
 }
 
 #[cfg(test)]
@@ -74,7 +86,7 @@ mod tests {
 
     #[test]
     fn the_place_is_a_port_of_this_machine_or_a_url() {
-        let place = |line| read(&args(line)).map(|(url, _)| url).map_err(|error| error.to_string());
+        let place = |line| read(&args(line)).map(|(url, ..)| url).map_err(|error| error.to_string());
         assert_eq!(place("--port 3002").unwrap(), "http://127.0.0.1:3002/health");
         assert_eq!(place("--url http://x:3000/ --ready").unwrap(), "http://x:3000/ready");
         let faults = place("--port x --timeout soon").unwrap_err();

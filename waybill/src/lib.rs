@@ -7,7 +7,8 @@
 //! - [`calls`]: how orders call the users service; [`outside`]: the simulated world outside; `channels`: how notifications
 //!   are sent; [`flow`]: how orders are carried through; [`subscriptions`]: how many may follow; all by flags
 //! - [`databases`]: where read models are kept
-//! - [`access`]: who this process is to NATS; [`rights`]: who may do what there; [`provision`], `nats_config`: make it so
+//! - [`access`]: who this process is to NATS; [`rights`]: who may do what there; [`provision`], `nats_config`: make it so;
+//!   `tls`: certificates between services
 //! - [`cli`]: the command line; `config`: the file behind it; `dev`, `serve`, `demo`, `replay`, `rebuild`, `saga`, `token`,
 //!   `verify`, `doctor`, `export`, `import`, `backup`, `restore`, `health`, `bench`: one file per subcommand
 //! - `contracts`: what others rely on: the schemas of facts and the AsyncAPI document, served to everybody
@@ -53,5 +54,6 @@ mod restore;
 mod saga;
 mod serve;
 mod settings;
+mod tls;
 mod token;
 mod verify;

@@ -5,6 +5,7 @@ use crate::{
     dev::DevFile,
     failure::Failure,
     system::Service,
+    tls::CallerArgs,
 };
 use serde_json::Value;
 use service::Clock;
@@ -22,6 +23,8 @@ pub(crate) struct OperationsArgs {
     /// Data folder of the running waybill dev
     #[arg(long, global = true, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
+    #[command(flatten)]
+    tls: CallerArgs,
 }
 
 /// Asks the service of operations.
@@ -33,10 +36,12 @@ pub(crate) struct Operations {
 impl Operations {
     pub(crate) async fn find(args: &OperationsArgs) -> Result<Self, Failure> {
         let name = Service::Operations.name().to_owned();
+        let tls = args.tls.client_alone()?;
         if let Some(url) = &args.url {
             let token = args.token.clone().ok_or("--url needs --token: an access token of an operator")?;
             let urls = BTreeMap::from([(name, url.trim_end_matches('/').to_owned())]);
-            return Ok(Self { api: Api::at(urls), token: Some(token) });
+            let api = tls.iter().try_fold(Api::at(urls), Api::with_tls)?;
+            return Ok(Self { api, token: Some(token) });
         }
         let dev = DevFile::find(&args.data)?.ok_or_else(|| {
             let dir = args.data.display();

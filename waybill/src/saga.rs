@@ -1,17 +1,18 @@
 //! `waybill saga`: what operators see of sagas, and what they can do about them.
 
 use crate::{
-    access::{AccessArgs, OPERATOR},
+    access::{AccessArgs, OPERATOR, as_role},
     api::{Api, Tokens},
     dev::{DevFile, find_nats},
     failure::Failure,
     settings::MasterKeyArgs,
     system::Service,
+    tls::CallerArgs,
 };
 use clap::{Subcommand, ValueEnum};
 use nats::{Access, MasterKey};
 use serde_json::{Value, json};
-use service::{Clock, config::Faults};
+use service::{Clock, config::Faults, tls::ClientTls};
 use std::{collections::BTreeMap, path::PathBuf};
 use uuid::Uuid;
 
@@ -41,6 +42,8 @@ pub(crate) struct Args {
     data: PathBuf,
     #[command(flatten)]
     master_key: MasterKeyArgs,
+    #[command(flatten)]
+    tls: CallerArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,28 +109,39 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-/// The master key, where one is given, and who asks.
-fn read(args: &Args) -> Result<(Option<MasterKey>, Access), Faults> {
+/// What is known of who asks.
+struct Asker {
+    access: Access,
+    tls: Option<ClientTls>,
+    /// Without one it is the running dev's.
+    master_key: Option<MasterKey>,
+}
+
+fn read(args: &Args) -> Result<Asker, Faults> {
     let mut faults = Faults::default();
+    let tls = args.tls.read(&mut faults);
     let access = args.access.only(OPERATOR, &mut faults);
     let master_key = if args.master_key.is_given() { args.master_key.read(&mut faults) } else { None };
     faults.none()?;
-    Ok((master_key, access))
+    Ok(Asker { access, tls, master_key })
 }
 
 /// As an operator, to the service that is named or to that of the running `dev`.
 async fn connect(args: &Args) -> Result<Api, Failure> {
-    let (master_key, access) = read(args)?;
+    let Asker { access, tls, master_key } = read(args)?;
     let dev = DevFile::find(&args.data)?;
     let name = Service::Fulfilment.name();
     let known = dev.and_then(|dev| dev.services.get(name).cloned());
     let url = args.url.clone().or(known).ok_or("no waybill dev runs here: name the service with --url")?;
     let nats_url = find_nats(args.nats_url.clone(), &args.data)?;
     let tokens = match master_key {
-        Some(key) => Tokens::open_as(&nats_url, &access, &key, &Clock::system()).await?,
+        Some(key) => {
+            as_role(OPERATOR, &access, Tokens::open_as(&nats_url, &access, &key, &Clock::system()).await)?
+        }
         None => Tokens::of_dev(&args.data, &nats_url).await?,
     };
-    Ok(Api::at(BTreeMap::from([(name.to_owned(), url)])).with_tokens(tokens))
+    let api = Api::at(BTreeMap::from([(name.to_owned(), url)]));
+    Ok(tls.iter().try_fold(api, Api::with_tls)?.with_tokens(tokens))
 }
 
 async fn list(api: &Api, state: Option<State>, min_age: Option<u32>, stuck: bool) -> Result<(), Failure> {

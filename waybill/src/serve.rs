@@ -12,10 +12,14 @@ use crate::{
     settings::{self, MasterKeyArgs},
     subscriptions::{SubscriptionArgs, Subscriptions},
     system::{Advertise, Config, Service, System},
+    tls::TlsArgs,
 };
 use futures::future::OptionFuture;
 use nats::{Durability, MasterKey};
-use service::config::{Faults, Settings};
+use service::{
+    config::{Faults, Settings},
+    tls::Tls,
+};
 use std::path::PathBuf;
 use tokio::net::TcpListener;
 
@@ -25,6 +29,9 @@ Examples:
   waybill serve orders --nats-url nats://nats:4222 --host 0.0.0.0 --port 8080 --replicas 3
   WAYBILL_DATABASE_URL=postgres://orders:secret@db/orders waybill serve orders --nats-url nats://nats:4222
   waybill serve gateway --nats-url nats://nats:4222 --host 0.0.0.0 --gateway-config gateway.toml
+  waybill serve orders --nats-url nats://nats:4222 --tls-ca ca.pem --tls-cert orders.pem --tls-key orders.key --tls-client-ca ca.pem
+  waybill serve gateway --nats-url nats://nats:4222 --gateway-cert shop.pem --gateway-key shop.key --tls-ca ca.pem \\
+      --tls-cert gateway.pem --tls-key gateway.key
   waybill serve orders --nats-url nats://nats:4222 --nats-nkey-file /run/secrets/nats --nats-ca /run/secrets/ca.pem
   WAYBILL_MASTER_KEY=$(openssl rand -base64 32) waybill serve all --nats-url nats://127.0.0.1:4222
   WAYBILL_NATS_URL=nats://nats:4222 waybill serve payments inventory --ports payments=4003";
@@ -81,6 +88,8 @@ pub(crate) struct Args {
     master_key: MasterKeyArgs,
     #[command(flatten)]
     access: AccessArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
     #[command(flatten)]
     databases: DatabaseArgs,
     #[command(flatten)]
@@ -190,20 +199,21 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     ]));
     let named = Named::read(&args.services, flags.faults());
     let (services, port) = places(&named, &mut flags);
-    let config = read_config(args, &named, &mut flags);
+    let (tls, edge) = args.tls.read(!named.services.is_empty(), named.gateway, flags.faults());
+    let config = read_config(args, &named, tls, &mut flags);
     let plan = config.map(|config| {
         let gateway = port.map(|port| {
             let (file, clock) = (args.gateway_config.clone(), config.clock.clone());
             let (nats_url, replicas) = (config.nats_url.clone(), config.replicas);
             let access = config.access.of(GATEWAY).clone();
-            (EdgeConfig { nats_url, access, replicas, file, clock }, port)
+            (EdgeConfig { nats_url, access, tls: edge, replicas, file, clock }, port)
         });
         Plan { config, services, gateway }
     });
     Ok(flags.finish(plan)?)
 }
 
-fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Config> {
+fn read_config(args: &Args, named: &Named, tls: Tls, flags: &mut Settings) -> Option<Config> {
     let nats_url: Option<String> = flags.required("--nats-url");
     let durability: Option<Durability> = flags.optional("--durability");
     let replicas: Option<usize> = flags.optional("--replicas");
@@ -213,6 +223,9 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let advertise: Option<Advertise> = flags.optional("--advertise");
     if named.services.len() > 1 && advertise.as_ref().is_some_and(Advertise::has_port) {
         flags.faults().add("--advertise", "several services have several ports: leave the port out");
+    }
+    if tls.listen.is_some() && advertise.as_ref().is_some_and(|place| !place.is_tls()) {
+        flags.faults().add("--advertise", "the services listen with TLS: expected https://HOST");
     }
     let access = args.access.read(flags, &named.roles());
     let databases = DatabaseArgs::read(flags, &named.services);
@@ -232,6 +245,7 @@ fn read_config(args: &Args, named: &Named, flags: &mut Settings) -> Option<Confi
     let trusted_proxies = trusted_proxies.unwrap_or(usual.trusted_proxies);
     Some(Config {
         access,
+        tls,
         databases,
         durability,
         replicas,

@@ -23,7 +23,11 @@ use nats::{Connection, Durability, KeyRing, MasterKey, Policies, RegistryOptions
 pub use presence::Advertise;
 use presence::Presence;
 use projections::Rebuilds;
-use service::{Clock, Shutdown, origin::TrustedProxies};
+use service::{
+    Clock, Shutdown,
+    origin::TrustedProxies,
+    tls::{Listener, Tls},
+};
 use std::{
     collections::BTreeMap,
     fmt, io,
@@ -128,6 +132,8 @@ pub struct Config {
     pub nats_url: String,
     /// Who each service is to NATS.
     pub access: NatsAccess,
+    /// What services listen with, and call each other with.
+    pub tls: Tls,
     /// Folder of the read models that are on SQLite.
     pub data: PathBuf,
     /// Databases of the others.
@@ -175,6 +181,7 @@ impl Config {
             channels: Channels::outbox(data.join("outbox")),
             nats_url: nats_url.into(),
             access: NatsAccess::default(),
+            tls: Tls::default(),
             data,
             databases: Databases::default(),
             durability: Durability::Always,
@@ -286,6 +293,7 @@ impl System {
         let address = listener.local_addr()?;
         let (router, ready) = Box::pin(assembly::assemble(service, config, keys, &self.shutdown)).await?;
         let presence = Presence::of(service, config, connection, address, ready, &self.shutdown).await?;
+        let listener = Listener::new(listener, config.tls.listen.clone());
         let server = service::http::serve(listener, router, self.shutdown.token(), DRAIN);
         self.servers.spawn(async move { (service, server.await) });
         self.presences.spawn(presence.keep());

@@ -3,7 +3,7 @@
 use super::Proxy;
 use axum::{
     body::{Body, Bytes},
-    http::{Request, StatusCode, Uri, uri::Scheme},
+    http::{Request, StatusCode},
 };
 use http_body_util::{BodyExt, Limited};
 use hyper_util::client::legacy::ResponseFuture;
@@ -22,8 +22,7 @@ impl Proxy {
     /// about the requests of clients, so the breaker neither is asked nor hears of it.
     pub(crate) async fn fetch(&self, service: &str, path: &str) -> Result<Bytes, FetchError> {
         let instance = self.upstreams.any(service).ok_or_else(|| format!("{service} is not available"))?;
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(instance).path_and_query(path).build()?;
-        let request = self.client.request(Request::get(uri).body(Body::empty())?);
+        let request = self.client.request(Request::get(instance.uri(path)?).body(Body::empty())?);
         let taken = timeout(WITHIN, take(request)).await;
         let (status, body) = taken.map_err(|_| format!("{service} does not answer"))??;
         if status.is_success() {

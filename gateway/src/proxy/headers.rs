@@ -68,7 +68,8 @@ pub(super) fn relocate(headers: &mut HeaderMap, prefix: &str) {
 
 /// Says where the request came from. What it says itself of that is believed only where the peer is one of our proxies;
 /// who the client is says the gateway alone.
-pub(super) fn forwarded(headers: &mut HeaderMap, peer: SocketAddr, client: IpAddr, trusted: bool) {
+pub(super) fn forwarded(headers: &mut HeaderMap, peer: (SocketAddr, &str), client: IpAddr, trusted: bool) {
+    let (peer, scheme) = peer;
     let host = headers.remove(header::HOST);
     if !trusted {
         for name in &FROM_PROXIES {
@@ -83,8 +84,8 @@ pub(super) fn forwarded(headers: &mut HeaderMap, peer: SocketAddr, client: IpAdd
     append(headers, X_FORWARDED_FOR, &address.to_string());
     let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let quoted = host.replace(['"', '\\'], "");
-    append(headers, header::FORWARDED, &format!("for={};host=\"{quoted}\";proto=http", node(address)));
-    for (name, value) in [(X_FORWARDED_HOST, host), (X_FORWARDED_PROTO, "http")] {
+    append(headers, header::FORWARDED, &format!("for={};host=\"{quoted}\";proto={scheme}", node(address)));
+    for (name, value) in [(X_FORWARDED_HOST, host), (X_FORWARDED_PROTO, scheme)] {
         if let Ok(value) = HeaderValue::from_str(value) {
             headers.entry(name).or_insert(value);
         }
@@ -162,7 +163,12 @@ mod tests {
             ("waybill-client-address", "1.1.1.1"),
         ];
         let mut sent = headers(&invented);
-        forwarded(&mut sent, "[2001:db8::7]:5000".parse().unwrap(), "2001:db8::7".parse().unwrap(), false);
+        forwarded(
+            &mut sent,
+            ("[2001:db8::7]:5000".parse().unwrap(), "http"),
+            "2001:db8::7".parse().unwrap(),
+            false,
+        );
         assert_eq!(sent["waybill-client-address"], "2001:db8::7");
         assert_eq!(sent["x-forwarded-for"], "2001:db8::7");
         assert_eq!(sent["forwarded"], "for=\"[2001:db8::7]\";host=\"shop.example\";proto=http");
@@ -175,10 +181,15 @@ mod tests {
         }
 
         let mut sent = headers(&invented);
-        forwarded(&mut sent, "[::ffff:10.0.0.1]:5000".parse().unwrap(), "192.0.2.7".parse().unwrap(), true);
+        forwarded(
+            &mut sent,
+            ("[::ffff:10.0.0.1]:5000".parse().unwrap(), "https"),
+            "192.0.2.7".parse().unwrap(),
+            true,
+        );
         assert_eq!(sent["waybill-client-address"], "192.0.2.7", "also from a proxy of ours");
         assert_eq!(sent["x-forwarded-for"], "1.1.1.1, 10.0.0.1");
-        assert_eq!(sent["forwarded"], "for=1.1.1.1, for=10.0.0.1;host=\"shop.example\";proto=http");
+        assert_eq!(sent["forwarded"], "for=1.1.1.1, for=10.0.0.1;host=\"shop.example\";proto=https");
         assert_eq!(
             (&sent["x-forwarded-host"], &sent["x-forwarded-proto"]),
             (&"evil.example".parse().unwrap(), &"https".parse().unwrap())

@@ -1,18 +1,13 @@
 //! Asks an instance for its health now and then. Each has a task of its own: one that hangs delays no other.
 
 use super::{member::Member, ops::Counters};
-use axum::{
-    body::Body,
-    http::{
-        Request, Uri,
-        uri::{Authority, Scheme},
-    },
+use crate::connect::{Address, Connector, connector};
+use axum::{body::Body, http::Request};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use service::{
+    Clock,
+    tls::{ClientTls, fault},
 };
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use service::Clock;
 use std::{sync::Weak, time::Duration};
 use tokio::time::{sleep, timeout};
 
@@ -41,13 +36,23 @@ pub(super) async fn keep_checking(
     policy: CheckPolicy,
     clock: Clock,
     counters: Counters,
+    tls: Option<ClientTls>,
 ) {
     // A new connection for every check: a kept one would not notice that nobody new gets in.
-    let client: Client<HttpConnector, Body> =
-        Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build_http();
+    let Some(service) = member.upgrade().map(|member| member.instance.service.clone()) else { return };
+    let name = service.clone();
+    let connector = match connector(None, tls.as_ref(), move |_| Some(name.clone())) {
+        Ok(connector) => connector,
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            return tracing::error!(service, error, "the health of an instance cannot be asked for");
+        }
+    };
+    let client: Client<Connector, Body> =
+        Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
     loop {
-        let Some(authority) = member.upgrade().map(|member| member.authority.clone()) else { return };
-        let answer = timeout(policy.timeout, check(&client, authority)).await;
+        let Some(address) = member.upgrade().map(|member| member.address.clone()) else { return };
+        let answer = timeout(policy.timeout, check(&client, &address)).await;
         let result = answer.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let Some(member) = member.upgrade() else { return };
         counters.checked(&member.instance.service, result.is_ok());
@@ -58,14 +63,16 @@ pub(super) async fn keep_checking(
 }
 
 /// Asks once. Only 2xx is good.
-async fn check(client: &Client<HttpConnector, Body>, authority: Authority) -> Result<(), String> {
-    let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query("/health").build();
-    let uri = uri.map_err(|error| error.to_string())?;
+async fn check(client: &Client<Connector, Body>, address: &Address) -> Result<(), String> {
+    let uri = address.uri("/health").map_err(|error| error.to_string())?;
     let request = Request::get(uri).body(Body::empty()).map_err(|error| error.to_string())?;
     match client.request(request).await {
         Ok(response) if response.status().is_success() => Ok(()),
         Ok(response) => Err(format!("it answers {}", response.status())),
-        Err(error) if error.is_connect() => Err("no connection".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(match fault(&error) {
+            Some(why) => why,
+            None if error.is_connect() => "no connection".to_owned(),
+            None => error.to_string(),
+        }),
     }
 }

@@ -1,6 +1,6 @@
 //! What is known of an instance, and when it is left out.
 
-use axum::http::uri::{Authority, Scheme, Uri};
+use crate::connect::Address;
 use jiff::Timestamp;
 use nats::Instance;
 use std::{
@@ -35,7 +35,7 @@ impl Default for EjectionPolicy {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) instance: Arc<Instance>,
-    pub(super) authority: Authority,
+    pub(super) address: Address,
     in_flight: AtomicUsize,
     condition: Mutex<Condition>,
 }
@@ -66,7 +66,7 @@ pub(super) struct Condition {
 
 impl Member {
     /// An instance counts as healthy until a check says otherwise: it has just said that it lives.
-    pub(super) fn new(instance: &Instance) -> Result<Self, &'static str> {
+    pub(super) fn new(instance: &Instance, tls: bool) -> Result<Self, &'static str> {
         let condition = Condition {
             healthy: true,
             doubts: 0,
@@ -77,7 +77,7 @@ impl Member {
             ejected_until: None,
         };
         Ok(Self {
-            authority: authority(&instance.url)?,
+            address: Address::of(&instance.url, tls)?,
             instance: Arc::new(instance.clone()),
             in_flight: AtomicUsize::new(0),
             condition: Mutex::new(condition),
@@ -196,15 +196,6 @@ impl Drop for InFlight {
     }
 }
 
-/// Host and port of `http://host:port`.
-fn authority(url: &str) -> Result<Authority, &'static str> {
-    let uri: Uri = url.parse().map_err(|_| "its address is no URL")?;
-    if uri.scheme() != Some(&Scheme::HTTP) || uri.path() != "/" {
-        return Err("its address is not of the form http://host:port");
-    }
-    uri.authority().cloned().ok_or("its address has no host")
-}
-
 #[cfg(test)]
 mod tests {
     use super::{super::CheckPolicy, *};
@@ -219,7 +210,7 @@ mod tests {
             version: "1".to_owned(),
             started: Timestamp::UNIX_EPOCH,
         };
-        Member::new(&instance).unwrap()
+        Member::new(&instance, false).unwrap()
     }
 
     #[test]

@@ -143,7 +143,8 @@ impl Rig {
             clock,
             metrics,
             details: Map::new(),
-        });
+        })
+        .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -195,7 +196,7 @@ fn upstreams(services: &[(&str, SocketAddr)], policy: UpstreamPolicy, metrics: &
         started: clock.now(),
     };
     let (_, known) = watch::channel(services.iter().map(instance).collect());
-    Upstreams::start(Registry::named_by(known), policy, clock.clone(), metrics)
+    Upstreams::start(Registry::named_by(known), policy, None, clock.clone(), metrics)
 }
 
 /// Everything until the other side closes.

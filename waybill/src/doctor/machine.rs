@@ -131,6 +131,9 @@ pub(super) fn secret_file(file: &Path, report: &mut Report) {
     report.find(Area::Credentials, of, what, format!("chmod 600 {}", file.display()));
 }
 
+/// Variables that name keys of certificates.
+const KEYS: [&str; 2] = ["WAYBILL_TLS_KEY", "WAYBILL_GATEWAY_KEY"];
+
 /// Every file with a secret that a variable or a flag names.
 pub(super) fn secret_files(args: &Args, report: &mut Report) {
     for path in named(env::vars_os()).chain(args.access.secrets()) {
@@ -146,7 +149,8 @@ fn named(variables: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator
             || ["DATABASE_URL_FILE", "WAYBILL_BACKUP_KEY_FILE", "WAYBILL_BACKUP_PASSPHRASE_FILE"]
                 .contains(&name)
             || name.ends_with("PASSWORD_FILE");
-        (is_secret && name.ends_with("_FILE") && !value.is_empty()).then_some(value.into())
+        let is_secret = (is_secret && name.ends_with("_FILE")) || KEYS.contains(&name);
+        (is_secret && !value.is_empty()).then_some(value.into())
     })
 }
 
@@ -174,6 +178,8 @@ mod tests {
             "WAYBILL_DATABASE_URL_ORDERS_FILE",
             "DATABASE_URL_FILE",
             "SMTP_PASSWORD_FILE",
+            "WAYBILL_TLS_KEY",
+            "WAYBILL_GATEWAY_KEY",
         ];
         let others =
             [("WAYBILL_BACKUP_KEY", "secret"), ("WAYBILL_DATA", "x"), ("WAYBILL_DATABASE_URL_FILE", "")];

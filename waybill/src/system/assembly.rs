@@ -15,6 +15,7 @@ use service::{
     auth::{self, Jwks, Role, Verifier},
     breaker::Breakers,
     client::Client,
+    tls::ClientTls,
 };
 use std::sync::Arc;
 use utoipa::openapi::{Info, OpenApi};
@@ -137,7 +138,10 @@ async fn users(
         fastrand::choice(instances).map(|instance| instance.url)
     };
     let breaker = breakers.of(Service::Users.name());
-    let client = Client::new(Service::Users.name(), Arc::new(locate), breaker)?;
+    let mut client = Client::new(Service::Users.name(), Arc::new(locate), breaker)?;
+    if let Some(tls) = &config.tls.call {
+        client = client.with_tls(tls)?;
+    }
     let UsersCalls { fresh_for, timeout, .. } = config.users_calls;
     Ok(UsersService { client: client.with_timeout(timeout), fresh_for })
 }
@@ -146,14 +150,14 @@ async fn users(
 /// log, so that it takes no users service to check a token.
 pub(crate) async fn verifier(config: &Config, connection: &Connection) -> Result<Verifier, Failure> {
     let jwks = match &config.jwks_url {
-        Some(url) => published(url)?,
+        Some(url) => published(url, config.tls.call.as_ref())?,
         None => kept(config, connection).await?,
     };
     Ok(Verifier::new(jwks, config.clock.clone()))
 }
 
-fn published(url: &str) -> Result<Jwks, Failure> {
-    let (client, url) = (reqwest::Client::builder().no_proxy().build()?, url.to_owned());
+fn published(url: &str, tls: Option<&ClientTls>) -> Result<Jwks, Failure> {
+    let (client, url) = (crate::tls::client(reqwest::Client::builder(), tls)?, url.to_owned());
     Ok(Jwks::start(move || {
         let request = client.get(&url);
         async move { Ok(request.send().await?.error_for_status()?.text().await?) }

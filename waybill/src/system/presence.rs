@@ -6,7 +6,6 @@ use axum::http::{Uri, uri::Scheme};
 use nats::{Connection, Instance, InstanceId, Registration, RegistryOptions};
 use service::{Check, Shutdown};
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
     time::Duration,
@@ -19,6 +18,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Where others reach the services of this process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advertise {
+    scheme: Scheme,
     host: String,
     /// Where it is not the one that the service listens on.
     port: Option<u16>,
@@ -29,19 +29,27 @@ impl Advertise {
     pub const fn has_port(&self) -> bool {
         self.port.is_some()
     }
+
+    /// Whether it says that TLS is spoken there.
+    pub fn is_tls(&self) -> bool {
+        self.scheme == Scheme::HTTPS
+    }
 }
 
 impl FromStr for Advertise {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const EXPECTED: &str = "expected http://HOST or http://HOST:PORT";
+        const EXPECTED: &str = "expected http://HOST or http://HOST:PORT, or https";
         let uri: Uri = text.parse().map_err(|_| EXPECTED)?;
-        let plain = uri.scheme() == Some(&Scheme::HTTP) && uri.path() == "/" && uri.query().is_none();
-        match uri.authority() {
-            Some(authority) if plain && !authority.as_str().contains('@') => {
-                Ok(Self { host: authority.host().to_owned(), port: authority.port_u16() })
-            }
+        let place = uri.path() == "/" && uri.query().is_none();
+        let scheme = uri.scheme().filter(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme));
+        match (scheme, uri.authority()) {
+            (Some(scheme), Some(authority)) if place && !authority.as_str().contains('@') => Ok(Self {
+                scheme: scheme.clone(),
+                host: authority.host().to_owned(),
+                port: authority.port_u16(),
+            }),
             _ => Err(EXPECTED),
         }
     }
@@ -66,14 +74,15 @@ impl Presence {
         ready: Check,
         shutdown: &Shutdown,
     ) -> Result<Self, Failure> {
-        let url = if let Some(Advertise { host, port }) = &config.advertise {
-            url(host, port.unwrap_or(address.port()))
+        let url = if let Some(Advertise { scheme, host, port }) = &config.advertise {
+            format!("{scheme}://{host}:{}", port.unwrap_or(address.port()))
         } else {
             let mut reached = address;
             if address.ip().is_unspecified() {
                 reached.set_ip(towards(&config.nats_url).await?);
             }
-            format!("http://{reached}")
+            let scheme = if config.tls.listen.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+            format!("{scheme}://{reached}")
         };
         let instance = Instance {
             service: service.name().to_owned(),
@@ -118,10 +127,6 @@ impl Presence {
     }
 }
 
-fn url(host: impl fmt::Display, port: u16) -> String {
-    format!("http://{host}:{port}")
-}
-
 /// The address of this machine on the way to NATS: others who share that NATS usually reach us there. Of several nodes
 /// the first is as good as any.
 async fn towards(nats_url: &str) -> Result<IpAddr, Failure> {
@@ -144,9 +149,11 @@ mod tests {
     #[test]
     fn an_address_for_others_is_a_host_with_or_without_a_port() {
         let read = |text: &str| text.parse::<Advertise>().map(|it| (it.host, it.port));
+        let tls = |text: &str| text.parse::<Advertise>().unwrap().is_tls();
+        assert!(tls("https://orders") && !tls("http://orders"));
         assert_eq!(read("http://orders-0"), Ok(("orders-0".to_owned(), None)));
         assert_eq!(read("http://[::1]:80/"), Ok(("[::1]".to_owned(), Some(80))));
-        for bad in ["orders-0", "orders-0:80", "https://x", "http://x/y", "http://x?y", "http://u:p@x", ""] {
+        for bad in ["orders-0", "orders-0:80", "nats://x", "http://x/y", "http://x?y", "http://u:p@x", ""] {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

@@ -1,0 +1,282 @@
+//! TLS between services, and in front of the gateway: certificates out of files, connections that are accepted, and what
+//! calls are made with.
+//!
+//! A service is known by its name, wherever it runs: the certificate of `orders` is for the name `orders`. So whoever has the
+//! key of another service cannot answer in its place, and instances come and go without new certificates.
+
+mod listener;
+
+pub use listener::{Listener, ServerTls, Stream};
+
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName, UnixTime,
+        pem::{self, PemObject},
+    },
+};
+use std::{
+    error::Error,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// The protocol inside; HTTP/2 is not spoken.
+const HTTP: &[u8] = b"http/1.1";
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{}: {error}", file.display())]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// There is no such thing in the file.
+    #[error("{}: {why}", file.display())]
+    Content {
+        /// Which.
+        file: PathBuf,
+        /// What is missing.
+        why: String,
+    },
+    /// What was read does not fit together.
+    #[error("{0}")]
+    Unfit(String),
+}
+
+/// What a process listens with, and what it calls others with.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Connections are accepted with it; plain ones without.
+    pub listen: Option<ServerTls>,
+    /// Others are called with it where they speak TLS.
+    pub call: Option<ClientTls>,
+}
+
+/// A certificate, with those that lead to who signed it, and its key.
+pub struct Identity {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl Identity {
+    /// Puts both together; whether they fit is seen when they are used.
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Self {
+        Self { chain, key }
+    }
+
+    fn parts(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (self.chain.clone(), self.key.clone_key())
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity")
+    }
+}
+
+/// The certificates in a file, at least one.
+pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found = CertificateDer::pem_file_iter(file).map_err(|error| unread(file, error))?;
+    let found = found.collect::<Result<Vec<_>, _>>().map_err(|error| unread(file, error))?;
+    if found.is_empty() {
+        return Err(TlsError::Content { file: file.to_owned(), why: "no certificate in PEM".to_owned() });
+    }
+    Ok(found)
+}
+
+/// The private key in a file.
+pub fn key(file: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_file(file).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            TlsError::Content { file: file.to_owned(), why: "no private key in PEM".to_owned() }
+        }
+        error => unread(file, error),
+    })
+}
+
+/// Those who are believed when they have signed a certificate.
+pub fn authorities(file: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(file)? {
+        roots
+            .add(certificate)
+            .map_err(|error| TlsError::Content { file: file.to_owned(), why: error.to_string() })?;
+    }
+    Ok(Arc::new(roots))
+}
+
+fn unread(file: &Path, error: pem::Error) -> TlsError {
+    let file = file.to_owned();
+    match error {
+        pem::Error::Io(error) => TlsError::Read { file, error },
+        error => TlsError::Content { file, why: error.to_string() },
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn unfit(error: impl fmt::Display) -> TlsError {
+    TlsError::Unfit(error.to_string())
+}
+
+/// What others are called with: who is believed, and the certificate to show.
+#[derive(Clone, Debug)]
+pub struct ClientTls {
+    roots: Arc<RootCertStore>,
+    identity: Option<Arc<Identity>>,
+}
+
+impl ClientTls {
+    /// Believes certificates that one of these has signed. Says at once where the identity is none.
+    pub fn new(roots: Arc<RootCertStore>, identity: Option<Arc<Identity>>) -> Result<Self, TlsError> {
+        let tls = Self { roots, identity };
+        tls.by_host()?;
+        Ok(tls)
+    }
+
+    /// For calls of a URL: its host has to be in the certificate.
+    pub fn by_host(&self) -> Result<ClientConfig, TlsError> {
+        self.config(self.verifier()?)
+    }
+
+    /// For calls of the service of this name, wherever it is.
+    pub fn by_name(&self, name: &str) -> Result<ClientConfig, TlsError> {
+        let name = server_name(name)?;
+        self.config(Arc::new(Named { inner: self.verifier()?, name }))
+    }
+
+    fn verifier(&self) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
+        WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), provider())
+            .build()
+            .map_err(unfit)
+    }
+
+    fn config(&self, verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, TlsError> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(unfit)?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier);
+        match &self.identity {
+            Some(identity) => {
+                let (chain, key) = identity.parts();
+                builder.with_client_auth_cert(chain, key).map_err(|error| unfit(in_words(&error)))
+            }
+            None => Ok(builder.with_no_client_auth()),
+        }
+    }
+
+    /// For who calls nobody with TLS, and has to have one all the same: no certificate is accepted.
+    pub fn believing_nobody() -> Result<ClientConfig, TlsError> {
+        let builder = ClientConfig::builder_with_provider(provider());
+        let builder = builder.with_safe_default_protocol_versions().map_err(unfit)?;
+        Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+    }
+}
+
+/// The name of a service as certificates have it.
+pub fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(name.to_owned()).map_err(unfit)
+}
+
+/// Checks that a certificate is for one name, whatever address was called. Everything else is checked as ever.
+#[derive(Debug)]
+struct Named {
+    inner: Arc<WebPkiServerVerifier>,
+    name: ServerName<'static>,
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _called: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// What TLS has against a connection, in words, where it is TLS that failed.
+pub fn fault(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<rustls::Error>() {
+            return Some(in_words(found));
+        }
+        // What an I/O error was made of is not its source.
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+fn in_words(error: &rustls::Error) -> String {
+    use rustls::Error as E;
+    match error {
+        // The latter is another authority of the same name.
+        E::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "its certificate is signed by somebody who is not believed".to_owned()
+        }
+        E::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "its certificate has expired".to_owned()
+        }
+        E::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "its certificate is for another name".to_owned(),
+        E::NoCertificatesPresented => "it shows no certificate".to_owned(),
+        E::AlertReceived(AlertDescription::CertificateRequired) => {
+            "it asks for a certificate, and none was shown".to_owned()
+        }
+        E::AlertReceived(
+            AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::DecryptError,
+        ) => "it does not accept the certificate that was shown".to_owned(),
+        E::InconsistentKeys(_) => "the key is not that of the certificate".to_owned(),
+        E::InvalidMessage(_) => "it does not speak TLS".to_owned(),
+        other => other.to_string(),
+    }
+}

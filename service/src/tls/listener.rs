@@ -1,0 +1,196 @@
+//! Connections as they come in, plain or with TLS.
+
+use super::{HTTP, Identity, TlsError, fault, in_words, provider, unfit};
+use crate::http::{STALLED, prepare};
+use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use std::{
+    fmt,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// How long a caller may take to agree on TLS, and how many may be at it.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const HANDSHAKES: usize = 1024;
+
+/// The certificate that connections are accepted with.
+#[derive(Clone)]
+pub struct ServerTls(TlsAcceptor);
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerTls")
+    }
+}
+
+impl ServerTls {
+    /// Shows this certificate; with `callers`, whoever comes has to show one that one of them has signed.
+    pub fn new(identity: &Identity, callers: Option<Arc<RootCertStore>>) -> Result<Self, TlsError> {
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(unfit)?;
+        let builder = match callers {
+            Some(roots) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+                builder.with_client_cert_verifier(verifier.build().map_err(unfit)?)
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let (chain, key) = identity.parts();
+        let mut config = builder.with_single_cert(chain, key).map_err(|error| unfit(in_words(&error)))?;
+        config.alpn_protocols = vec![HTTP.to_vec()];
+        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+    }
+
+    /// Agrees on TLS with whoever has connected, within this time.
+    pub async fn accept(&self, stream: TcpStream, within: Duration) -> io::Result<Stream> {
+        match timeout(within, self.0.accept(stream)).await {
+            Ok(accepted) => accepted.map(|stream| Stream::Tls(Box::new(stream))),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+/// A connection of a client.
+#[derive(Debug)]
+pub enum Stream {
+    /// As it came.
+    Plain(TcpStream),
+    /// Within TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(context, into),
+            Self::Tls(stream) => Pin::new(stream).poll_read(context, into),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}
+
+/// Where clients come in.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<ServerTls>,
+    /// Who connects and does not speak holds up nobody else.
+    handshakes: JoinSet<(io::Result<Stream>, SocketAddr)>,
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self::new(tcp, None)
+    }
+}
+
+impl Listener {
+    /// With a certificate connections are within TLS.
+    pub fn new(tcp: TcpListener, tls: Option<ServerTls>) -> Self {
+        Self { tcp, tls, handshakes: JoinSet::new() }
+    }
+
+    /// For who accepts connections himself.
+    pub fn into_parts(self) -> (TcpListener, Option<ServerTls>) {
+        (self.tcp, self.tls)
+    }
+
+    async fn next(&mut self) -> Option<(Stream, SocketAddr)> {
+        tokio::select! {
+            Some(ended) = self.handshakes.join_next() => match ended {
+                Ok((Ok(stream), address)) => return Some((stream, address)),
+                Ok((Err(error), address)) => {
+                    let why = fault(&error).unwrap_or_else(|| error.to_string());
+                    tracing::warn!(peer = %address, why, "a caller was refused");
+                }
+                Err(error) => tracing::warn!(%error, "a caller was lost"),
+            },
+            accepted = self.tcp.accept(), if self.handshakes.len() < HANDSHAKES => match accepted {
+                Ok((stream, address)) => {
+                    prepare(&stream, STALLED);
+                    let Some(tls) = self.tls.clone() else { return Some((Stream::Plain(stream), address)) };
+                    self.handshakes.spawn(async move { (tls.accept(stream, HANDSHAKE).await, address) });
+                }
+                // Of one connection, or the process has no file descriptors left: both pass.
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+        None
+    }
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = Stream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Stream, SocketAddr) {
+        loop {
+            if let Some(accepted) = self.next().await {
+                return accepted;
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+}

@@ -1,0 +1,285 @@
+//! TLS between everything: an order runs through a gateway that speaks it to services that ask for certificates; whoever has
+//! none, or one of somebody else, is refused and told why.
+
+use reqwest::{Certificate, Client, Identity as Shown};
+use serde_json::{Value, json};
+use service::tls::{ClientTls, Identity, ServerTls, Tls, authorities, certificates, key};
+use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use tempfile::TempDir;
+use tokio::{io::AsyncReadExt, net::TcpStream};
+use waybill::{api::Cart, system::Service};
+use waybill_tests::{Serve, World, eventually, run};
+
+const SOON: Duration = Duration::from_secs(30);
+const ROUTES: &str = include_str!("../../gateway/routes.toml");
+
+/// Certificates of one authority.
+struct Certificates(TempDir);
+
+impl Certificates {
+    async fn make() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (code, said) = run(&["dev-certs", "--out", dir.path().to_str().unwrap()]).await.unwrap();
+        assert_eq!(code, Some(0), "{said}");
+        Self(dir)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Mutual TLS with the certificate of one role, for services in this process.
+    fn mutual(&self, role: &str) -> Tls {
+        let chain = certificates(&self.path(&format!("{role}.pem"))).unwrap();
+        let identity = Arc::new(Identity::new(chain, key(&self.path(&format!("{role}.key"))).unwrap()));
+        let roots = authorities(&self.path("ca.pem")).unwrap();
+        let listen = ServerTls::new(&identity, Some(roots.clone())).unwrap();
+        Tls { listen: Some(listen), call: Some(ClientTls::new(roots, Some(identity)).unwrap()) }
+    }
+
+    /// Flags by which a process calls as a role, and listens as it.
+    fn as_role(&self, role: &str) -> Vec<String> {
+        let of = |end: &str| self.file(&format!("{role}.{end}"));
+        let ca = self.file("ca.pem");
+        ["--tls-ca", &ca, "--tls-cert", &of("pem"), "--tls-key", &of("key"), "--tls-client-ca", &ca]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    /// Those by which a gateway speaks TLS to its clients too.
+    fn edge(&self) -> Vec<String> {
+        let own = ["--gateway-cert", &self.file("gateway.pem"), "--gateway-key", &self.file("gateway.key")];
+        self.as_role("gateway").into_iter().chain(own.map(str::to_owned)).collect()
+    }
+
+    /// Who believes this authority, and shows no certificate unless it is that of a role.
+    fn client(&self, role: Option<&str>) -> Client {
+        let ca = fs::read(self.path("ca.pem")).unwrap();
+        let builder = Client::builder().no_proxy().timeout(SOON);
+        let builder = builder.tls_certs_only([Certificate::from_pem(&ca).unwrap()]);
+        let builder = match role {
+            Some(role) => {
+                let read = |end: &str| fs::read(self.path(&format!("{role}.{end}"))).unwrap();
+                builder.identity(Shown::from_pem(&[read("pem"), read("key")].concat()).unwrap())
+            }
+            None => builder,
+        };
+        builder.build().unwrap()
+    }
+}
+
+/// All services in this process, with mutual TLS.
+async fn world(certificates: &Certificates) -> World {
+    let tls = certificates.mutual("all");
+    World::with(|config| config.tls = tls).await.unwrap()
+}
+
+/// A gateway process that notices soon what is wrong with instances.
+async fn gateway(world: &World, name: &str, flags: &[String]) -> (Serve, SocketAddr) {
+    let file = world.config.data.with_file_name("gateway.toml");
+    fs::write(&file, format!("[health]\nevery = \"200ms\"\nfall = 1\n{ROUTES}")).unwrap();
+    let config = ["--gateway-config".to_owned(), file.to_str().unwrap().to_owned()];
+    let process = Serve::with(world, "gateway", name, &[&config, flags].concat()).unwrap();
+    let address = process.address().await;
+    (process, address)
+}
+
+/// Waits until the log of a process has a line that says this.
+async fn says(process: &Serve, what: &str) {
+    eventually(what, SOON, async || {
+        process.log().iter().any(|line| line.to_string().contains(what)).then_some(())
+    })
+    .await;
+}
+
+/// What is wrong with a connection, in the words of the library.
+fn why(error: &reqwest::Error) -> String {
+    service::tls::fault(error).unwrap_or_else(|| format!("{error:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_runs_through_a_gateway_and_services_that_speak_tls() {
+    let certificates = Certificates::make().await;
+    let world = world(&certificates).await;
+    let (edge, address) = gateway(&world, "edge", &certificates.edge()).await;
+    // One more of orders, as a process of its own with the certificate of orders.
+    let orders = Serve::with(&world, "orders", "orders-2", &certificates.as_role("orders")).unwrap();
+    let direct = orders.address().await;
+    // Who connects and says nothing holds up nobody, here and there.
+    let (_silent, _mute) =
+        (TcpStream::connect(address).await.unwrap(), TcpStream::connect(direct).await.unwrap());
+
+    let client = certificates.client(None);
+    let token = world.api.tokens().unwrap().operator().await.unwrap();
+    let ask = async |path: &str| {
+        let asked = client.get(format!("https://localhost:{}{path}", address.port())).bearer_auth(&token);
+        let answer = asked.send().await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.json::<Value>().await.unwrap_or_default()))
+    };
+    eventually("both instances of orders are well", SOON, async || {
+        let (_, instances) = ask("/api/ops/instances").await?;
+        let well = |one: &&Value| one["service"] == "orders" && one["healthy"] == true;
+        (instances.as_array()?.iter().filter(well).count() == 2).then_some(())
+    })
+    .await;
+
+    // Through all of it: the gateway asks services, orders ask users, and everything settles.
+    let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), 30).await.unwrap();
+    let user_id = world.api.register("u").await.unwrap();
+    let (account_id, opened) = world.api.open_account("a", user_id, 10_000).await.unwrap();
+    let items = vec![("TEA".to_owned(), 2)];
+    let cart = Cart { user_id, account_id, items, country: "DE".to_owned() };
+    let after = format!("{},{}", stocked.position().unwrap(), opened.position().unwrap());
+    let customer = world.api.tokens().unwrap().customer(user_id).await.unwrap();
+    for number in 0..4 {
+        let placed = client
+            .post(format!("https://127.0.0.1:{}/api/orders", address.port()))
+            .bearer_auth(&customer)
+            .header("Idempotency-Key", format!("o-{number}"))
+            .header("Waybill-Position", &after)
+            .json(&cart.body());
+        let placed = placed.send().await.unwrap();
+        assert_eq!(placed.status().as_u16(), 202, "{}", placed.text().await.unwrap());
+        let placed: Value = placed.json().await.unwrap();
+        let path = format!("/api/orders/{}", placed["id"].as_str().unwrap());
+        let order = eventually("the order is carried out", SOON, async || {
+            let (status, order) = ask(&path).await?;
+            (status == 200 && order["status"] == "completed").then_some(order)
+        })
+        .await;
+        assert_eq!(order["userSnapshot"]["stale"], false, "orders could ask users: {order}");
+    }
+
+    // Plain HTTP is not spoken where TLS is; what there was to say is said in TLS.
+    assert!(client.get(format!("http://{address}/health")).send().await.is_err());
+    // How each is, for what starts containers.
+    let port = direct.port().to_string();
+    let health = |flags: &[&str]| {
+        let line = [&["health", "--ready", "--port", &port], flags].concat();
+        line.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let own = certificates.as_role("orders");
+    let own: Vec<_> = own[..6].iter().map(String::as_str).collect();
+    let ready = health(&own);
+    eventually("it is ready", SOON, async || {
+        let (code, _) = run(&ready.iter().map(String::as_str).collect::<Vec<_>>()).await.ok()?;
+        (code == Some(0)).then_some(())
+    })
+    .await;
+    let url = format!("https://127.0.0.1:{port}");
+    let bare = ["health", "--url", &url, "--tls-ca", &certificates.file("ca.pem")];
+    let (code, said) = run(&bare).await.unwrap();
+    assert!(code == Some(1) && said.contains("it asks for a certificate, and none was shown"), "{said}");
+    drop((edge, orders));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shows_no_certificate_or_one_of_somebody_else_is_refused_and_told_why() {
+    let (certificates, others) = (Certificates::make().await, Certificates::make().await);
+    let world = world(&certificates).await;
+    let (_, inventory) =
+        world.system.as_ref().unwrap().addresses().iter().find(|(of, _)| **of == Service::Inventory).unwrap();
+    let url = format!("https://127.0.0.1:{}/health", inventory.port());
+    let health = async |client: Client| client.get(&url).send().await;
+
+    assert_eq!(health(certificates.client(Some("gateway"))).await.unwrap().status(), 200);
+    let none = health(certificates.client(None)).await.unwrap_err();
+    assert_eq!(why(&none), "it asks for a certificate, and none was shown");
+    let foreign = health(others.client(Some("gateway"))).await.unwrap_err();
+    assert_eq!(why(&foreign), "its certificate is signed by somebody who is not believed");
+    // One that it believes shows a certificate that somebody else has signed.
+    let mixed = tempfile::tempdir().unwrap();
+    fs::copy(certificates.path("ca.pem"), mixed.path().join("ca.pem")).unwrap();
+    for end in ["pem", "key"] {
+        let name = format!("gateway.{end}");
+        fs::copy(others.path(&name), mixed.path().join(&name)).unwrap();
+    }
+    let mixed = health(Certificates(mixed).client(Some("gateway"))).await.unwrap_err();
+    assert_eq!(why(&mixed), "it does not accept the certificate that was shown");
+    // Whoever speaks plainly is hung up on.
+    let mut plain = TcpStream::connect(inventory).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut plain, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer).await;
+    assert!(!String::from_utf8_lossy(&answer).contains("HTTP/1.1"), "{answer:?}");
+
+    // The same of gateways: with another authority, without a certificate, and with nothing that is said of TLS.
+    let (wrong, at) = gateway(&world, "wrong", &others.as_role("gateway")).await;
+    says(&wrong, "its certificate is signed by somebody who is not believed").await;
+    let asked = Client::new().get(format!("http://{at}/api/products/TEA")).send().await.unwrap();
+    assert_eq!(asked.status(), 503);
+    let bare = ["--tls-ca".to_owned(), certificates.file("ca.pem")];
+    let (bare, _) = gateway(&world, "bare", &bare).await;
+    says(&bare, "it asks for a certificate, and none was shown").await;
+    let (open, at) = gateway(&world, "open", &[]).await;
+    says(&open, "it speaks TLS, and nothing says whose certificates to believe: --tls-ca").await;
+    assert_eq!(
+        Client::new().get(format!("http://{at}/api/products/TEA")).send().await.unwrap().status(),
+        503
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_the_certificate_of_another_service_cannot_answer_in_its_place() {
+    let certificates = Certificates::make().await;
+    let tls = certificates.mutual("inventory");
+    let world = World::of(&[Service::Inventory], |config| config.tls = tls).await.unwrap();
+    let (edge, _) = gateway(&world, "edge", &certificates.as_role("gateway")).await;
+    // It is known as orders, and shows that it is the inventory.
+    let _impostor = Serve::with(&world, "orders", "impostor", &certificates.as_role("inventory")).unwrap();
+    says(&edge, "its certificate is for another name").await;
+    let of_orders = |line: &Value| line["service"] == "orders" && line.to_string().contains("another name");
+    assert!(edge.log().iter().any(of_orders));
+    assert!(
+        !edge
+            .log()
+            .iter()
+            .any(|line| line["service"] == "inventory" && line["message"] == "instance is unhealthy")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_certificates_is_said_all_at_once_at_the_start() {
+    let certificates = Certificates::make().await;
+    let at = |name: &str| certificates.file(name);
+    let (ca, cert, key) = (at("none.pem"), at("orders.pem"), at("users.key"));
+    let own = at("gateway.pem");
+    let line = [
+        "serve",
+        "all",
+        "--nats-url",
+        "nats://127.0.0.1:1",
+        "--tls-ca",
+        &ca,
+        "--tls-cert",
+        &cert,
+        "--tls-key",
+        &key,
+        "--gateway-cert",
+        &own,
+        "--advertise",
+        "http://here",
+    ];
+    let (code, said) = run(&line).await.unwrap();
+    assert_eq!(code, Some(64), "{said}");
+    for fault in
+        ["--tls-ca: ", "--tls-cert: the key is not that of the certificate", "--gateway-key: is missing"]
+    {
+        assert!(said.contains(fault), "{fault} is missing in {said}");
+    }
+    let file = Path::new(&ca).with_file_name("w.toml");
+    let key = at("orders.key");
+    let text =
+        json!({ "tls-ca": at("ca.pem"), "tls-cert": cert, "tls-key": key, "advertise": "http://here" });
+    let keys = text.as_object().unwrap().iter().map(|(name, value)| format!("{name} = {value}\n"));
+    fs::write(&file, format!("[serve]\n{}", keys.collect::<String>())).unwrap();
+    let (code, said) = run(&["config", "--check", file.to_str().unwrap()]).await.unwrap();
+    assert!(code == Some(64) && said.contains("serve.advertise: the services listen with TLS"), "{said}");
+}
