@@ -76,7 +76,11 @@ async fn what_starts_waits_for_what_it_needs_and_starts_again() {
         if waybill {
             assert_eq!(one["read_only"], true, "{name}");
             assert_eq!(one["cap_drop"], json!(["ALL"]), "{name}");
-            assert_eq!(one["healthcheck"]["test"], json!(["CMD", "waybill", "health", "--ready"]));
+            let asked = one["healthcheck"]["test"].as_array().unwrap();
+            assert_eq!(asked[..4], ["CMD", "waybill", "health", "--ready"].map(Value::from), "{name}");
+            // With the certificate that it listens with; the gateway's clients on this machine speak plainly.
+            let url = if name == "gateway" { &["--url", "http://127.0.0.1:8080"][..] } else { &[] };
+            assert_eq!(asked[4..], url.iter().copied().map(Value::from).collect::<Vec<_>>(), "{name}");
         }
         let open = one["environment"].to_string().to_lowercase();
         assert!(!open.contains("password\":") || open.contains("_file\":"), "{name}: secrets are files");
@@ -136,6 +140,49 @@ async fn each_is_known_to_nats_by_a_key_of_its_own() {
     assert!(conf.contains("include \"accounts.conf\""), "{conf}");
 }
 
+#[tokio::test]
+async fn each_shows_a_certificate_of_its_own_and_believes_one_authority() {
+    let compose = compose().await;
+    let services = compose["services"].as_object().unwrap();
+    for (name, one) in services.iter().filter(|(_, one)| one["environment"]["WAYBILL_NATS_URL"].is_string()) {
+        let role = match name.as_str() {
+            "provision" => "provisioning",
+            name => name.strip_suffix("-service").unwrap_or(name),
+        };
+        let given = one["secrets"].as_array().unwrap();
+        let certificate = json!({ "source": format!("tls-{role}"), "target": "tls-certificate" });
+        let key = json!({ "source": format!("tls-{role}-key"), "target": "tls-key" });
+        for secret in [&json!("tls-ca"), &certificate, &key] {
+            assert!(given.contains(secret), "{name} has no {secret}");
+        }
+        assert_eq!(given.iter().filter(|one| one.to_string().contains("tls-")).count(), 3, "{name}");
+        for (variable, file) in [
+            ("WAYBILL_NATS_CA", "tls-ca"),
+            ("WAYBILL_NATS_CERT", "tls-certificate"),
+            ("WAYBILL_NATS_KEY", "tls-key"),
+            ("WAYBILL_TLS_CA", "tls-ca"),
+            ("WAYBILL_TLS_CERT", "tls-certificate"),
+            ("WAYBILL_TLS_KEY", "tls-key"),
+            ("WAYBILL_TLS_CLIENT_CA", "tls-ca"),
+        ] {
+            assert_eq!(one["environment"][variable], format!("/run/secrets/{file}"), "{name}: {variable}");
+        }
+    }
+    for name in ["nats", "nats-1", "nats-2", "nats-3"] {
+        for file in ["ca.pem", "node.pem", "node.key"] {
+            let mounted = json!(format!("./secrets/tls/{file}:/etc/nats/tls/{file}:ro"));
+            assert!(services[name]["volumes"].as_array().unwrap().contains(&mounted), "{name}: {file}");
+        }
+    }
+    // As the generated configuration of the cluster has it.
+    let tls = "cert_file: \"/etc/nats/tls/node.pem\", key_file: \"/etc/nats/tls/node.key\", ca_file: \"/etc/nats/tls/ca.pem\", verify: true";
+    assert!(fs::read_to_string(file("deploy/compose/node.conf")).unwrap().contains(tls));
+    let prometheus = fs::read_to_string(file("deploy/observability/prometheus.yaml")).unwrap();
+    for line in ["scheme: https", "ca_file: /run/secrets/tls-ca", "cert_file: /run/secrets/tls-certificate"] {
+        assert!(prometheus.contains(line), "{line}");
+    }
+}
+
 /// What the script makes is what the files name, and what a server takes.
 #[tokio::test]
 async fn the_script_makes_every_secret() {
@@ -155,6 +202,7 @@ async fn the_script_makes_every_secret() {
     let cluster = fs::read_to_string(dir.path().join("secrets/nats/cluster.conf")).unwrap();
     let routes = cluster.lines().find(|line| line.trim_start().starts_with("routes:")).unwrap();
     assert!(routes.contains("@nats-3:6222") && cluster.contains("include \"accounts.conf\""), "{routes}");
+    assert_eq!(cluster.matches("/etc/nats/tls/node.pem").count(), 2, "between nodes, and for clients");
 }
 
 #[tokio::test]
@@ -165,6 +213,8 @@ async fn what_it_mounts_and_reads_is_there() {
             let (from, _) = volume.as_str().unwrap().split_once(':').unwrap();
             let there = if let Some(made) = from.strip_prefix("./secrets/nats/") {
                 ["cluster.conf", "accounts.conf"].contains(&made)
+            } else if let Some(made) = from.strip_prefix("./secrets/tls/") {
+                ["ca.pem", "node.pem", "node.key"].contains(&made)
             } else if from.starts_with("./") {
                 file(from).exists()
             } else {
@@ -178,6 +228,12 @@ async fn what_it_mounts_and_reads_is_there() {
     for (name, secret) in compose["secrets"].as_object().unwrap() {
         if let Some(role) = name.strip_prefix("nats-") {
             assert_eq!(secret["file"], format!("./secrets/nats/seeds/{role}.nk"));
+            continue;
+        }
+        if let Some(of) = name.strip_prefix("tls-") {
+            let made =
+                of.strip_suffix("-key").map_or_else(|| format!("{of}.pem"), |role| format!("{role}.key"));
+            assert_eq!(secret["file"], format!("./secrets/tls/{made}"));
             continue;
         }
         assert_eq!(secret["file"], format!("./secrets/{name}"));

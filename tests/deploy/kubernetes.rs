@@ -34,8 +34,10 @@ fn deployed() -> Vec<String> {
 #[tokio::test]
 async fn every_object_is_what_kubernetes_knows() {
     for version in VERSIONS {
-        let faults = faults(&file("deploy/kubernetes/waybill.yaml"), version).await;
-        assert!(faults.is_empty(), "{version}: {faults}");
+        for name in ["waybill.yaml", "waybill-tls.yaml"] {
+            let faults = faults(&file(&format!("deploy/kubernetes/{name}")), version).await;
+            assert!(faults.is_empty(), "{name} {version}: {faults}");
+        }
     }
 }
 
@@ -46,12 +48,14 @@ fn the_one_file_is_what_kustomize_makes() {
         eprintln!("no kubectl: waybill.yaml is not compared with its sources");
         return;
     }
-    for overlay in ["production", "single"] {
+    for (overlay, kept) in
+        [("production", Some("waybill.yaml")), ("tls", Some("waybill-tls.yaml")), ("single", None)]
+    {
         let folder = file(&format!("deploy/kubernetes/overlays/{overlay}"));
         let made = Command::new("kubectl").arg("kustomize").arg(folder).output().unwrap();
         assert!(made.status.success(), "{overlay}: {}", String::from_utf8_lossy(&made.stderr));
-        if overlay == "production" {
-            let kept = fs::read_to_string(file("deploy/kubernetes/waybill.yaml")).unwrap();
+        if let Some(kept) = kept {
+            let kept = fs::read_to_string(file(&format!("deploy/kubernetes/{kept}"))).unwrap();
             let (_, kept) = kept.split_once('\n').unwrap();
             assert!(kept == String::from_utf8_lossy(&made.stdout), "run deploy/kubernetes/render");
         }
@@ -217,6 +221,74 @@ async fn each_is_known_to_nats_by_a_key_of_its_own_and_only_the_job_makes_stream
     assert_eq!(values["config"]["merge"]["00$include"], "../nats-accounts/accounts.conf");
     assert_eq!(values["container"]["patch"][0]["value"]["mountPath"], "/etc/nats-accounts");
     assert_eq!(values["podTemplate"]["patch"][0]["value"]["secret"]["secretName"], "nats-accounts");
+}
+
+/// With TLS everything else is as it is without.
+#[tokio::test]
+async fn with_tls_each_shows_a_certificate_of_its_own_and_is_asked_by_who_has_one() {
+    let all = documents(&file("deploy/kubernetes/waybill-tls.yaml")).await;
+    let plain = manifests().await;
+    assert_eq!(all.len(), plain.len());
+    let told = &named(&all, "ConfigMap", "waybill")["data"];
+    for (variable, file) in [
+        ("WAYBILL_NATS_CA", "ca.crt"),
+        ("WAYBILL_NATS_CERT", "tls.crt"),
+        ("WAYBILL_NATS_KEY", "tls.key"),
+        ("WAYBILL_TLS_CA", "ca.crt"),
+        ("WAYBILL_TLS_CERT", "tls.crt"),
+        ("WAYBILL_TLS_KEY", "tls.key"),
+        ("WAYBILL_TLS_CLIENT_CA", "ca.crt"),
+    ] {
+        assert_eq!(told[variable], format!("/run/secrets/tls/{file}"), "{variable}");
+    }
+    for one in of_kind(&all, "Deployment").chain([named(&all, "Job", "provision")]) {
+        let (kind, name) = (one["kind"].as_str().unwrap(), one["metadata"]["name"].as_str().unwrap());
+        let role =
+            if name == "provision" { "provisioning" } else { name.strip_suffix("-service").unwrap_or(name) };
+        let pod = &one["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == "tls").unwrap();
+        assert_eq!(volume["secret"]["secretName"], format!("{role}-tls"), "{name}");
+        let container = &pod["containers"][0];
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        assert!(
+            mounts.iter().any(|one| one["name"] == "tls" && one["mountPath"] == "/run/secrets/tls"),
+            "{name}"
+        );
+        if name == "provision" {
+            continue;
+        }
+        let env = container["env"].as_array().unwrap();
+        let place = env.iter().find(|one| one["name"] == "WAYBILL_ADVERTISE_URL").unwrap();
+        assert_eq!(place["value"], "https://$(POD_IP):3000", "{name}");
+        let before = &named(&plain, kind, name)["spec"]["template"]["spec"]["containers"][0];
+        for (probe, path) in
+            [("startupProbe", "/health"), ("livenessProbe", "/health"), ("readinessProbe", "/ready")]
+        {
+            let (now, before) = (&container[probe], &before[probe]);
+            assert_eq!(now["initialDelaySeconds"], before["initialDelaySeconds"], "{name}");
+            let asked = ["waybill", "health"].into_iter().chain((path == "/ready").then_some("--ready"));
+            if name == "gateway" {
+                // Its own clients have no certificate, so the kubelet needs none.
+                let expected = serde_json::json!({ "path": path, "port": "http", "scheme": "HTTPS" });
+                assert_eq!(now["httpGet"], expected, "{name}");
+                assert!(now["exec"].is_null());
+            } else {
+                assert_eq!(now["exec"]["command"], serde_json::json!(asked.collect::<Vec<_>>()), "{name}");
+                assert!(now["httpGet"].is_null());
+            }
+        }
+        assert_eq!(container["resources"], before["resources"], "{name}");
+    }
+    let gateway = named(&all, "Deployment", "gateway").to_string();
+    for shown in ["WAYBILL_GATEWAY_CERT", "WAYBILL_GATEWAY_KEY", "gateway-clients-tls"] {
+        assert!(gateway.contains(shown), "{shown}");
+    }
+    let values = documents(&file("deploy/kubernetes/nats-values-tls.yaml")).await.remove(0);
+    for tls in [&values["config"]["nats"]["tls"], &values["config"]["cluster"]["tls"]] {
+        assert_eq!((&tls["enabled"], &tls["merge"]["verify"]), (&true.into(), &true.into()));
+        assert_eq!(tls["secretName"], values["tlsCA"]["secretName"]);
+    }
 }
 
 #[tokio::test]
