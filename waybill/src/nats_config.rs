@@ -24,6 +24,9 @@ Examples:
   waybill provision --nats-url nats://127.0.0.1:4222 --nats-nkey-file secrets/nats/seeds/provisioning.nk --master-key-file key
   waybill serve orders --nats-url nats://127.0.0.1:4222 --nats-nkey-file secrets/nats/seeds/orders.nk --master-key-file key";
 
+/// Bytes of a secret of Kubernetes at most.
+const SECRET: usize = 1 << 20;
+
 /// Flags of `waybill nats-config`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -77,7 +80,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     let password = args.out.join("route-password");
     let password = if nodes.is_empty() { String::new() } else { kept(&password, random)? };
-    write(&args.out.join("accounts.conf"), &rights::layout(&channels).render(&keys))?;
+    let accounts = rights::layout(&channels).render(&keys);
+    write(&args.out.join("accounts.conf"), &accounts)?;
     let listen = listen.and_then(|place| {
         let (host, port) = place.rsplit_once(':')?;
         Some((host.to_owned(), port.parse().ok()?))
@@ -87,6 +91,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     write(&args.out.join(name), &secured.render())?;
     println!("{}: who may do what\n{}: for nats-server -c", shown(args, "accounts.conf"), shown(args, name));
     println!("{}: a key for each of {} roles, to be given to nobody else", shown(args, "seeds"), keys.len());
+    if accounts.len() > SECRET {
+        println!(
+            "accounts.conf has more than 1 MiB, which a secret of Kubernetes has no room for: put it on a volume"
+        );
+    }
     Ok(())
 }
 
@@ -199,6 +208,20 @@ mod tests {
                 assert_eq!(mode(&out.join("seeds")), 0o700);
             }
         }
+    }
+
+    #[test]
+    fn the_accounts_fit_into_a_secret_of_kubernetes_also_with_many_webhooks() {
+        let size = |webhooks: usize| {
+            let told = (0..webhooks).map(|number| format!("webhook-receiver-{number:02}"));
+            let channels: Vec<_> =
+                [commands::notifications::EMAIL.to_owned()].into_iter().chain(told).collect();
+            let keys = rights::roles().map(|role| (role.to_owned(), Seed::generate().public().to_owned()));
+            rights::layout(&channels).render(&keys.collect()).len()
+        };
+        // As docs/security.md has it.
+        let (without, with) = (size(0), size(15));
+        assert!(without < 700_000 && with < SECRET, "{without} bytes, with 15 webhooks {with}");
     }
 
     #[test]
