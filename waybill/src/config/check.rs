@@ -76,4 +76,35 @@ mod tests {
         let text = text.replace("/run/secrets/master-key", key.path().to_str().unwrap());
         assert!(checked(&text).unwrap().contains("in order: dev, serve"));
     }
+
+    #[test]
+    fn the_sample_shows_every_key_and_how_it_is_said() {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/waybill.toml");
+        let text = fs::read_to_string(sample).unwrap();
+        // What is commented out is said too.
+        let is_key = |line: &&str| {
+            line.strip_prefix("# ")
+                .and_then(|line| line.split_once(" = "))
+                .is_some_and(|(key, _)| !key.contains(' '))
+        };
+        let said: Vec<_> = text.lines().map(|line| if is_key(&line) { &line[2..] } else { line }).collect();
+        let said = said.join("\n");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), &said).unwrap();
+        let command = Cli::command();
+        File::read(file.path(), &command).unwrap();
+        let table: toml::Table = said.parse().unwrap();
+        let (serve, dev) = (table["serve"].as_table().unwrap(), command.find_subcommand("dev").unwrap());
+        let open = |argument: &&clap::Arg| !argument.is_hide_env_values_set();
+        let keys = |of: &clap::Command| {
+            let longs = of.get_arguments().filter(open).filter_map(clap::Arg::get_long).map(str::to_owned);
+            longs.filter(|long| !["help", "version", "config"].contains(&long.as_str())).collect::<Vec<_>>()
+        };
+        for key in keys(command.find_subcommand("serve").unwrap()) {
+            assert!(serve.contains_key(&key) || table.contains_key(&key), "serve.{key} is not in the sample");
+        }
+        for key in keys(dev) {
+            assert!(serve.contains_key(&key) || table.contains_key(&key), "dev.{key} is like none of serve");
+        }
+    }
 }
