@@ -22,7 +22,7 @@ use std::{
 };
 
 /// Where the crate keeps events, as in its own `db/init.sql`.
-const TABLE: &str = "CREATE TABLE events (
+pub(crate) const TABLE: &str = "CREATE TABLE events (
     aggregate_type text NOT NULL,
     aggregate_id   text NOT NULL,
     sequence       bigint CHECK (sequence >= 0) NOT NULL,

@@ -1,10 +1,12 @@
 //! # rivals: Waybill beside other event stores
 //!
 //! Measures "create and two appends per aggregate" with fsync before every acknowledgement: UmaDB, cqrs-es on PostgreSQL and
-//! Waybill in its durable profile, all on this machine and in one run, round by round in turn.
+//! Waybill in its durable profile, all on this machine and in one run, round by round in turn. `fold` measures the other half:
+//! order events folded into a table of PostgreSQL.
 
 mod cqrs;
 mod event;
+mod fold;
 mod measure;
 mod report;
 mod server;
@@ -78,6 +80,9 @@ enum Role {
         /// Where to keep the data.
         folder: PathBuf,
     },
+    /// Measure projecting instead: order events folded into an orders table of PostgreSQL, beside cqrs-es, disintegrate and
+    /// eventsourcing (Python, installed into target/ when it is first needed).
+    Fold(fold::Arguments),
 }
 
 /// A contender's name.
@@ -138,8 +143,15 @@ async fn main() -> Result<()> {
     if arguments.quick {
         (arguments.rounds, arguments.seconds) = (1, 1.0);
     }
-    if let Some(Role::UmadbServer { address, folder }) = &arguments.role {
-        return umadb::serve(address, folder).await;
+    match &arguments.role {
+        Some(Role::UmadbServer { address, folder }) => return umadb::serve(address, folder).await,
+        Some(Role::Fold(fold)) => {
+            return tokio::select! {
+                done = fold::run(fold) => done,
+                _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+            };
+        }
+        None => {}
     }
     let report = tokio::select! {
         report = compare(&arguments) => report?,
