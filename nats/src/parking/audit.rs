@@ -52,9 +52,16 @@ impl Parking {
         if known { Ok(()) } else { self.say_parked(letter, cause).await }
     }
 
-    /// Says that a message was passed over.
+    /// Says that a message was passed over, unless that is known: whoever said so may have died before he passed it, and
+    /// others behind it.
     pub(crate) async fn say_skipped(&self, failure: Failure, cause: &Cause) -> Result<(), ParkingError> {
         let id = DeadLetterId::of(&failure.consumer, &failure.subject);
+        let last = self.store.last(&Aggregate::DeadLetter.subject(id)).await?;
+        if let Some(Ok(Fact::DeadLetter(DeadLetterEvent::Skipped(said)))) = last.map(|last| last.fact())
+            && said.failure.sequence >= failure.sequence
+        {
+            return Ok(());
+        }
         self.say(id, MessageSkipped { dead_letter_id: id, failure }.into(), cause).await
     }
 
