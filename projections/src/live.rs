@@ -11,6 +11,7 @@ mod documentation;
 mod follow;
 mod history;
 mod hub;
+mod later;
 mod metrics;
 mod queue;
 mod registry;

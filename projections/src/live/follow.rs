@@ -188,17 +188,22 @@ impl Follow {
     /// Waits until the feed has told all that was looked at, and adds what was heard meanwhile. Where the client is then, or
     /// why it has to begin anew. `whole` is when everything was looked at at once.
     async fn settle(
-        &self,
+        &mut self,
         fresh: &mut HashMap<Arc<str>, Fresh>,
         whole: Option<Look>,
     ) -> Result<Result<Cursor, Why>, Problem> {
         loop {
             let contained = self.shared.contained().await?;
-            let now = self.shared.hub.reached(&contained).await?;
+            let progress = self.shared.projections.progress();
+            let now = self.shared.hub.reached(&contained, &progress).await?;
             let mut unsure = Vec::new();
             for item in self.queue.extract(self.tag, now.sequence) {
                 match item {
                     Item::Reset(why) => return Ok(Err(why)),
+                    Item::Settled { key, .. } => match fresh.get_mut(&key) {
+                        Some(fresh) => fresh.ahead = false,
+                        None => self.ahead.forget(&key),
+                    },
                     Item::Change(change) if merge(fresh, &change, whole) => {}
                     Item::Change(change) => unsure.push(change),
                 }
@@ -241,6 +246,10 @@ impl Follow {
     pub(crate) async fn take(&mut self, item: Item) -> Result<Vec<Said>, Problem> {
         let change = match item {
             Item::Reset(why) => return self.opening(Err(Some(why))).await,
+            Item::Settled { key, .. } => {
+                self.ahead.forget(&key);
+                return Ok(Vec::new());
+            }
             Item::Change(change) => change,
         };
         let (document, ahead) = match &change.now {

@@ -1,27 +1,30 @@
 //! Follows the change feed for everybody: asks for each document that has changed and that somebody follows, once, and puts
-//! it into the queues of those who do.
+//! it into the queues of those who do ([`telling`]).
+
+mod telling;
 
 use super::{
-    LiveModel, LiveOptions, Shared,
+    LiveOptions, Shared,
     bookmark::Bookmark,
     cursor::Cursor,
-    document::Document,
-    history::{Entry, History},
+    history::History,
+    later,
     metrics::FeedMetrics,
-    queue::{Change, Item, Now, Queue, Why},
+    queue::{Queue, Why},
     registry::{Registry, Seat, Slot},
     target::{self, Target},
 };
-use crate::View;
+use crate::{Progress, View};
 use events::Position;
 use lru::LruCache;
 use service::{Clock, Problem, auth::Principal};
 use std::{
-    collections::{HashMap, HashSet},
     num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use telling::Told;
+pub(super) use telling::{Looked, Wanted};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -54,8 +57,8 @@ struct State {
     registry: Registry,
     history: History,
     owners: LruCache<(usize, Arc<str>), Uuid>,
-    /// What each query answered, where nothing has changed since.
-    answers: LruCache<Arc<str>, u64>,
+    /// What was told of each document, where nothing has changed since.
+    answers: LruCache<Arc<str>, Told>,
     /// When the last user was erased, in seconds since 1970.
     erased: i64,
 }
@@ -94,29 +97,6 @@ impl Drop for Place {
 
 /// What somebody has missed, or why he has to begin anew; neither where he comes for the first time.
 pub(crate) type Missed = Result<Vec<(u64, Arc<str>)>, Option<Why>>;
-
-/// Documents of one key that somebody wants.
-pub(super) struct Wanted {
-    pub(super) model: usize,
-    pub(super) key: Arc<str>,
-    pub(super) sequence: u64,
-    /// The queries that answer them.
-    pub(super) paths: HashSet<Arc<str>>,
-    /// Whether they may contain what the feed tells only behind `sequence`.
-    pub(super) ahead: bool,
-}
-
-/// What has changed up to a mark, looked at.
-pub(super) struct Looked {
-    pub(super) wanted: Vec<Wanted>,
-    pub(super) found: HashMap<Arc<str>, Now>,
-    /// The mark.
-    pub(super) sequence: u64,
-    /// What it says.
-    pub(super) told: Vec<Position>,
-    /// When the first of it was told.
-    pub(super) oldest: Option<jiff::Timestamp>,
-}
 
 impl Hub {
     pub(super) fn new(
@@ -162,10 +142,8 @@ impl Hub {
     ) -> Result<(Place, Missed), Problem> {
         let hub = &shared.hub;
         let mut ready = hub.ready.subscribe();
-        let followed = tokio::time::timeout(READY_WITHIN, ready.wait_for(|ready| *ready)).await;
-        if !matches!(followed, Ok(Ok(_))) {
-            return Err(away());
-        }
+        let followed = async { ready.wait_for(|ready| *ready).await.is_ok() };
+        hub.in_time(&shared.projections.progress(), followed).await?;
         let Newcomer { model, target, principal, queue, tag, cursor } = newcomer;
         let cursor = cursor.map(|bookmark| bookmark.cursor);
         let (seat, declared) = (Seat::of(model, target), &hub.view.live.models[model]);
@@ -191,12 +169,28 @@ impl Hub {
 
     /// Waits, not for long, until everything committed up to `position` is in the queues. Where the feed is then. Whoever was
     /// shown more than that has no place to go on from.
-    pub(crate) async fn reached(&self, position: &[Position]) -> Result<Cursor, Problem> {
+    pub(crate) async fn reached(
+        &self,
+        position: &[Position],
+        progress: &watch::Receiver<Progress>,
+    ) -> Result<Cursor, Problem> {
         let mut marks = self.marks.subscribe();
-        let there = marks.wait_for(|_| covers(&self.lock().told, position));
+        let there = async { marks.wait_for(|_| covers(&self.lock().told, position)).await.is_ok() };
+        self.in_time(progress, there).await?;
+        Ok(self.now())
+    }
+
+    /// Waits for something, not for long; else says when it will be there.
+    async fn in_time(
+        &self,
+        progress: &watch::Receiver<Progress>,
+        there: impl Future<Output = bool>,
+    ) -> Result<(), Problem> {
+        let left = || later::left(&progress.borrow(), &self.lock().told);
+        let before = left();
         match tokio::time::timeout(READY_WITHIN, there).await {
-            Ok(Ok(_)) => Ok(self.now()),
-            Ok(Err(_)) | Err(_) => Err(away()),
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(later::refusal(before, left(), READY_WITHIN)),
         }
     }
 
@@ -259,22 +253,6 @@ impl Hub {
         anew
     }
 
-    /// Tells everybody what has changed, and that with it everything is told up to a mark.
-    pub(super) fn tell_all(&self, looked: &Looked) {
-        let mut state = self.lock();
-        for wanted in &looked.wanted {
-            self.tell(&mut state, wanted, &looked.found);
-        }
-        state.sequence = state.sequence.max(looked.sequence);
-        state.told.clone_from(&looked.told);
-        drop(state);
-        self.marks.send_replace(looked.sequence);
-        if let Some(oldest) = looked.oldest {
-            let took = self.clock.now().duration_since(oldest).as_secs_f64();
-            self.metrics.follow_seconds(self.view.name, took.max(0.0));
-        }
-    }
-
     /// A user is no more.
     fn erase(&self, user: Uuid) {
         let mut state = self.lock();
@@ -283,91 +261,6 @@ impl Hub {
         let models = self.view.live.models;
         let sees = |model: usize, slot: &Slot| models[model].personal && slot.operator;
         state.registry.reset(Why::Erased, self.options.queue, sees);
-    }
-
-    /// What has to be asked for, of what has changed.
-    pub(super) fn wanted(&self, changed: Vec<(u64, usize, Arc<str>)>) -> Vec<Wanted> {
-        let mut state = self.lock();
-        let wanted = changed.into_iter().map(|(sequence, model, key)| {
-            let usual: Arc<str> = target::one(&self.view.live.models[model], &key).into();
-            let mut paths = HashSet::new();
-            for slot in state.registry.at(&Seat::One(model, Arc::clone(&key))) {
-                paths.insert(slot.path.as_ref().map_or_else(|| Arc::clone(&usual), Arc::clone));
-            }
-            let of_owner = state.registry.has_owned(model)
-                && state
-                    .owners
-                    .get(&(model, Arc::clone(&key)))
-                    .copied()
-                    .is_none_or(|owner| !state.registry.at(&Seat::Owned(model, owner)).is_empty());
-            if of_owner || !state.registry.at(&Seat::All(model)).is_empty() {
-                paths.insert(usual);
-            }
-            if paths.is_empty() {
-                let usual = target::one(&self.view.live.models[model], &key);
-                state.answers.pop(&*usual);
-            }
-            Wanted { model, key, sequence, paths, ahead: false }
-        });
-        wanted.collect()
-    }
-
-    /// Puts a change into the queues of those who follow it.
-    fn tell(&self, state: &mut State, wanted: &Wanted, found: &HashMap<Arc<str>, Now>) {
-        let Wanted { model, ref key, sequence, ahead, .. } = *wanted;
-        let declared = &self.view.live.models[model];
-        let usual = target::one(declared, key);
-        let now = |path: &str| found.get(path).cloned().unwrap_or(Now::Unknown);
-        let cursor = Cursor { sequence, ..self.cursor(state) };
-        let before = state.answers.pop(usual.as_str());
-        if let Now::Known(document) = now(&usual) {
-            state.answers.put(usual.as_str().into(), document.digest);
-            if before == Some(document.digest) && wanted.paths.len() == 1 {
-                // It was told twice: whoever follows has it.
-                return;
-            }
-        }
-        let change = |now| Arc::new(Change { cursor, key: Arc::clone(key), now, ahead });
-        let known = now(&usual);
-        if let Now::Known(document) = &known
-            && let Some(owner) = owner(declared, document)
-        {
-            state.owners.put((model, Arc::clone(key)), owner);
-        }
-        let owner = state.owners.get(&(model, Arc::clone(key))).copied();
-        let shared = change(known);
-        let registry = &state.registry;
-        let push = |slot: &Slot| {
-            let change = match &slot.path {
-                None => Arc::clone(&shared),
-                Some(path) => change(now(path)),
-            };
-            if !slot.queue.push(slot.tag, Item::Change(change), self.options.queue) {
-                self.metrics.dropped(self.view.name, "slow");
-                tracing::info!(projection = self.view.name, "a client that takes too long is dropped");
-            }
-        };
-        registry.at(&Seat::One(model, Arc::clone(key))).iter().for_each(push);
-        registry.at(&Seat::All(model)).iter().for_each(push);
-        match owner {
-            Some(owner) => registry.at(&Seat::Owned(model, owner)).iter().for_each(push),
-            // Whoever came while nobody wanted it has to look himself whether it is his.
-            None if matches!(shared.now, Now::Unknown) => registry.all_owned(model).for_each(push),
-            None => {}
-        }
-        state.history.push(Entry { sequence, model, key: Arc::clone(key) });
-    }
-}
-
-fn away() -> Problem {
-    let detail = "The change feed cannot be followed at the moment.";
-    Problem::unavailable("feed-unavailable", detail, 1)
-}
-
-fn owner(model: &LiveModel, document: &Document) -> Option<Uuid> {
-    match model.seen_by {
-        super::SeenBy::Owner(member) => document.user(member),
-        super::SeenBy::Everybody | super::SeenBy::Operators => None,
     }
 }
 

@@ -15,6 +15,13 @@ use tokio::sync::Notify;
 pub(crate) enum Item {
     /// A document has changed.
     Change(Arc<Change>),
+    /// What was told of a document ahead of the feed, the feed has told by now.
+    Settled {
+        /// Which document.
+        key: Arc<str>,
+        /// Where the feed is behind it.
+        sequence: u64,
+    },
     /// What the client has is worth nothing any more.
     Reset(Why),
 }
@@ -119,6 +126,7 @@ impl Queue {
         waiting.items.retain(|(tag, item)| {
             let early = match item {
                 Item::Change(change) => change.cursor.sequence <= sequence,
+                Item::Settled { sequence: at, .. } => *at <= sequence,
                 Item::Reset(_) => true,
             };
             let wanted = *tag == to && early;

@@ -17,7 +17,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use nats::{ChangeFeed, FeedNews, Told};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -46,6 +46,14 @@ struct Way {
     /// When the first of it was told.
     oldest: Option<Timestamp>,
     held: Option<Held>,
+    unsettled: Option<Unsettled>,
+}
+
+/// What was told ahead of the feed because nobody told it, and what the tables contained.
+#[derive(Default)]
+struct Unsettled {
+    names: HashSet<Name>,
+    contained: Vec<Position>,
 }
 
 impl Way {
@@ -55,6 +63,27 @@ impl Way {
         for wanted in looked.wanted {
             self.again.remove(&(wanted.model, wanted.key));
         }
+    }
+
+    /// Tells what was held before the feed has told what the tables contained.
+    fn tell_ahead(&mut self, hub: &Hub, held: Held) {
+        let unsettled = self.unsettled.get_or_insert_default();
+        let names = held.looked.wanted.iter().map(|wanted| (wanted.model, Arc::clone(&wanted.key)));
+        unsettled.names.extend(names);
+        unsettled.contained = held.contained;
+        self.tell(hub, held.looked);
+    }
+
+    /// The feed has told so much: names what is told of that by now. What has changed again tells that itself.
+    fn settled(&mut self, told: &[Position]) -> Vec<Name> {
+        let settled =
+            self.unsettled.take_if(|unsettled| covers(told, &unsettled.contained)).unwrap_or_default();
+        let on_its_way = |name: &Name| {
+            let held = self.held.iter().flat_map(|held| &held.looked.wanted);
+            self.changed.contains_key(name)
+                || held.into_iter().any(|wanted| (wanted.model, &wanted.key) == (name.0, &name.1))
+        };
+        settled.names.into_iter().filter(|name| !on_its_way(name)).collect()
     }
 }
 
@@ -109,7 +138,7 @@ pub(super) async fn follow(shared: Arc<Shared>, feed: ChangeFeed) {
             Err(_) => {
                 if let Some(mut held) = way.held.take() {
                     held.looked.wanted.iter_mut().for_each(|wanted| wanted.ahead = true);
-                    way.tell(hub, held.looked);
+                    way.tell_ahead(hub, held);
                 }
             }
         }
@@ -147,6 +176,7 @@ async fn take(shared: &Arc<Shared>, way: &mut Way, told: Told) {
 /// Everything up to here is told.
 async fn mark(shared: &Arc<Shared>, way: &mut Way, sequence: u64, position: &str) {
     let told = read(position);
+    shared.hub.settle(way.settled(&told), sequence);
     if let Some(mut held) = way.held.take() {
         held.looked.wanted.retain_mut(|wanted| {
             let name = (wanted.model, Arc::clone(&wanted.key));

@@ -14,7 +14,7 @@ macro_rules! on_postgres {
 on_postgres! {
     rebuilt::built_beneath_those_who_follow,
     seams::somebody_dies,
-    seams::one_of_two_is_mute,
+    seams::one_of_two_dies,
     seams::others_are_built,
     stream::one_order_is_followed,
     stream::a_list_tells,

@@ -96,6 +96,10 @@ impl Rig {
         Self { cluster: Some(Cluster::shared()), ..Self::start().await }
     }
 
+    pub(crate) const fn is_on_postgres(&self) -> bool {
+        self.cluster.is_some()
+    }
+
     /// Where the tables are that are called so.
     fn storage(&self, name: &str) -> Storage {
         let Some(cluster) = &self.cluster else {

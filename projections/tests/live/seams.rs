@@ -1,11 +1,22 @@
 //! Where the feed could lose or repeat something: processes that die between commit and telling, rivals, rebuilds, a
 //! nats-server that is restarted.
 
-use crate::rig::{DEADLINE, OPERATOR, Rig, soon, until};
+use crate::{
+    client::Events,
+    rig::{DEADLINE, OPERATOR, Rig, soon, until},
+};
 use nats::{FeedNews, Told};
 use projections::{FeedMetrics, LiveOptions, Outlet};
 use service::{Metrics, Shutdown};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::runtime::Runtime;
 
 /// Everything that the feed has told, up to a position.
 async fn told(rig: &Rig, position: &str) -> Vec<Told> {
@@ -101,6 +112,76 @@ pub(crate) async fn one_of_two_is_mute(rig: Rig) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_two_on_the_same_tables_the_other_tells_when_the_one_that_told_dies() {
+    one_of_two_dies(Rig::start().await).await;
+}
+
+/// Whoever follows the second instance hears everything once, also what the first one committed when it died.
+pub(crate) async fn one_of_two_dies(rig: Rig) {
+    let rig = Arc::new(rig);
+    // A runtime of its own, so that all of it ends at once, wherever it is.
+    let doomed = Runtime::new().unwrap();
+    let there = Arc::clone(&rig);
+    let first = async move { there.node("inventory", "x", LiveOptions::default()).await };
+    let first = doomed.spawn(first).await.unwrap();
+    let second = rig.node("inventory", "x", LiveOptions::default()).await;
+    let mut list = second.follow("/products/stream", OPERATOR).await;
+    list.expect("snapshot").await;
+    list.expect("live").await;
+    let commits = "waybill_projection_commit_seconds_count{projection=\"inventory\"}";
+    let over = Arc::new(AtomicBool::new(false));
+    let writing = {
+        let (rig, over) = (Arc::clone(&rig), Arc::clone(&over));
+        tokio::spawn(async move {
+            let mut number = 0;
+            while !over.load(Ordering::SeqCst) {
+                rig.product(&format!("P{}", number % 5)).await;
+                number += 1;
+            }
+        })
+    };
+    let (mut told, mut doomed) = (BTreeMap::<String, u64>::new(), Some(doomed));
+    soon("the second one takes over", async {
+        while doomed.is_some() || second.counted(commits) == 0.0 {
+            hear(&mut list, &mut told).await;
+            if told.values().sum::<u64>() > 100
+                && let Some(doomed) = doomed.take()
+            {
+                let committed = second.counted(commits);
+                assert!(
+                    first.counted(commits) > 0.0 && (!rig.is_on_postgres() || committed == 0.0),
+                    "{committed}"
+                );
+                doomed.shutdown_background();
+            }
+        }
+    })
+    .await;
+    over.store(true, Ordering::SeqCst);
+    writing.await.unwrap();
+    soon("all of it is told", async {
+        while told != rig.prices() {
+            hear(&mut list, &mut told).await;
+        }
+    })
+    .await;
+    // What was told ahead of the feed is told by now, and no id names it any more.
+    rig.product("P9").await;
+    let last = list.expect("change").await;
+    assert_eq!((&last.data["sku"], last.id.contains('.')), (&"P9".into(), false), "{}", last.id);
+    assert!(second.shutdown.drain(DEADLINE).await);
+}
+
+/// None comes twice, and none goes back.
+async fn hear(list: &mut Events, told: &mut BTreeMap<String, u64>) {
+    let event = list.expect("change").await;
+    let sku = event.data["sku"].as_str().unwrap().to_owned();
+    let price = event.data["price"]["amount"].as_u64().unwrap();
+    let before = told.insert(sku.clone(), price).unwrap_or(0);
+    assert!(before < price, "{sku}: {price} after {before}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn processes_with_tables_of_their_own_tell_together_and_clients_may_change_over() {
     let rig = Rig::start().await;
     let one = rig.node("inventory", "one", LiveOptions::default()).await;
@@ -109,7 +190,7 @@ async fn processes_with_tables_of_their_own_tell_together_and_clients_may_change
     for number in 0..60 {
         rig.product(&format!("P{}", number % 5)).await;
         let node = [&one, &two][number % 2];
-        let mut list = crate::client::Events::open(
+        let mut list = Events::open(
             node.address,
             "/products/stream?until=live",
             OPERATOR,
@@ -133,8 +214,7 @@ async fn processes_with_tables_of_their_own_tell_together_and_clients_may_change
         }
         cursor = list.last;
     }
-    let mut list =
-        crate::client::Events::open(one.address, "/products/stream", OPERATOR, Some(&cursor)).await.unwrap();
+    let mut list = Events::open(one.address, "/products/stream", OPERATOR, Some(&cursor)).await.unwrap();
     let same = async {
         while seen != rig.prices() {
             let event = list.next().await.unwrap();
@@ -206,8 +286,7 @@ async fn when_the_feed_is_lost_with_its_server_clients_begin_anew() {
     let told = async { while list.next().await.unwrap().data["price"]["amount"] != 3 {} };
     soon("it goes on", told).await;
     // Who was away meanwhile hears that his cursor is of another feed.
-    let mut again =
-        crate::client::Events::open(node.address, "/products/stream", OPERATOR, Some(&id)).await.unwrap();
+    let mut again = Events::open(node.address, "/products/stream", OPERATOR, Some(&id)).await.unwrap();
     assert_eq!(again.expect("reset").await.data["reason"], "another-feed");
 }
 
