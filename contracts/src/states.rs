@@ -37,6 +37,16 @@ impl States {
             "user does not exist" => self.values(Uuid::now_v7()),
             "the system has started" => HashMap::new(),
             "a message is parked" => self.message_is_parked().await,
+            "a read model serves" => self.of_service("inventory"),
+            "the tables that served before are kept" => {
+                self.read_model_is_built_again("payments").await;
+                self.of_service("payments")
+            }
+            "a read model was built again, and the tables that served before are removed" => {
+                self.read_model_is_built_again("orders").await;
+                self.tables_are_removed("orders").await;
+                self.of_service("orders")
+            }
             "it is recorded" => {
                 self.log.wait_for(&state.params).await;
                 HashMap::new()
@@ -71,7 +81,7 @@ impl States {
         self.values(id)
     }
 
-    /// A message that a consumer cannot handle: the carrier is down, and shipping gives up at once.
+    /// A message that a consumer cannot handle: nobody understands the carrier, and shipping gives up at once.
     async fn message_is_parked(&self) -> HashMap<String, Value> {
         let provider = &self.provider;
         let parked = self.log.eventually("a message is parked", || async move {
@@ -80,12 +90,48 @@ impl States {
             Some((group["fingerprint"].clone(), group["letters"][0]["id"].clone()))
         });
         let (fingerprint, id) = parked.await;
-        let token = self.provider.operator().into();
-        HashMap::from([
-            ("fingerprint".to_owned(), fingerprint),
-            ("id".to_owned(), id),
-            ("token".to_owned(), token),
-        ])
+        let mut values = self.operator();
+        values.extend([("fingerprint".to_owned(), fingerprint), ("id".to_owned(), id)]);
+        values
+    }
+
+    /// A read model is built again, once that may be asked, and serves.
+    async fn read_model_is_built_again(&self, service: &str) {
+        let asked = self.asked_of(service, "rebuild").await;
+        let path = format!("/ops/projections/{service}");
+        let serves = self.log.eventually("the next generation serves", || async {
+            let stands = self.provider.ask("operations", &path, None).await.body;
+            let mut generations = stands["generations"].as_array()?.iter();
+            generations.find(|one| one["asked"].as_u64() == Some(asked) && one["state"] == "live").map(drop)
+        });
+        serves.await;
+    }
+
+    async fn tables_are_removed(&self, service: &str) {
+        self.asked_of(service, "drop").await;
+        let path = format!("/ops/projections/{service}");
+        let alone = self.log.eventually("only one generation is left", || async {
+            let stands = self.provider.ask("operations", &path, None).await.body;
+            (stands["generations"].as_array()?.len() == 1).then_some(())
+        });
+        alone.await;
+    }
+
+    /// Asks for something that may have to wait for what was asked before; its sequence.
+    async fn asked_of(&self, service: &str, verb: &str) -> u64 {
+        let path = format!("/ops/projections/{service}/{verb}");
+        let asked = self.log.eventually("it may be asked", || async {
+            let answer = self.provider.ask("operations", &path, Some(&json!({}))).await;
+            answer.body["position"]["sequence"].as_u64()
+        });
+        asked.await
+    }
+
+    /// What stands for a service in paths.
+    fn of_service(&self, service: &str) -> HashMap<String, Value> {
+        let mut values = self.operator();
+        values.insert("service".to_owned(), service.into());
+        values
     }
 
     async fn register(&self, name: &str, email: &str) -> Uuid {
@@ -108,9 +154,16 @@ impl States {
         answer.body
     }
 
-    /// An id, and the token of somebody who may ask for everything.
+    /// The token of somebody who may ask for everything.
+    fn operator(&self) -> HashMap<String, Value> {
+        HashMap::from([("token".to_owned(), self.provider.operator().into())])
+    }
+
+    /// An id, and that token.
     fn values(&self, id: Uuid) -> HashMap<String, Value> {
-        HashMap::from([("id".to_owned(), json!(id)), ("token".to_owned(), self.provider.operator().into())])
+        let mut values = self.operator();
+        values.insert("id".to_owned(), json!(id));
+        values
     }
 }
 

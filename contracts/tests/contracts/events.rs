@@ -48,7 +48,8 @@ fn every_consumer_does_something_about_what_it_reads() {
 fn nothing_is_left_over_in_the_folder() {
     let mut expected: Vec<_> =
         pairs().map(|(consumer, context, _)| (consumer.to_owned(), context.token().to_owned())).collect();
-    let of_requests = [("orders", "users"), ("gateway", "users"), ("waybill-cli", "operations")];
+    let of_gateway = crate::gateway::SERVICES.map(|(service, _)| ("gateway", service));
+    let of_requests = [("orders", "users"), ("waybill-cli", "operations")].into_iter().chain(of_gateway);
     expected.extend(of_requests.map(|(consumer, provider)| (consumer.to_owned(), provider.to_owned())));
     expected.sort();
     let mut found: Vec<_> =

@@ -21,8 +21,8 @@ const LATE: [&str; 10] = [
     "--step-pause",
     "100ms",
 ];
-/// What shipping cannot book it gives up at once.
-const BROKEN: [&str; 4] = ["--carrier", "down", "--on-failure", "shipping-payments=park:1"];
+/// What shipping cannot book it gives up at once. (A carrier that is away would be waited for.)
+const BROKEN: [&str; 4] = ["--carrier", "garbled", "--on-failure", "shipping-payments=park:1"];
 
 /// Of what there is enough, one.
 const ONE: (&str, u32) = ("PACT-1", 1);
