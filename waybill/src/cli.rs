@@ -5,7 +5,7 @@ use crate::{
     config::{self, File, Origins, VARIABLE},
     databases, dead_letters, demo, dev, dev_certs, doctor, export,
     failure::{self, Failure},
-    health, import, nats_config, provision, rebuild, replay, restore, saga, serve, token, verify,
+    health, import, nats_config, pages, provision, rebuild, replay, restore, saga, serve, token, verify,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use service::{
@@ -119,6 +119,7 @@ pub(crate) enum Command {
 impl Cli {
     /// Reads the command line; the error is the exit code after help, version or a usage message was printed.
     pub fn read() -> Result<Self, ExitCode> {
+        pages::allow_huge(false);
         let arguments: Vec<_> = env::args_os().collect();
         let file = File::find(&arguments, env::var_os(VARIABLE), &Self::command());
         let file = file.map_err(|failure| {
@@ -155,8 +156,8 @@ impl Cli {
     pub fn run(self) -> Result<(), Failure> {
         let Some(command) = self.command else { return Ok(()) };
         let filter = self.log.as_deref().unwrap_or_else(|| command.default_log());
-        if let Command::Serve(args) = &command {
-            serve::stay_small(args);
+        if !matches!(&command, Command::Serve(args) if serve::is_gateway(args)) {
+            pages::allow_huge(true);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let telemetry = telemetry::init(self.log_format, filter, Settings::environment(), runtime.handle());

@@ -47,6 +47,7 @@ mod health;
 mod import;
 mod nats_config;
 mod operations;
+mod pages;
 mod progress;
 mod rebuild;
 mod replay;

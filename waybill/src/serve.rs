@@ -158,16 +158,9 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     result.map(|_| ())
 }
 
-/// A gateway alone needs little memory, in many small pieces: of pages of two megabytes most would be empty. To be called
-/// before anything runs, for what is taken stays as it is.
-pub(crate) fn stay_small(args: &Args) {
-    if args.services.iter().any(|service| service != GATEWAY) {
-        return;
-    }
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::debug!(%error, "huge pages stay allowed");
-    }
+/// Whether it is a gateway and nothing else.
+pub(crate) fn is_gateway(args: &Args) -> bool {
+    args.services.iter().all(|service| service == GATEWAY)
 }
 
 async fn bind(name: &str, host: &str, port: u16) -> Result<TcpListener, Failure> {
