@@ -124,7 +124,7 @@ async fn measure_all(
         let added =
             samples.iter().zip(&by_direct).map(|(through, direct)| through.millis(0.5) - direct.millis(0.5));
         let what = format!("p50 added by {name} at {QUIET_RATE} requests/s");
-        report.figure("gateway", what, median(added.collect()), "ms", *aim);
+        report.figure("gateway", what, median(added.collect()), "ms", aim);
     }
     drop(fronts);
     drop((gateway, nginx));
