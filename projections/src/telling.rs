@@ -170,7 +170,7 @@ impl Teller {
         if gaps.iter().map(Gap::length).sum::<u64>() > FAR {
             return self.begin(work, &now, head).await;
         }
-        let mut keys = work.rows.clone();
+        let mut keys = work.untold(&told);
         for gap in gaps {
             self.learn(gap, &mut keys).await?;
         }

@@ -17,16 +17,18 @@ impl Gap {
     }
 }
 
+/// Where these positions are in one stream.
+pub(super) fn sequence(positions: &[Position], context: Context) -> u64 {
+    positions.iter().find(|one| one.context == context).map_or(0, |one| one.sequence)
+}
+
 /// Where the mark goes from `told` once the rows of `work` and of the gaps are told.
 pub(super) fn advance(told: &[Position], work: &Work) -> (Vec<Position>, Vec<Gap>) {
     let mut gaps = Vec::new();
     let found = work.found.as_ref().map_or(&[][..], |(_, positions)| positions);
     let reached = work.at.iter().map(|at| {
         let context = at.context;
-        let of = |positions: &[Position]| {
-            positions.iter().find(|one| one.context == context).map_or(0, |one| one.sequence)
-        };
-        let mut reached = of(told);
+        let mut reached = sequence(told, context);
         let mut moves: Vec<_> = work.moves.iter().filter(|step| step.context == context).collect();
         moves.sort_by_key(|step| step.from);
         for step in moves {
@@ -35,7 +37,7 @@ pub(super) fn advance(told: &[Position], work: &Work) -> (Vec<Position>, Vec<Gap
             }
             reached = reached.max(step.to);
         }
-        let found = of(found);
+        let found = sequence(found, context);
         if found > reached {
             gaps.push(Gap { context, from: reached, to: found });
             reached = found;
