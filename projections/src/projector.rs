@@ -23,7 +23,7 @@ use parked::Waiting;
 use service::Clock;
 use source::{Chunk, Source};
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -70,8 +70,8 @@ pub(crate) struct Projector {
 /// Tables that others are compared with, which the same events have made.
 #[derive(Debug, Default)]
 pub(crate) struct Beside {
-    /// The aggregates that wait in them.
-    pub(crate) waiting: HashSet<Subject>,
+    /// The aggregates that wait in them, and since which event.
+    pub(crate) waiting: HashMap<Subject, u64>,
     /// Events that are not in them, by a policy or because an operator said so.
     pub(crate) left_out: Mutex<BTreeSet<Position>>,
 }

@@ -162,17 +162,15 @@ pub async fn compare(
     let mut moment = live.moment().await?;
     let (checkpoints, since) = (moment.checkpoints().to_vec(), moment.since().await?);
     let scratch = Storage::Sqlite(scratch.to_owned());
-    let parked = live.writer().await?.parked().await?;
-    let waiting = parked.into_iter().map(|parked| parked.subject).collect();
+    let parked = moment.parked().await?;
+    let waiting = parked.iter().map(|parked| (parked.subject.clone(), parked.sequence)).collect();
     let beside = Arc::new(Beside { waiting, ..Beside::default() });
     let bounds = (&*since, &*checkpoints);
     let fresh = fold(view, connection, &scratch, bounds, Some(Arc::clone(&beside)), watched).await?;
-    let differences = moment.differences(&mut fresh.database.moment().await?).await?;
-    let mut waiting = Vec::new();
-    for database in [live, &fresh.database] {
-        let parked = database.writer().await?.parked().await?;
-        waiting.extend(parked.into_iter().map(|parked| parked.subject));
-    }
+    let mut folded = fresh.database.moment().await?;
+    let differences = moment.differences(&mut folded).await?;
+    let waiting = parked.into_iter().chain(folded.parked().await?).map(|parked| parked.subject).collect();
+    drop(folded);
     fresh.database.close().await;
     let left_out = beside.left_out.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
     Ok(Compared { checkpoints, since, events: fresh.events, differences, waiting, left_out })

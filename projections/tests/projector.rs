@@ -553,8 +553,7 @@ async fn an_event_that_cannot_be_read_is_skipped_where_that_is_the_policy(on: On
     let policy = "skip:1".parse().unwrap();
     let payments = system.projections_by("payments", Some(parking.clone()), policy).await;
     let (at, behind) = unreadable(&system).await;
-    let of_payment = |made: &Made| made.subject.aggregate() == Aggregate::Payment;
-    let mut another = flow(2).into_iter().find(of_payment).unwrap();
+    let mut another = flow_of_payment(2);
     another.envelope = Envelope::new(&FUTURE, &another.subject, 3, 0, another.envelope.time, &metadata(8));
     let then = system.append(&another, behind.sequence).await;
     system.order(3).await;
@@ -564,7 +563,7 @@ async fn an_event_that_cannot_be_read_is_skipped_where_that_is_the_policy(on: On
         assert_eq!(get(&routes, &format!("/payments/{}", order_id(number))).await.0, 200, "{number}");
     }
     assert_eq!(parking.all().await.unwrap(), [], "nothing waits");
-    let subject = flow(2).into_iter().find(of_payment).unwrap().subject;
+    let subject = flow_of_payment(2).subject;
     let id = DeadLetterId::of("payments-projection", subject.as_str());
     let letter = Aggregate::DeadLetter.subject(id);
     let said = system.store.last(&letter).await.unwrap().unwrap();
@@ -590,6 +589,51 @@ async fn an_event_that_cannot_be_read_is_skipped_where_that_is_the_policy(on: On
         compare(view, &system.connection, &payments.database(), &scratch, |_, _| ()).await.unwrap();
     assert_eq!((compared.differences, compared.waiting), (vec![], vec![]));
     assert_eq!(compared.left_out, [at, then]);
+}
+
+/// Tables that do not serve yet leave it out too, and nobody comes there again who could say so.
+async fn what_is_skipped_while_tables_are_built_is_said(on: On) {
+    let system = System::start(on).await;
+    let parking = system.parking().await;
+    let (at, _) = unreadable(&system).await;
+    let payments = system.projections_by("payments", Some(parking), "skip:1".parse().unwrap()).await;
+    system.order(3).await;
+    system.caught_up(&payments).await;
+    let id = DeadLetterId::of("payments-projection", flow_of_payment(2).subject.as_str());
+    let said = system.store.last(&Aggregate::DeadLetter.subject(id)).await.unwrap();
+    let said = said.expect("it is said").fact().unwrap();
+    let Fact::DeadLetter(DeadLetterEvent::Skipped(skipped)) = said else { panic!("{said:?} is said") };
+    assert_eq!(skipped.failure.sequence, at.sequence);
+    let (view, scratch) = (View::of("payments").unwrap(), system.folder.path().join("scratch"));
+    let compared =
+        compare(view, &system.connection, &payments.database(), &scratch, |_, _| ()).await.unwrap();
+    assert_eq!((compared.differences, compared.left_out), (vec![], vec![at]));
+}
+
+/// Skipped by the policy of then, and a later event of the same aggregate waits by that of now: what came between is there.
+async fn what_was_skipped_before_something_waits_is_no_difference(on: On) {
+    let system = System::start(on).await;
+    let parking = system.parking().await;
+    let skip = "skip:1".parse().unwrap();
+    let payments = system.projections_by("payments", Some(parking.clone()), skip).await;
+    let (at, behind) = unreadable(&system).await;
+    system.caught_up(&payments).await;
+    assert!(system.shutdown.drain(DEADLINE).await);
+    let system = System { shutdown: Shutdown::new(), ..system };
+    let payments = system.projections_by("payments", Some(parking), Policy::default()).await;
+    let mut another = flow_of_payment(2);
+    another.envelope = Envelope::new(&FUTURE, &another.subject, 3, 0, another.envelope.time, &metadata(8));
+    system.append(&another, behind.sequence).await;
+    system.caught_up(&payments).await;
+    parked(&system, 1).await;
+    let (view, scratch) = (View::of("payments").unwrap(), system.folder.path().join("scratch"));
+    let compared =
+        compare(view, &system.connection, &payments.database(), &scratch, |_, _| ()).await.unwrap();
+    assert_eq!((compared.differences, compared.left_out), (vec![], vec![at]));
+}
+
+fn flow_of_payment(number: u64) -> Made {
+    flow(number).into_iter().find(|made| made.subject.aggregate() == Aggregate::Payment).unwrap()
 }
 
 /// Nothing is written any more, of any aggregate, until an operator has seen to it.
@@ -788,5 +832,7 @@ on_both! {
     an_event_that_cannot_be_read_parks_its_aggregate_and_no_other,
     an_event_that_cannot_be_read_stops_its_stream_and_no_other,
     an_event_that_cannot_be_read_is_skipped_where_that_is_the_policy,
+    what_is_skipped_while_tables_are_built_is_said,
+    what_was_skipped_before_something_waits_is_no_difference,
     a_read_model_stands_still_at_an_event_that_cannot_be_read_where_that_is_the_policy,
 }

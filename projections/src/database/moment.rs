@@ -1,6 +1,6 @@
 //! All tables as they are at one moment, and where they differ from others.
 
-use super::{DatabaseError, postgres, sqlite};
+use super::{DatabaseError, Parked, postgres, sqlite};
 use crate::{
     table::{Table, Value},
     view::View,
@@ -69,6 +69,14 @@ impl Moment {
         match &mut self.connection {
             Connection::Sqlite(connection) => sqlite::begins(connection, self.view).await,
             Connection::Postgres(connection) => postgres::begins(connection, self.view).await,
+        }
+    }
+
+    /// What waits in them.
+    pub(crate) async fn parked(&mut self) -> Result<Vec<Parked>, DatabaseError> {
+        match &mut self.connection {
+            Connection::Sqlite(connection) => sqlite::parked(connection, self.view.name).await,
+            Connection::Postgres(connection) => postgres::parked(connection, self.view.name).await,
         }
     }
 

@@ -30,6 +30,7 @@ pub use cluster::{Cluster, ClusterError};
 pub(super) use examine::{examine, standing};
 pub(super) use generation::{Shelf, close, closed, remove, reopen};
 pub(super) use moment::rows;
+pub(super) use parked::all as parked;
 pub(super) use row::{bool, int, json, text, timestamp, uuid};
 pub(super) use schema::begins;
 pub use url::{PostgresUrl, UrlError};

@@ -28,6 +28,7 @@ use std::{
 pub(super) use examine::{copy, examine, files, standing};
 pub(super) use generation::{Shelf, adopt, close, closed, remove, reopen};
 pub(super) use moment::rows;
+pub(super) use parked::all as parked;
 pub(super) use row::{bool, int, json, text, timestamp, uuid};
 pub(super) use schema::begins;
 

@@ -196,24 +196,32 @@ impl Follow {
             let contained = self.shared.contained().await?;
             let progress = self.shared.projections.progress();
             let now = self.shared.hub.reached(&contained, &progress).await?;
-            let mut unsure = Vec::new();
+            let mut unsure: HashMap<Arc<str>, u64> = HashMap::new();
             for item in self.queue.extract(self.tag, now.sequence) {
                 match item {
                     Item::Reset(why) => return Ok(Err(why)),
-                    Item::Settled { key, .. } => match fresh.get_mut(&key) {
-                        Some(fresh) => fresh.ahead = false,
-                        None => self.ahead.forget(&key),
-                    },
+                    Item::Settled { key, sequence } => {
+                        // Who goes on from an earlier place would be told it once more.
+                        if let Some(place) = unsure.get_mut(&key) {
+                            *place = sequence.max(*place);
+                        }
+                        match fresh.get_mut(&key) {
+                            Some(fresh) => fresh.settle(sequence),
+                            None => self.ahead.forget(&key),
+                        }
+                    }
                     Item::Change(change) if merge(fresh, &change, whole) => {}
-                    Item::Change(change) => unsure.push(change),
+                    Item::Change(change) => {
+                        unsure.insert(Arc::clone(&change.key), change.cursor.sequence);
+                    }
                 }
             }
             if unsure.is_empty() {
                 return Ok(Ok(now));
             }
-            for change in unsure {
-                let seen = self.look(&change.key).await?;
-                replace(fresh, &change, seen);
+            for (key, sequence) in unsure {
+                let seen = self.look(&key).await?;
+                replace(fresh, key, sequence, seen);
             }
         }
     }
@@ -319,14 +327,19 @@ impl Fresh {
     fn seen(sequence: u64, Seen { document, look }: Seen) -> Self {
         Self { sequence, document: document.map(Arc::new), look, ahead: false }
     }
+
+    /// The feed has told it up to here.
+    fn settle(&mut self, sequence: u64) {
+        self.ahead = false;
+        self.sequence = self.sequence.max(sequence);
+    }
 }
 
 /// Takes what was looked at once more because of a change, at the place of the last change that is known of it: at an
 /// earlier one it would be told again to whoever goes on from there.
-fn replace(fresh: &mut HashMap<Arc<str>, Fresh>, change: &Change, seen: Seen) {
-    let known = fresh.get(&change.key).map_or(0, |known| known.sequence);
-    let sequence = known.max(change.cursor.sequence);
-    fresh.insert(Arc::clone(&change.key), Fresh::seen(sequence, seen));
+fn replace(fresh: &mut HashMap<Arc<str>, Fresh>, key: Arc<str>, sequence: u64, seen: Seen) {
+    let known = fresh.get(&key).map_or(0, |known| known.sequence);
+    fresh.insert(key, Fresh::seen(sequence.max(known), seen));
 }
 
 /// Adds what was heard to what was looked at: of a document whichever was looked at later. Whether that is known.
@@ -385,7 +398,7 @@ mod tests {
         let (first, second) = (change(10, between(4, 5)), change(20, between(8, 9)));
         assert!(!merge(&mut fresh, &first, None), "nobody knows which is newer");
         assert!(merge(&mut fresh, &second, None));
-        replace(&mut fresh, &first, Seen { document: None, look: between(10, 11) });
+        replace(&mut fresh, "tea".into(), 10, Seen { document: None, look: between(10, 11) });
         assert_eq!(fresh["tea"].sequence, 20);
         assert_eq!(fresh["tea"].look, between(10, 11));
     }

@@ -9,16 +9,12 @@ use std::time::Duration;
 const STANDS_STILL: u64 = 30;
 const LATEST: u64 = 300;
 
-/// Events that are to be seen to before the feed has told everything: those that are not in the tables; where there are none,
-/// those that are and are not told.
+/// Events that the feed has not told, in the tables or not.
 pub(super) fn left(progress: &Progress, told: &[Position]) -> u64 {
-    let behind: u64 = progress.streams.iter().map(crate::StreamProgress::lag).sum();
-    if behind > 0 {
-        return behind;
-    }
     let untold = progress.streams.iter().map(|stream| {
         let told = told.iter().find(|told| told.context == stream.position.context);
-        stream.position.sequence.saturating_sub(told.map_or(0, |told| told.sequence))
+        let end = stream.end.unwrap_or(0).max(stream.position.sequence);
+        end.saturating_sub(told.map_or(0, |told| told.sequence))
     });
     untold.sum()
 }
@@ -45,12 +41,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_first_to_be_written_and_then_to_be_told() {
+    fn what_is_left_is_what_is_not_told_written_or_not() {
         let mut progress = Progress::new(&[at("ORDERS:40"), at("PAYMENTS:7")]);
         assert_eq!(left(&progress, &[]), 47, "the feed has not begun");
         assert_eq!(left(&progress, &[at("ORDERS:38"), at("PAYMENTS:9")]), 2);
         progress.streams[0].end = Some(100);
-        assert_eq!(left(&progress, &[at("ORDERS:38")]), 60);
+        assert_eq!(left(&progress, &[at("ORDERS:38"), at("PAYMENTS:7")]), 62);
     }
 
     #[test]

@@ -111,9 +111,10 @@ impl Projector {
         self.standing.live && self.policy.holds() == Holds::Consumer && waiting.count() > 0
     }
 
-    /// Says what a batch leaves out, before it does.
+    /// Says what a batch leaves out, before it does; a generation that does not serve yet, too, for it will not come there
+    /// again.
     pub(super) async fn say_skipped(&self, waiting: &Waiting, batch: &[Chunk]) -> Result<(), Interruption> {
-        let Some(parking) = self.parking.as_ref().filter(|_| self.standing.live && self.skips()) else {
+        let Some(parking) = self.parking.as_ref().filter(|_| self.skips()) else {
             return Ok(());
         };
         for Unreadable { message, error } in batch.iter().flat_map(|chunk| &chunk.unreadable) {
@@ -158,12 +159,13 @@ impl Projector {
         Ok(())
     }
 
-    /// What was given up of an aggregate for this projection: sequences in its stream. That is what operators have discarded;
-    /// what was skipped by a policy counts only beside tables in which nothing of the aggregate waits, for others may have
-    /// another policy by now.
+    /// What was given up of an aggregate for this projection: sequences in its stream. That is what operators have discarded.
+    /// What was skipped by a policy counts only beside the tables that skipped it, for others may have another policy by now;
+    /// and beside tables in which the aggregate waits, nothing from there on is given up yet.
     async fn given_up(&self, subject: &Subject) -> Result<HashSet<u64>, Interruption> {
         let consumer = self.consumer();
-        let skips = self.beside.as_ref().is_some_and(|beside| !beside.waiting.contains(subject));
+        let skips = self.beside.is_some();
+        let waits = self.beside.as_ref().and_then(|beside| beside.waiting.get(subject));
         let letter = Aggregate::DeadLetter.subject(DeadLetterId::of(&consumer, subject.as_str()));
         let said = self.messages(&letter, 1, u64::MAX).await;
         let said = said.map_err(|error| Interruption::Operations(error.into()))?;
@@ -176,7 +178,7 @@ impl Projector {
             }
             _ => None,
         });
-        Ok(given_up.collect())
+        Ok(given_up.filter(|sequence| waits.is_none_or(|waits| sequence < waits)).collect())
     }
 
     /// Reads what waits. What operators are shown that does not is taken back: it waited in the generation before, which

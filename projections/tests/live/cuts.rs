@@ -31,6 +31,8 @@ struct Transcript {
     /// Where each product was told last.
     places: BTreeMap<String, String>,
     resets: u64,
+    /// How often it was dropped because it took too long.
+    slow: u64,
     faults: Vec<String>,
 }
 
@@ -68,8 +70,9 @@ impl Transcript {
                 self.changes += 1;
             }
             "reset" => self.resets += 1,
+            "live" => {}
             // Whoever takes too long is asked to come again, which is a cut like any other.
-            "live" | "bye" => {}
+            "bye" if data["type"] == "/problems/subscriber-too-slow" => self.slow += 1,
             other => self.faults.push(format!("{other}: {data}")),
         }
         id.clone_into(&mut self.last);
@@ -147,6 +150,7 @@ pub(crate) async fn cut_at_random(rig: Rig, times: usize) {
         transcript.changes
     );
     assert_eq!(transcript.resets, 0, "the feed keeps enough");
+    assert!(transcript.slow * 20 <= transcript.connections, "too slow {} times", transcript.slow);
     assert_eq!(transcript.again, Vec::<String>::new(), "of {} changes none comes twice", transcript.changes);
     let (_, page) = node.get("/products?limit=100", OPERATOR).await;
     let answer: BTreeMap<_, _> = page["items"].as_array().unwrap().iter().map(read).collect();

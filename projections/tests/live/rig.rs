@@ -127,6 +127,25 @@ impl Rig {
         let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
         let outlet = Outlet { feed: self.changes(service).await, metrics: FeedMetrics::new(&metrics) };
         let projections = self.projections(service, folder, Some(outlet.clone()), &metrics, &shutdown).await;
+        self.serve(projections, outlet, live, metrics, shutdown).await
+    }
+
+    /// The same, but nobody tells what is written.
+    pub(crate) async fn mute(&self, service: &'static str) -> Node {
+        let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
+        let outlet = Outlet { feed: self.changes(service).await, metrics: FeedMetrics::new(&metrics) };
+        let projections = self.projections(service, service, None, &metrics, &shutdown).await;
+        self.serve(projections, outlet, LiveOptions::default(), metrics, shutdown).await
+    }
+
+    async fn serve(
+        &self,
+        projections: Projections,
+        outlet: Outlet,
+        live: LiveOptions,
+        metrics: Metrics,
+        shutdown: Shutdown,
+    ) -> Node {
         let routes = projections.live(&self.keys, &outlet, live, &shutdown);
         let router = Router::from(routes).layer(middleware::from_fn(speaks));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -316,3 +316,19 @@ async fn a_process_that_is_far_behind_says_so_instead_of_telling_everything() {
     let next = tokio::time::timeout(Duration::from_secs(20), list.next()).await.unwrap().unwrap();
     assert_eq!(next.data["price"]["amount"], 2);
 }
+
+/// As long as nobody tells anything there is no place to go on from.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_told_who_wants_to_follow_hears_when_to_come_again() {
+    let rig = Rig::start().await;
+    let mute = rig.mute("inventory").await;
+    rig.product("TEA").await;
+    let refused = Events::open(mute.address, "/products/stream", OPERATOR, None).await.unwrap();
+    assert_eq!(refused.status, 503, "{}", refused.head);
+    assert!(refused.head.to_lowercase().contains("retry-after: 30"), "nothing moves: {}", refused.head);
+    // With somebody who tells, another one comes in at once.
+    let node = rig.node("inventory", "other", LiveOptions::default()).await;
+    let mut list = node.follow("/products/stream?after=INVENTORY:1", OPERATOR).await;
+    list.expect("snapshot").await;
+    list.expect("live").await;
+}

@@ -13,20 +13,28 @@ fn failed(error: sqlx::Error) -> DatabaseError {
     DatabaseError::new("keep what waits", error)
 }
 
+/// Everything that waits for a projection.
+pub(in crate::database) async fn all(
+    connection: &mut PgConnection,
+    projection: &str,
+) -> Result<Vec<Parked>, DatabaseError> {
+    let sql = "SELECT subject, sequence, error, asked FROM waybill_parked WHERE projection = $1";
+    let rows = query(sql).bind(projection).fetch_all(connection).await.map_err(failed)?;
+    let parked = |row: &sqlx::postgres::PgRow| {
+        Some(Parked {
+            subject: Subject::parse(row.get("subject"))?,
+            sequence: row.get::<i64, _>("sequence").cast_unsigned(),
+            error: row.get("error"),
+            asked: row.get::<i64, _>("asked").cast_unsigned(),
+        })
+    };
+    Ok(rows.iter().filter_map(parked).collect())
+}
+
 impl Writer {
     /// Everything that waits.
     pub(in crate::database) async fn parked(&mut self) -> Result<Vec<Parked>, DatabaseError> {
-        let sql = "SELECT subject, sequence, error, asked FROM waybill_parked WHERE projection = $1";
-        let rows = query(sql).bind(self.view.name).fetch_all(&mut self.connection).await.map_err(failed)?;
-        let parked = |row: &sqlx::postgres::PgRow| {
-            Some(Parked {
-                subject: Subject::parse(row.get("subject"))?,
-                sequence: row.get::<i64, _>("sequence").cast_unsigned(),
-                error: row.get("error"),
-                asked: row.get::<i64, _>("asked").cast_unsigned(),
-            })
-        };
-        Ok(rows.iter().filter_map(parked).collect())
+        all(&mut self.connection, self.view.name).await
     }
 
     /// Applies what waited and ends its record, or moves it to `after`, all or nothing. Lost where the record or the

@@ -148,11 +148,11 @@ impl Hub {
         let mut state = self.lock();
         for (model, key) in names {
             let usual = target::one(&self.view.live.models[model], &key);
-            if let Some(told) = state.answers.get_mut(usual.as_str())
-                && std::mem::take(&mut told.ahead)
-            {
-                self.say_settled(&mut state, model, &key, sequence);
+            if let Some(told) = state.answers.get_mut(usual.as_str()) {
+                told.ahead = false;
             }
+            // Also of what is gone, and of what was looked at by another path: only those who were told know that.
+            self.say_settled(&mut state, model, &key, sequence);
         }
     }
 
@@ -229,9 +229,16 @@ mod tests {
         assert!(matches!(&tell(6, false, "b")[..], [Item::Change(change)] if !change.ahead));
         // What nobody has told again is settled by a mark.
         assert_eq!(tell(7, true, "c").len(), 1);
-        for expected in [1, 0] {
-            hub.settle(vec![(0, Arc::clone(&key))], 8);
-            assert_eq!(queue.extract(1, u64::MAX).len(), expected);
-        }
+        hub.settle(vec![(0, Arc::clone(&key))], 8);
+        assert!(matches!(&queue.extract(1, u64::MAX)[..], [Item::Settled { sequence: 8, .. }]));
+        assert!(tell(9, false, "c").is_empty(), "it is settled");
+        // What is gone has no answer to be remembered.
+        let paths = HashSet::from([Arc::clone(&path)]);
+        let found = HashMap::from([(Arc::clone(&path), Now::Gone(Look { begun: 2, ended: 3 }))]);
+        let wanted = vec![Wanted { model: 0, key: Arc::clone(&key), sequence: 10, paths, ahead: true }];
+        hub.tell_all(&Looked { wanted, found, sequence: 10, told: Vec::new(), oldest: None });
+        assert!(matches!(&queue.extract(1, u64::MAX)[..], [Item::Change(change)] if change.ahead));
+        hub.settle(vec![(0, Arc::clone(&key))], 11);
+        assert!(matches!(&queue.extract(1, u64::MAX)[..], [Item::Settled { sequence: 11, .. }]));
     }
 }
