@@ -44,6 +44,13 @@ pub struct Instance {
     pub started: Timestamp,
 }
 
+impl Instance {
+    /// Where it is written. A service may write below its own name only, so this says who has written an entry.
+    fn key(&self) -> String {
+        format!("{}.{}", self.service, self.id)
+    }
+}
+
 /// How instances stay known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegistryOptions {
@@ -104,7 +111,7 @@ impl Registration {
 
 /// Writes the instance until told to stop, then removes it.
 async fn beat(bucket: Bucket, instance: Instance, options: RegistryOptions, stop: CancellationToken) {
-    let key = format!("{}.{}", instance.service, instance.id);
+    let key = instance.key();
     let (service, id) = (&*instance.service, instance.id);
     let mut known = None;
     loop {
@@ -263,7 +270,12 @@ impl Directory {
         }
     }
 
+    /// An entry that says to be of somebody else than its key was written by somebody else.
     fn put(&mut self, key: String, instance: Instance, now: Instant) {
+        if key != instance.key() {
+            let service = &*instance.service;
+            return tracing::warn!(key, service, "an instance is ignored: its entry is not its own");
+        }
         self.doubt_after_silence(now);
         self.heard = now;
         self.known.insert(key, Known { instance, doubtful: false });
@@ -341,11 +353,12 @@ mod tests {
         }
 
         fn put(&mut self, second: u64, id: u128) {
-            self.0.put(id.to_string(), instance(id), self.at(second));
+            let instance = instance(id);
+            self.0.put(instance.key(), instance, self.at(second));
         }
 
         fn gone(&mut self, second: u64, id: u128) {
-            self.0.gone(&id.to_string(), self.at(second));
+            self.0.gone(&instance(id).key(), self.at(second));
         }
 
         fn known(&self) -> Vec<u128> {
@@ -393,6 +406,22 @@ mod tests {
         scene.gone(30, 2);
         scene.gone(30, 1);
         assert_eq!(scene.known(), [1, 2]);
+    }
+
+    #[test]
+    fn an_entry_that_says_to_be_of_somebody_else_is_ignored() {
+        let mut scene = Scene::of_two();
+        let other = instance(3);
+        let own = instance(1).key();
+        for key in [format!("payments.{}", other.id), own.clone(), "orders".to_owned(), String::new()] {
+            scene.0.put(key, other.clone(), scene.at(11));
+        }
+        assert_eq!(scene.known(), [1, 2]);
+        let address = Instance { url: "http://127.0.0.1:9".to_owned(), ..instance(1) };
+        scene.0.put(format!("payments.{}", address.id), address, scene.at(11));
+        assert_eq!(scene.0.known[&own].instance, instance(1));
+        scene.put(11, 3);
+        assert_eq!(scene.known(), [1, 2, 3]);
     }
 
     #[test]

@@ -57,6 +57,12 @@ async fn instances_come_go_and_die() {
     bucket.put(&format!("orders.{}", dead.id), &dead, Some(OPTIONS.lifetime)).await.unwrap();
     names(&mut registry, &[&dead]).await;
     names(&mut registry, &[]).await;
+
+    // What users may write, which says to be of orders: whoever comes after it is known, and it is not.
+    let (false_one, c) = (instance("orders", "http://e"), instance("orders", "http://f"));
+    bucket.put(&format!("users.{}", false_one.id), &false_one, None).await.unwrap();
+    let _third = register(&rig, &c).await;
+    names(&mut registry, &[&c]).await;
     assert_eq!(registry.instances("users").len(), 1, "it renews itself");
 }
 
