@@ -233,6 +233,11 @@ impl EventStore {
         self.loader(subject).last().await
     }
 
+    /// Every message of an aggregate, however many there are: slow, for aggregates that have few.
+    pub(crate) async fn history(&self, subject: &Subject) -> Result<Vec<Message>, LoadError> {
+        self.loader(subject).by_subject(1).await
+    }
+
     /// The message of an aggregate at a sequence of its stream; `None` where there is none, or another aggregate's.
     pub async fn at(&self, subject: &Subject, sequence: u64) -> Result<Option<Message>, LoadError> {
         self.loader(subject).at(sequence).await

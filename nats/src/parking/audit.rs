@@ -3,7 +3,7 @@
 use super::{DeadLetter, Parking, ParkingError};
 use crate::{AppendError, Message, Write};
 use events::{
-    Actor, Aggregate, CommandId, CorrelationId, DeadLetterId, DomainEvent, Envelope, Fact, Metadata,
+    Actor, Aggregate, CommandId, CorrelationId, DeadLetterId, DomainEvent, Envelope, Fact, Metadata, Subject,
     envelope::header,
     ops::{DeadLetterEvent, DeadLetterResolved, Failure, MessageParked, MessageSkipped},
 };
@@ -56,12 +56,6 @@ impl Parking {
     /// others behind it.
     pub(crate) async fn say_skipped(&self, failure: Failure, cause: &Cause) -> Result<(), ParkingError> {
         let id = DeadLetterId::of(&failure.consumer, &failure.subject);
-        let last = self.store.last(&Aggregate::DeadLetter.subject(id)).await?;
-        if let Some(Ok(Fact::DeadLetter(DeadLetterEvent::Skipped(said)))) = last.map(|last| last.fact())
-            && said.failure.sequence >= failure.sequence
-        {
-            return Ok(());
-        }
         self.say(id, MessageSkipped { dead_letter_id: id, failure }.into(), cause).await
     }
 
@@ -77,13 +71,15 @@ impl Parking {
         self.say(id, resolved.into(), cause).await
     }
 
-    /// Records a fact, unless it is the last one that is known of this dead letter.
+    /// Records a fact, unless it is known already.
     async fn say(&self, id: DeadLetterId, event: DeadLetterEvent, cause: &Cause) -> Result<(), ParkingError> {
         let subject = Aggregate::DeadLetter.subject(id);
         let mut tries = 0;
         loop {
             let last = self.store.last(&subject).await?;
-            if last.as_ref().is_some_and(|last| says(last, &event)) {
+            if let Some(last) = &last
+                && self.is_said(&subject, last, &event).await?
+            {
                 return Ok(());
             }
             let version = last.as_ref().and_then(|last| last.header(header::SEQUENCE)?.parse().ok());
@@ -109,6 +105,24 @@ impl Parking {
                 result => return Ok(result.map(|_| ())?),
             }
         }
+    }
+
+    /// Whether a fact is the last one of its dead letter, or, where messages are passed over, any of them: two processes
+    /// may pass those of one aggregate in another order than they came, and then what was said last is of another one.
+    async fn is_said(
+        &self,
+        subject: &Subject,
+        last: &Message,
+        event: &DeadLetterEvent,
+    ) -> Result<bool, ParkingError> {
+        if says(last, event) {
+            return Ok(true);
+        }
+        if !matches!(event, DeadLetterEvent::Skipped(_)) {
+            return Ok(false);
+        }
+        let history = self.store.history(subject).await?;
+        Ok(history.iter().any(|said| says(said, event)))
     }
 }
 
