@@ -197,7 +197,8 @@ const DUPLICATE_IN_BATCH: u64 = 10201;
 /// Its beginning was sent to a server that has died since.
 const BATCH_INCOMPLETE: u64 = 10176;
 const TOO_MANY_BATCHES: u64 = 10210;
-/// Its account, or the whole server, has no room: nothing that it is sent would be taken, whatever it says.
+/// Its account has no room: nothing that it is sent would be taken, whatever it says, until there is. A server without room
+/// says so with the kind 5xx (10047, 10023).
 const NO_ROOM: u64 = 10002;
 const TOO_LARGE: [u64; 2] = [10054, 10097];
 
@@ -312,6 +313,50 @@ mod tests {
     use events::{Actor, Aggregate, CommandId, FactType, Metadata};
     use jiff::Timestamp;
     use uuid::Uuid;
+
+    fn said(code: u16, err_code: u64) -> Answer {
+        classify(AckError { code, err_code, description: String::new() }, 7)
+    }
+
+    #[test]
+    fn every_code_is_what_the_server_means_by_it() {
+        for (code, err_code) in [(400, 10071), (400, 10164)] {
+            assert!(matches!(said(code, err_code), Answer::Conflict), "{err_code}");
+        }
+        for (code, err_code) in [(409, 10158), (400, 10201)] {
+            assert!(matches!(said(code, err_code), Answer::Repeated), "{err_code}");
+        }
+        // An account without room, though its kind is 4xx; a batch that is not whole, too many of them; and whatever is 5xx:
+        // no room on the server, no leader, no place in the stream, and what nobody knows yet.
+        for (code, err_code) in [
+            (400, 10002),
+            (400, 10176),
+            (429, 10210),
+            (500, 10047),
+            (503, 10023),
+            (503, 10008),
+            (503, 10077),
+            (500, 1),
+        ] {
+            let unavailable = matches!(said(code, err_code), Answer::Failed(AppendError::Unavailable(_)));
+            assert!(unavailable, "{err_code}");
+        }
+        for (code, err_code) in [(400, 10054), (400, 10097)] {
+            let too_large = said(code, err_code);
+            assert!(
+                matches!(too_large, Answer::Failed(AppendError::TooLarge { size: 7, .. })),
+                "{err_code}: {too_large:?}"
+            );
+        }
+        // A sealed stream, and what nobody knows yet.
+        for (code, err_code) in [(400, 10109), (400, 1), (0, 2)] {
+            let refused = said(code, err_code);
+            assert!(
+                matches!(refused, Answer::Failed(AppendError::Refused { code, .. }) if code == err_code),
+                "{err_code}: {refused:?}"
+            );
+        }
+    }
 
     /// The names come first without values: one that nobody fills does not go out.
     #[test]
