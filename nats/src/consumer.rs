@@ -41,8 +41,10 @@ const IN_FLIGHT: i64 = 1024;
 const IN_DELIVERY: i64 = 4096;
 /// How long the server waits for an acknowledgement before it delivers again, perhaps to another process: so long does
 /// stand still what a killed process had taken.
-const ACK_WAIT: Duration = Duration::from_secs(4);
+pub(crate) const ACK_WAIT: Duration = Duration::from_secs(4);
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long whoever stops may take to write what he has said.
+const PARTING: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Longest pause between two tries. Meanwhile the server is told that the message is being handled.
 const LAST_RETRY: Duration = Duration::from_secs(10);
@@ -171,9 +173,11 @@ impl Consumer {
         Durable { name, context: self.context, only: self.only, tells }.open(&self.connection).await
     }
 
-    /// Handles messages until `stop`; then finishes what is being handled and leaves the rest for later.
+    /// Handles messages until `stop`; then finishes what is being handled and hands the rest back, which comes at once to
+    /// whoever else there is.
     pub async fn run(self, handler: Handler, stop: CancellationToken) {
         let tasks = TaskTracker::new();
+        let connection = self.connection.clone();
         let worker = Arc::new(Worker::new(self, handler, stop));
         if worker.parks() {
             let following = Arc::clone(&worker);
@@ -183,6 +187,10 @@ impl Consumer {
         supervise(worker).await;
         tasks.close();
         tasks.wait().await;
+        // The process may end now, or the connection, and with it what was acknowledged and handed back but not written.
+        if connection.is_connected() {
+            let _ = tokio::time::timeout(PARTING, connection.client.flush()).await;
+        }
     }
 }
 
@@ -206,6 +214,7 @@ async fn supervise(worker: Arc<Worker>) {
             () = stop.cancelled() => {}
         }
     }
+    worker.closed.cancel();
     tasks.close();
     tasks.wait().await;
 }

@@ -19,6 +19,8 @@ pub struct Message {
     pub pending: u64,
     /// When it came to this process.
     pub(crate) received: Instant,
+    /// Whether the consumer had delivered it before, to this process or another one.
+    pub(crate) again: bool,
     headers: HeaderMap,
     body: Bytes,
 }
@@ -59,7 +61,7 @@ impl Message {
         headers: HeaderMap,
         body: Bytes,
     ) -> Self {
-        Self { position, subject, stored, pending: 0, received: Instant::now(), headers, body }
+        Self { position, subject, stored, pending: 0, received: Instant::now(), again: false, headers, body }
     }
 
     /// From a consumer's delivery, out of which headers and body are taken.
@@ -74,6 +76,7 @@ impl Message {
             stored: stored.map_err(|_| MessageError("the stored time is out of range"))?,
             pending: info.pending,
             received: Instant::now(),
+            again: info.delivered > 1,
             headers: message.message.headers.take().unwrap_or_default(),
             body: std::mem::take(&mut message.message.payload),
         })
@@ -95,6 +98,7 @@ impl Message {
             stored: stored.ok_or(MessageError("no time in the answer"))?,
             pending: 0,
             received: Instant::now(),
+            again: false,
             headers,
             body: message.payload,
         })
@@ -110,6 +114,7 @@ impl Message {
             stored: stored.map_err(|_| MessageError("the stored time is out of range"))?,
             pending: 0,
             received: Instant::now(),
+            again: false,
             headers: message.headers,
             body: message.payload,
         })

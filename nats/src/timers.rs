@@ -9,7 +9,7 @@
 //! was away, never early. How long that is, is counted from when the server recorded it: its clock is the one that counts,
 //! and no other is looked at.
 
-use crate::{Message, Write};
+use crate::{Message, Write, consumer::ACK_WAIT};
 use async_nats::header::{NATS_SCHEDULE, NATS_SCHEDULE_NEXT, NATS_SCHEDULE_TARGET, NATS_SCHEDULER};
 use events::{
     Aggregate, Envelope, Subject,
@@ -21,6 +21,8 @@ use std::time::Duration;
 /// How much earlier than it is due the server is asked for a timer: longer than it takes from one look to the next, with
 /// all that is due then.
 pub const LEAD: Duration = Duration::from_millis(350);
+
+const _: () = assert!(LEAD.as_millis() * 4 < ACK_WAIT.as_millis(), "what comes again would be early");
 
 /// What the server is to do with the timer that a fact cancels.
 const PURGE: &str = "purge";
@@ -58,8 +60,12 @@ impl Message {
         }
     }
 
-    /// How long before it was due the server has recorded it.
+    /// How long before it was due the server has recorded it. One that is delivered again is due: whoever had it has held
+    /// it before he handed it back, or died, and then it comes after [`ACK_WAIT`], which is longer.
     fn early(&self) -> Duration {
+        if self.again {
+            return Duration::ZERO;
+        }
         let due = (self.subject.aggregate() == Aggregate::Timer).then(|| self.header(TIME)).flatten();
         let due = due.and_then(|text| text.parse::<Timestamp>().ok()).unwrap_or(self.stored);
         // Nobody records one earlier than that, and one that says so would stand still for as long.
@@ -89,5 +95,12 @@ mod tests {
             assert_eq!(early, Duration::from_millis(held), "{millis}");
             assert!(message(Aggregate::Process, millis).early().is_zero());
         }
+    }
+
+    #[test]
+    fn a_timer_that_is_delivered_again_is_due_and_not_held_once_more() {
+        let mut again = message(Aggregate::Timer, 350);
+        again.again = true;
+        assert_eq!(again.early(), Duration::ZERO);
     }
 }

@@ -30,8 +30,22 @@ enum Settled {
     Done,
     /// The server shall deliver it again after a while.
     Later { first: Duration, last: Duration },
-    /// Nothing yet: the process stops.
-    Open,
+    /// Nothing, and the process stops: another one shall have it at once.
+    Left,
+}
+
+/// Why an attempt has settled nothing.
+enum Stuck {
+    /// Its handler could not be done with it.
+    Handling(Retry),
+    /// It cannot be recorded that it waits or was given up.
+    Parking(Retry),
+}
+
+impl From<ParkingError> for Stuck {
+    fn from(error: ParkingError) -> Self {
+        Self::Parking(error.into())
+    }
 }
 
 /// What the tasks of one consumer share.
@@ -41,12 +55,15 @@ pub(super) struct Worker {
     lanes: Lanes<(Message, Delivered)>,
     pub(super) parked: Parked,
     pub(super) stop: CancellationToken,
+    /// Nothing is taken any more, so that what is handed back does not come here again.
+    pub(super) closed: CancellationToken,
 }
 
 impl Worker {
     pub(super) fn new(consumer: Consumer, handler: Handler, stop: CancellationToken) -> Self {
         let parked = Parked::new(consumer.parking.clone(), &consumer.durable, consumer.metrics.clone());
-        Self { consumer, handler, lanes: Lanes::default(), parked, stop }
+        let closed = CancellationToken::new();
+        Self { consumer, handler, lanes: Lanes::default(), parked, stop, closed }
     }
 
     /// Whether anything can be parked here.
@@ -148,7 +165,7 @@ impl Worker {
         };
         let settled = tokio::select! {
             settled = self.settle(&message) => settled,
-            () = alive => Settled::Open,
+            () = alive => Settled::Left,
         };
         match settled {
             Settled::Done => {
@@ -157,31 +174,36 @@ impl Worker {
             }
             Settled::Later { first, last } => {
                 let attempts = delivered.info().map_or(1, |info| info.delivered);
-                let delay = jittered(backoff(first, last, attempts));
-                crash_point("hand.back.before", &self.consumer.durable);
-                // Where this is lost it comes again after the acknowledgement was waited for.
-                let _ = delivered.ack_with(AckKind::Nak(Some(delay))).await;
-                crash_point("hand.back.after", &self.consumer.durable);
+                self.hand_back(&delivered, Some(jittered(backoff(first, last, attempts)))).await;
             }
-            Settled::Open => {}
+            Settled::Left => {
+                // What waits behind it in its lane goes after it, so that they come in order to whoever is next.
+                self.closed.cancelled().await;
+                self.hand_back(&delivered, None).await;
+            }
         }
+    }
+
+    /// Lets the server deliver a message again: after a while, or at once.
+    async fn hand_back(&self, delivered: &Delivered, delay: Option<Duration>) {
+        crash_point("hand.back.before", &self.consumer.durable);
+        // Where this is lost it comes again after the acknowledgement was waited for.
+        let _ = delivered.ack_with(AckKind::Nak(delay)).await;
+        crash_point("hand.back.after", &self.consumer.durable);
     }
 
     /// Tries until the message is done with, or as often as the consumer's manner is.
     async fn settle(&self, message: &Message) -> Settled {
+        // Also while the process stops, a third of a second: what is handed back is due, and nobody holds it again.
         message.ripe().await;
         let started = Instant::now();
         let (mut pause, mut attempts) = (FIRST_RETRY, 0);
         while !self.stop.is_cancelled() {
             match self.attempt(message, started, &mut attempts).await {
                 Ok(()) => return Settled::Done,
-                Err(error) => {
-                    let (durable, cause) = (self.consumer.durable.as_str(), error.cause());
-                    tracing::warn!(durable, ?message, attempts, cause, %error, "reaction failed, trying again");
-                    if let Manner::Tell { first, last } = self.consumer.manner
-                        && (matches!(error, Retry::World(_)) || !self.parks())
-                    {
-                        return Settled::Later { first, last };
+                Err(stuck) => {
+                    if let Some(later) = self.later(message, &stuck, attempts) {
+                        return later;
                     }
                 }
             }
@@ -190,13 +212,29 @@ impl Worker {
                 () = self.stop.cancelled() => {}
             }
         }
-        Settled::Open
+        Settled::Left
+    }
+
+    /// Whether a message goes back to the server after an attempt. What cannot even be parked does for as long as there is:
+    /// in its lane it would be told again and again, and hold up what comes behind it.
+    fn later(&self, message: &Message, stuck: &Stuck, attempts: u32) -> Option<Settled> {
+        let (Stuck::Handling(error) | Stuck::Parking(error)) = stuck;
+        let (durable, cause) = (self.consumer.durable.as_str(), error.cause());
+        tracing::warn!(durable, ?message, attempts, cause, %error, "reaction failed, trying again");
+        let Manner::Tell { first, last } = self.consumer.manner else { return None };
+        match stuck {
+            Stuck::Handling(Retry::World(_)) | Stuck::Parking(Retry::World(_)) => {
+                Some(Settled::Later { first, last })
+            }
+            Stuck::Parking(Retry::Message(_)) => Some(Settled::Later { first: last, last }),
+            Stuck::Handling(Retry::Message(_)) => (!self.parks()).then_some(Settled::Later { first, last }),
+        }
     }
 
     /// One attempt to be done with a message: it is handled, or waits, or is given up.
-    async fn attempt(&self, message: &Message, started: Instant, attempts: &mut u32) -> Result<(), Retry> {
+    async fn attempt(&self, message: &Message, started: Instant, attempts: &mut u32) -> Result<(), Stuck> {
         if self.stop.run_until_cancelled(self.parked.flowing()).await.is_none() {
-            return Err(Retry::world("stopping"));
+            return Err(Stuck::Handling(Retry::world("stopping")));
         }
         if self.waits(message).await? {
             return Ok(());
@@ -212,7 +250,7 @@ impl Worker {
         self.consumer.metrics.failed(&self.consumer.durable, error.cause());
         // Without NATS everything fails, which says nothing of the message; and neither does a world that is away.
         if !self.consumer.connection.is_connected() || matches!(error, Retry::World(_)) {
-            return Err(error);
+            return Err(Stuck::Handling(error));
         }
         *attempts += 1;
         let held_up = self.lanes.waiting(&message.subject).0 > HELD_UP && *attempts >= FEWEST;
@@ -225,7 +263,7 @@ impl Worker {
             self.give_up(failure, Some(message)).await?;
             return Ok(());
         }
-        Err(error)
+        Err(Stuck::Handling(error))
     }
 
     /// Whether a message waits behind one that is parked; if so, that is recorded.

@@ -3,7 +3,7 @@
 use crate::rig::{Rig, becomes, command, event, item, soon, until};
 use async_nats::jetstream;
 use events::{
-    Actor, Aggregate, CommandId, Context, DeadLetterId, DomainEvent, Envelope, Metadata, Subject,
+    Actor, Aggregate, CommandId, Context, DeadLetterId, DomainEvent, Envelope, Fact, Metadata, Subject,
     ops::{DeadLetterDiscarded, DeadLetterEvent, DeadLetterRetried, Holds},
 };
 use jiff::Timestamp;
@@ -16,8 +16,9 @@ use service::Clock;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 const DURABLE: &str = "test-inventory";
@@ -27,6 +28,7 @@ const DURABLE: &str = "test-inventory";
 pub(crate) struct World {
     poisoned: Arc<Mutex<BTreeSet<(String, u64)>>>,
     handled: Arc<Mutex<Vec<(String, u64)>>>,
+    refused: Arc<Mutex<Vec<(String, u64)>>>,
 }
 
 impl World {
@@ -46,8 +48,12 @@ impl World {
 
     /// The versions of an aggregate that were handled, in order, with repetitions.
     pub(crate) fn handled(&self, of: &Subject) -> Vec<u64> {
-        let handled = self.handled.lock().unwrap_or_else(PoisonError::into_inner);
-        handled.iter().filter(|(subject, _)| subject == of.as_str()).map(|(_, version)| *version).collect()
+        versions(&self.handled, of)
+    }
+
+    /// The same of those that were refused.
+    fn refused(&self, of: &Subject) -> Vec<u64> {
+        versions(&self.refused, of)
     }
 
     fn handler(&self) -> Handler {
@@ -57,13 +63,20 @@ impl World {
             Box::pin(async move {
                 let what = (recorded.subject.to_string(), recorded.envelope.version);
                 if world.poisoned.lock().unwrap().contains(&what) {
-                    return Err(Retry::Message(format!("version {} is poisoned", what.1)));
+                    let error = format!("version {} is poisoned", what.1);
+                    world.refused.lock().unwrap().push(what);
+                    return Err(Retry::Message(error));
                 }
                 world.handled.lock().unwrap().push(what);
                 Ok("done")
             })
         })
     }
+}
+
+fn versions(seen: &Mutex<Vec<(String, u64)>>, of: &Subject) -> Vec<u64> {
+    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+    seen.iter().filter(|(subject, _)| subject == of.as_str()).map(|(_, version)| *version).collect()
 }
 
 pub(crate) struct Running {
@@ -90,7 +103,7 @@ pub(crate) async fn worker(rig: &Rig, policy: &str) -> Consumer {
         durable: DURABLE.to_owned(),
         interests: &["stock.received"],
         only: None,
-        lag: std::time::Duration::ZERO,
+        lag: Duration::ZERO,
         manner: Manner::React,
         policy: policy.parse().unwrap(),
         parking: parking(rig).await,
@@ -116,7 +129,7 @@ pub(crate) async fn start_at(url: &str, world: &World, policy: &str) -> Running 
         durable: DURABLE.to_owned(),
         interests: &["stock.received"],
         only: None,
-        lag: std::time::Duration::ZERO,
+        lag: Duration::ZERO,
         manner: Manner::React,
         policy: policy.parse().unwrap(),
         metrics: ConsumerMetrics::default(),
@@ -352,6 +365,89 @@ async fn a_skipped_message_is_passed_over_and_audited() {
     assert_eq!(audit(&rig).await, ["message.skipped"]);
     assert!(letter(&rig, &bad).await.is_none());
     running.stop().await;
+}
+
+/// What cannot even be parked is told neither again and again, nor in the way of what comes behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_and_cannot_be_parked_goes_back_to_the_server() {
+    let rig = Rig::start().await;
+    let (bad, good, world) = (item(), item(), World::default());
+    let (first, last) = (Duration::from_millis(10), Duration::from_hours(1));
+    let consumer = Consumer { manner: Manner::Tell { first, last }, ..worker(&rig, "park:1").await };
+    consumer.ensure().await.unwrap();
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(consumer.run(world.handler(), stop.clone()));
+    add(&rig, &good, 1..=1).await;
+    until("it works", async || world.handled(&good) == [1]).await;
+    let record = format!("$KV.PARKED.{DURABLE}.{}", DeadLetterId::of(DURABLE, bad.as_str()));
+    let context = jetstream::new(rig.client().await);
+    context.publish(record, "no record".into()).await.unwrap().await.unwrap();
+    world.poison(&bad, 1);
+    add(&rig, &bad, 1..=2).await;
+    until("what comes behind it is told", async || world.handled(&bad) == [2]).await;
+    until("it waits at the server", async || unacknowledged(&rig).await == (1, 0)).await;
+    assert_eq!(world.refused(&bad), [1], "it was told once");
+    Running { stop, task }.stop().await;
+}
+
+/// A process that stops hands back what it has not begun: others need not wait until the server misses acknowledgements.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_begun_when_a_process_stops_comes_at_once_and_in_order() {
+    let rig = Rig::start().await;
+    let (of, world, gate) = (item(), World::default(), Arc::new(Semaphore::new(0)));
+    let (handler, held) = (world.handler(), Arc::clone(&gate));
+    let slow: Handler = Arc::new(move |recorded| {
+        let (handled, held) = (handler(recorded), Arc::clone(&held));
+        Box::pin(async move {
+            let _passed = held.acquire().await;
+            handled.await
+        })
+    });
+    let stop = CancellationToken::new();
+    let stopping = tokio::spawn(worker(&rig, "park:3").await.run(slow, stop.clone()));
+    add(&rig, &of, 1..=20).await;
+    until("all are delivered", async || unacknowledged(&rig).await == (20, 0)).await;
+    stop.cancel();
+    let begun = Instant::now();
+    gate.add_permits(1);
+    soon("stop", stopping).await.unwrap();
+    assert_eq!(world.handled(&of), [1], "what had begun was finished");
+    let next = start(&rig, &world, "park:3").await;
+    until("all are handled", async || world.handled(&of).len() == 20).await;
+    assert!(begun.elapsed() < Duration::from_millis(3500), "after {:?}", begun.elapsed());
+    assert_eq!(world.handled(&of), (1..=20).collect::<Vec<_>>());
+    next.stop().await;
+}
+
+/// One process was killed while it tried the first one, another has passed what came behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_skipped_out_of_order_is_said_of_each_message_once() {
+    let rig = Rig::start().await;
+    let bad = item();
+    add(&rig, &bad, 1..=3).await;
+    let mut reader =
+        Reader::open(&rig.connection, Context::Inventory, From::Start, Until::End, Filter::default())
+            .await
+            .unwrap();
+    let messages: Vec<Message> = soon("the events", crate::rig::rest(&mut reader)).await;
+    let parking = parking(&rig).await;
+    for index in [2, 0, 2, 0, 1, 0] {
+        parking.skip("test", DURABLE, &messages[index], "poisoned".to_owned()).await.unwrap();
+    }
+    let id = DeadLetterId::of(DURABLE, bad.as_str());
+    let mut reader = Reader::open(&rig.connection, Context::Ops, From::Start, Until::End, Filter::default())
+        .await
+        .unwrap();
+    let said: Vec<Message> = soon("the log", crate::rig::rest(&mut reader)).await;
+    let said = said.iter().map(|said| match said.fact().unwrap() {
+        Fact::DeadLetter(DeadLetterEvent::Skipped(skipped)) => {
+            assert_eq!(skipped.dead_letter_id, id);
+            skipped.failure.sequence
+        }
+        other => panic!("{other:?}"),
+    });
+    let sequences = [2, 0, 1].map(|index: usize| messages[index].position.sequence);
+    assert_eq!(said.collect::<Vec<_>>(), sequences);
 }
 
 #[tokio::test(flavor = "multi_thread")]
