@@ -15,6 +15,7 @@ on_postgres! {
     rebuilt::built_beneath_those_who_follow,
     seams::somebody_dies,
     seams::one_of_two_dies,
+    seams::one_of_two_is_mute,
     seams::others_are_built,
     stream::one_order_is_followed,
     stream::a_list_tells,
