@@ -232,6 +232,6 @@ pub(crate) fn read(text: &str) -> Vec<Position> {
     text.split(',').filter_map(|one| one.trim().parse().ok()).collect()
 }
 
-fn write(positions: &[Position]) -> String {
+pub(crate) fn write(positions: &[Position]) -> String {
     positions.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -124,8 +124,8 @@ impl Follow {
     async fn opening(&mut self, mut missed: Missed) -> Result<Vec<Said>, Problem> {
         loop {
             // Also where nothing was missed the query says whether he may ask.
-            let begun = self.shared.documents.moment();
-            let answer = self.shared.documents.ask(self.target.path(), self.principal, "").await?;
+            let (begun, told) = (self.shared.documents.moment(), self.shared.hub.told());
+            let answer = self.shared.documents.ask(self.target.path(), self.principal, &told).await?;
             let whole = Look { begun, ended: self.shared.documents.moment() };
             let mut fresh = match &missed {
                 Ok(missed) => self.looks(missed, &answer.json, whole).await?,
@@ -277,7 +277,7 @@ impl Follow {
             Target::One { path, .. } => path.to_string(),
             Target::Many { .. } => target::one(model, key),
         };
-        self.shared.documents.look(model, &path, "").await
+        self.shared.documents.look(model, &path, &self.shared.hub.told()).await
     }
 
     /// What the client is told of a document; nothing where it has that, or may not see it. `ahead` says whether the feed may

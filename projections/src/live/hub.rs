@@ -14,7 +14,7 @@ use super::{
     registry::{Registry, Seat, Slot},
     target::{self, Target},
 };
-use crate::{Progress, View};
+use crate::{Progress, View, telling::write};
 use events::Position;
 use futures::poll;
 use lru::LruCache;
@@ -35,6 +35,8 @@ use uuid::Uuid;
 const OWNERS: NonZeroUsize = NonZeroUsize::new(50_000).expect("not zero");
 /// How long somebody may wait until the feed is followed, and until it has told what he was shown.
 const READY_WITHIN: Duration = Duration::from_secs(5);
+/// How long an instance may be behind another one that somebody has followed before he begins anew.
+const CATCHES_UP: Duration = Duration::from_secs(1);
 
 /// Who follows what, and where the feed is.
 pub(crate) struct Hub {
@@ -138,6 +140,12 @@ impl Hub {
         self.cursor(&self.lock())
     }
 
+    /// Up to where everything is told. Tables of this process may be behind it, for another one tells the feed as well: what
+    /// is looked at without it would be older than the place that its reader is given.
+    pub(crate) fn told(&self) -> String {
+        write(&self.lock().told)
+    }
+
     /// Everything that changes from here on comes into the newcomer's queue.
     pub(crate) async fn enter(
         shared: &Arc<Shared>,
@@ -149,6 +157,9 @@ impl Hub {
         hub.in_time(&shared.projections.progress(), followed).await?;
         let Newcomer { model, target, principal, queue, tag, cursor } = newcomer;
         let cursor = cursor.map(|bookmark| bookmark.cursor);
+        if let Some(cursor) = cursor {
+            hub.catch_up(cursor).await;
+        }
         let (seat, declared) = (Seat::of(model, target), &hub.view.live.models[model]);
         let path = match target {
             Target::One { key, path } => (**path != *target::one(declared, key)).then(|| Arc::clone(path)),
@@ -183,6 +194,17 @@ impl Hub {
         Ok(self.now())
     }
 
+    /// Waits, but for a moment only, until this process has heard what a client has heard that comes from another instance.
+    async fn catch_up(&self, cursor: Cursor) {
+        let mut marks = self.marks.subscribe();
+        let there = marks.wait_for(|_| {
+            let state = self.lock();
+            state.epoch != cursor.epoch || state.sequence >= cursor.sequence
+        });
+        // Whether it is there is seen where it is asked for what was missed.
+        let _ = tokio::time::timeout(CATCHES_UP, there).await;
+    }
+
     /// Waits for something, not for long; else says when it will be there.
     async fn in_time(
         &self,
@@ -190,16 +212,16 @@ impl Hub {
         there: impl Future<Output = bool>,
     ) -> Result<(), Problem> {
         let mut there = pin!(there);
-        // As good as always: nobody counts what is left then.
-        if poll!(&mut there) == Poll::Ready(true) {
-            return Ok(());
-        }
         let left = || later::left(&progress.borrow(), &self.lock().told);
-        let before = left();
-        match tokio::time::timeout(READY_WITHIN, there).await {
-            Ok(true) => Ok(()),
-            Ok(false) | Err(_) => Err(later::refusal(before, left(), READY_WITHIN)),
-        }
+        let (before, is_there) = match poll!(&mut there) {
+            // As good as always: nobody counts what is left then.
+            Poll::Ready(is_there) => (0, is_there),
+            Poll::Pending => {
+                let before = left();
+                (before, tokio::time::timeout(READY_WITHIN, there).await.unwrap_or(false))
+            }
+        };
+        if is_there { Ok(()) } else { Err(later::refusal(before, left(), READY_WITHIN)) }
     }
 
     /// The feed is this one from now on.

@@ -198,6 +198,7 @@ async fn processes_with_tables_of_their_own_tell_together_and_clients_may_change
         .await
         .unwrap();
         while let Ok(event) = list.next().await {
+            assert_ne!(event.name, "reset", "whoever changes over goes on where he was: {}", event.data);
             if event.name == "change" {
                 let sku = event.data["sku"].as_str().unwrap().to_owned();
                 let price = event.data["price"]["amount"].as_u64().unwrap();
@@ -217,6 +218,7 @@ async fn processes_with_tables_of_their_own_tell_together_and_clients_may_change
     let same = async {
         while seen != rig.prices() {
             let event = list.next().await.unwrap();
+            assert_ne!(event.name, "reset", "{}", event.data);
             if event.name == "change" {
                 let sku = event.data["sku"].as_str().unwrap().to_owned();
                 seen.insert(sku, event.data["price"]["amount"].as_u64().unwrap());
