@@ -4,9 +4,12 @@ use async_nats::{ConnectOptions, Event, ServerError};
 use std::{
     fmt,
     path::PathBuf,
+    pin::pin,
     str::FromStr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 /// Where JetStream is asked, in an account that has streams of its own.
@@ -15,6 +18,9 @@ pub(crate) const OWN_API: &str = "$JS.API";
 /// Where JetStream is asked by those that `waybill nats-config` makes: their accounts have no streams, and ask others
 /// under this name. The usual one is taken by the account's own JetStream, which would say that there is none.
 pub const SHARED_API: &str = "JS.API";
+
+/// The client hears what is refused in a task of its own, which is not far behind the answers.
+const MOMENT: Duration = Duration::from_millis(250);
 
 /// The private half of an nkey: who has it is that user. Never shown.
 #[derive(Clone)]
@@ -90,36 +96,64 @@ pub struct Access {
 /// What a server has refused to somebody, on any of his connections. It says so beside what was asked, which then has no
 /// answer. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Refusals(Arc<Mutex<Vec<String>>>);
+pub struct Refusals(Arc<Heard>);
 
-/// So many are kept.
-const REFUSALS: usize = 64;
+#[derive(Debug, Default)]
+struct Heard {
+    /// The first one of each kind: how often the same is refused does not matter, and kinds are few.
+    texts: Mutex<Vec<String>>,
+    news: Notify,
+}
+
+/// What a refusal is about: the operation, and the first token of the subject.
+fn kind(text: &str) -> &str {
+    let subject = text.find('"').map_or(text.len(), |quote| quote + 1);
+    let end = text[subject..].find(['.', '"']).map_or(text.len(), |end| subject + end);
+    &text[..end]
+}
 
 impl Refusals {
     /// The first one, in the words of the server.
     pub fn first(&self) -> Option<String> {
-        self.heard().first().cloned()
+        self.texts().first().cloned()
     }
 
     /// One that is about a subject which begins like this.
-    pub(crate) fn of(&self, beginning: &str) -> Option<String> {
+    fn of(&self, beginning: &str) -> Option<String> {
         let subject = format!("\"{beginning}");
-        self.heard().iter().find(|text| text.contains(&subject)).cloned()
+        self.texts().iter().find(|text| text.contains(&subject)).cloned()
     }
 
-    fn heard(&self) -> MutexGuard<'_, Vec<String>> {
+    /// The same, of whatever the server has said before now: it is heard a moment later than an answer that came behind it.
+    pub(crate) async fn soon_of(&self, beginning: &str) -> Option<String> {
+        let heard = async {
+            loop {
+                let mut news = pin!(self.0.news.notified());
+                news.as_mut().enable();
+                if let Some(text) = self.of(beginning) {
+                    return text;
+                }
+                news.await;
+            }
+        };
+        tokio::time::timeout(MOMENT, heard).await.ok()
+    }
+
+    fn texts(&self) -> MutexGuard<'_, Vec<String>> {
         // Every statement leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.texts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn hear(&self, event: &Event) {
         if let Event::ServerError(ServerError::Other(text)) = event
             && text.to_lowercase().starts_with("permissions violation")
         {
-            let mut heard = self.heard();
-            if heard.len() < REFUSALS {
-                heard.push(text.clone());
+            let mut texts = self.texts();
+            if !texts.iter().any(|known| kind(known) == kind(text)) {
+                texts.push(text.clone());
             }
+            drop(texts);
+            self.0.news.notify_waiters();
         }
     }
 }
@@ -181,6 +215,40 @@ mod tests {
         for bad in [&account, seed.public(), "", "SU"] {
             assert_eq!(bad.parse::<Seed>().unwrap_err(), SeedError, "{bad}");
         }
+    }
+
+    fn refused(subject: &str) -> Event {
+        let text = format!("Permissions Violation for Publish to \"{subject}\"");
+        Event::ServerError(ServerError::Other(text))
+    }
+
+    #[tokio::test]
+    async fn however_much_is_refused_one_of_each_kind_is_known() {
+        let refusals = Refusals::default();
+        refusals.hear(&Event::Connected);
+        assert_eq!(refusals.first(), None);
+        for number in 0..1000 {
+            refusals.hear(&refused(&format!("$JS.API.STREAM.INFO.{number}")));
+        }
+        refusals.hear(&refused("audit.orders.order.1"));
+        assert!(refusals.first().unwrap().contains("INFO.0\""));
+        assert!(refusals.soon_of("audit.").await.unwrap().contains("order.1"));
+        assert_eq!(refusals.soon_of("copies.").await, None);
+        assert_eq!(refusals.texts().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_waited_for_that_is_heard_behind_an_answer() {
+        let refusals = Refusals::default();
+        let hearing = refusals.clone();
+        let late = tokio::spawn(async move {
+            tokio::task::yield_now().await;
+            hearing.hear(&refused("evt.orders.order.1"));
+            tokio::task::yield_now().await;
+            hearing.hear(&refused("audit.orders.order.1"));
+        });
+        assert!(refusals.soon_of("audit.").await.is_some());
+        late.await.unwrap();
     }
 
     #[test]

@@ -24,6 +24,7 @@ mod access;
 mod accounts;
 pub mod baseline;
 mod bucket;
+mod causes;
 mod committer;
 mod connection;
 mod consumer;
@@ -55,6 +56,7 @@ pub mod topology;
 pub use access::{Access, Refusals, SHARED_API, Seed, SeedError, inbox};
 pub use accounts::{Layout, Permissions};
 pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};
+pub use causes::is_of_nats;
 pub use connection::{ConnectError, Connection};
 pub use consumer::{
     ASKED_BY_OPERATORS, Consumer, ConsumerError, ConsumerMetrics, Durable, Handler, Manner, Policies, Policy,

@@ -195,13 +195,15 @@ impl Relay {
         if self.reached.keys().all(|context| self.keeps(*context)) {
             return Ok(());
         }
-        // Nobody acknowledges those that no stream keeps. What the server refuses it has said before it answers what came later.
+        // Nobody acknowledges those that no stream keeps. What the server refuses it has said before it answers what came
+        // later.
         let asked = self.target.api(format!("STREAM.INFO.{}", Context::Orders.stream()));
         let _ = self.target.ask(asked, Request::new(), ANSWER).await;
         let beginning = self.prefix.as_ref().map_or("evt", |Prefix(prefix)| prefix);
-        match self.target.refusals.of(&format!("{beginning}.")) {
+        match self.target.refusals.soon_of(&format!("{beginning}.")).await {
             Some(what) => {
-                self.reached.clear();
+                // What a stream has acknowledged has arrived.
+                self.reached.retain(|context, _| self.kept.contains(context));
                 Err(RelayError::Refused(what))
             }
             None => Ok(()),

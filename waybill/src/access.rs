@@ -4,11 +4,15 @@ use crate::{
     failure::{Failure, because},
     settings::Flag,
 };
+use commands::users::tokens::OpenError;
 use nats::{Access, Refusals, Seed, SeedError};
+use projections::RebuildError;
 use service::config::{Faults, Settings};
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
+    error::Error,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -178,7 +182,7 @@ impl AccessArgs {
     }
 }
 
-/// Says which role a command has to come as, where it failed after NATS had refused something.
+/// Says which role a command has to come as, where it failed because of NATS, which had refused something.
 pub(crate) fn as_role<T>(role: &str, access: &Access, result: Result<T, Failure>) -> Result<T, Failure> {
     let told = |what: &str| {
         format!(
@@ -186,9 +190,20 @@ pub(crate) fn as_role<T>(role: &str, access: &Access, result: Result<T, Failure>
         )
     };
     match access.refusals.first() {
-        Some(what) => result.map_err(because(told(&what))),
+        Some(what) => {
+            result.map_err(|error| if is_of_nats(&*error) { because(told(&what))(error) } else { error })
+        }
         None => result,
     }
+}
+
+/// Whether a command failed because of NATS, and not of a file or of what somebody said.
+fn is_of_nats(error: &(dyn Error + 'static)) -> bool {
+    // The one says in words what is in the way, the other shows what is behind it only.
+    matches!(error.downcast_ref(), Some(RebuildError::Stuck { .. }))
+        || matches!(error.downcast_ref(), Some(OpenError::Topology(_)))
+        || nats::is_of_nats(error)
+        || error.source().is_some_and(is_of_nats)
 }
 
 /// The one role that a process plays, by the one seed that it was given.
