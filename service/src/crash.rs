@@ -3,7 +3,8 @@
 //!
 //! `WAYBILL_CRASH_AT=<point>@<scope>:<count>` dies when that point is passed for the count-th time, and says so in the file
 //! `WAYBILL_CRASH_MARK` before it does;
-//! `WAYBILL_STALL_AT=<point>@<scope>:<milliseconds>` stands still for so long when that point is passed for the first time.
+//! `WAYBILL_STALL_AT=<point>@<scope>:<milliseconds>` stands still for so long when that point is passed for the first time,
+//! and leaves the same mark;
 //! `WAYBILL_CRASH_LIST=<file>` writes down every point the first time it is passed.
 
 /// A place where the process may be made to die. `scope` tells apart who passes it: a stream, a consumer.
@@ -46,6 +47,13 @@ mod armed {
         Armed { at, stall, list }
     });
 
+    /// Says that this place was reached.
+    fn leave_mark(at: &str) {
+        if let Ok(mark) = env::var("WAYBILL_CRASH_MARK") {
+            let _ = fs::write(mark, at);
+        }
+    }
+
     /// A place where the process may be made to die. `scope` tells apart who passes it: a stream, a consumer.
     pub fn crash_point(point: &'static str, scope: &str) {
         if let Some((at, left)) = &ARMED.at
@@ -54,10 +62,8 @@ mod armed {
             let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
             *left = left.saturating_sub(1);
             if *left == 0 {
-                // Whoever ends otherwise leaves no mark.
-                if let Ok(mark) = env::var("WAYBILL_CRASH_MARK") {
-                    let _ = fs::write(mark, at);
-                }
+                // Whoever ends otherwise leaves none.
+                leave_mark(at);
                 // Nothing is flushed, dropped or told.
                 std::process::abort();
             }
@@ -66,6 +72,7 @@ mod armed {
             && at.split_once('@') == Some((point, scope))
             && let Some(time) = time.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
+            leave_mark(at);
             std::thread::sleep(time);
         }
         if let Some((file, seen)) = &ARMED.list {

@@ -126,7 +126,7 @@ async fn matrix(cells: impl Iterator<Item = &'static (About, &'static str)>) {
         end(&mut process).await;
         let flags = if *about == About::Mail { &no_mail } else { &up };
         if *about == About::Webhook {
-            endpoint.refuses_once();
+            endpoint.refuses_an_order();
         }
         let trap = Trap::at(&format!("{at}:1")).unwrap();
         if process.again_with(flags, &trap.env()).await.unwrap() {

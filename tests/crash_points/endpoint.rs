@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
 };
-use waybill_tests::{Receiver, ReceiverBehaviour};
+use waybill_tests::Receiver;
 
 /// What it is called.
 const NAME: &str = "erp";
@@ -32,9 +32,9 @@ impl Endpoint {
         [flags, &["--webhooks", &self.file]].concat()
     }
 
-    /// Takes nothing that comes next.
-    pub(crate) fn refuses_once(&self) {
-        self.receiver.will([ReceiverBehaviour::Answer(503)]);
+    /// Does not take the next order that it is told of, whatever of other streams it is told before.
+    pub(crate) fn refuses_an_order(&self) {
+        self.receiver.refuses_next("order.created");
     }
 
     /// What must hold of what came: of each fact it has heard, under one name however often, so that whoever knows the name

@@ -92,7 +92,7 @@ async fn killed(process: &mut Process, trap: &Trap, what: impl Future<Output = (
     trap.verdict(process.status())
 }
 
-/// Those points in whose name `WAYBILL_ONLY_AT` is; without it all.
+/// Those points in whose name `WAYBILL_ONLY_AT` is; without it all. Where none is, the table says so.
 fn asked_for(points: &BTreeSet<String>) -> BTreeSet<String> {
     let only = env::var("WAYBILL_ONLY_AT").unwrap_or_default();
     points.iter().filter(|point| point.contains(&only)).cloned().collect()

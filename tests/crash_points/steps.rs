@@ -250,7 +250,7 @@ struct Cell {
     step: Step,
     failure: Failure,
     order: Uuid,
-    /// Whether what should go wrong did: who was to die has died there.
+    /// Whether what should go wrong did: who was to die has died there, who was to be late stood still there.
     verdict: Verdict,
     took: Duration,
 }
@@ -261,15 +261,16 @@ impl Shop {
         let stream = done_by(step).1.stream();
         let append = |when: &str, count: u32| format!("append.{when}@{stream}:{count}");
         let (order, verdict) = match failure {
-            Failure::Refused => (self.refused(step, &key).await, Verdict::Died),
+            // How its order ends tells whether it was refused.
+            Failure::Refused => (self.refused(step, &key).await, Verdict::Reached),
             Failure::Late | Failure::TooLate => {
                 let millis = if failure == Failure::Late { LATE } else { TOO_LATE };
-                let at = format!("append.before@{stream}:{millis}");
-                self.start(step, &[("WAYBILL_STALL_AT", &at)]).await;
+                let trap = Trap::stall(&format!("append.before@{stream}:{millis}")).unwrap();
+                self.start(step, &trap.env()).await;
                 let order = self.place(&key, |_| ()).await;
                 self.ended(order).await;
                 self.start(step, &[]).await;
-                (order, Verdict::Died)
+                (order, trap.reached())
             }
             Failure::Silent => {
                 self.end(step).await;
@@ -277,7 +278,7 @@ impl Shop {
                 self.is_asked(order, step).await;
                 self.given_up(order, step).await;
                 self.start(step, &[]).await;
-                (order, Verdict::Died)
+                (order, Verdict::Reached)
             }
             Failure::DiesBefore | Failure::DiesAfter => {
                 let when = if failure == Failure::DiesBefore { "before" } else { "after" };
@@ -423,7 +424,9 @@ async fn matrix(workflow: Workflow) {
         let expected = expected(workflow, &cell);
         let Cell { step, failure, verdict, took, .. } = cell;
         let verdict = match verdict {
-            Verdict::Died if !expected.contains(&&*end) => Verdict::Otherwise(format!("not as {expected:?}")),
+            verdict if verdict.is_green() && !expected.contains(&&*end) => {
+                Verdict::Wrong(format!("its order should end as one of {expected:?}"))
+            }
             verdict => verdict,
         };
         let failure = format!("{failure:?}");

@@ -1,4 +1,4 @@
-//! What is printed of a matrix: each cell, and whether it died where it should.
+//! What is printed of a matrix: each cell, and whether what should happen in it did.
 
 use std::fmt;
 use waybill_tests::Verdict;
@@ -21,11 +21,12 @@ impl Table {
     /// Prints it.
     ///
     /// # Panics
-    /// When not everybody died where he should.
+    /// When not all went as it should, or there are no cells.
     pub(crate) fn demand(&self) {
         println!("{self}");
-        let green = self.cells.iter().all(|(_, verdict)| *verdict == Verdict::Died);
-        assert!(green, "every cell was killed where it should be:\n{self}");
+        assert!(!self.cells.is_empty(), "{}: no cell at all", self.title);
+        let green = self.cells.iter().all(|(_, verdict)| verdict.is_green());
+        assert!(green, "not every cell is green:\n{self}");
     }
 }
 
@@ -34,4 +35,19 @@ impl fmt::Display for Table {
         writeln!(f, "{}\n", self.title)?;
         self.cells.iter().try_for_each(|(cell, verdict)| writeln!(f, "  {cell:<74} {verdict}"))
     }
+}
+
+#[test]
+#[should_panic(expected = "no cell at all")]
+fn a_table_without_cells_is_not_green() {
+    Table::new("nothing is called like this").demand();
+}
+
+#[test]
+#[should_panic(expected = "not every cell is green")]
+fn one_red_cell_is_enough() {
+    let mut table = Table::new("cells");
+    table.note("reached", Verdict::Reached);
+    table.note("wrong", Verdict::Wrong("completed, not failed".to_owned()));
+    table.demand();
 }

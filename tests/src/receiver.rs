@@ -60,7 +60,21 @@ struct Shared {
     received: Mutex<Vec<Request>>,
     /// What it does next; then it answers 200.
     next: Mutex<VecDeque<Behaviour>>,
+    /// The type of an event that it does not take, once.
+    refuses: Mutex<Option<String>>,
     gate: Gate,
+}
+
+impl Shared {
+    /// Whether it does not take this one.
+    fn refuses(&self, request: &Request) -> bool {
+        let mut refuses = self.refuses.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_it = refuses.as_deref().is_some_and(|kind| request.json()["type"] == kind);
+        if is_it {
+            *refuses = None;
+        }
+        is_it
+    }
 }
 
 /// Nobody passes before it is opened.
@@ -121,6 +135,11 @@ impl Receiver {
         self.shared.next.lock().unwrap_or_else(PoisonError::into_inner).extend(next);
     }
 
+    /// Does not take the next event of this type, whatever else comes before it.
+    pub fn refuses_next(&self, kind: &str) {
+        *self.shared.refuses.lock().unwrap_or_else(PoisonError::into_inner) = Some(kind.to_owned());
+    }
+
     /// What has come, oldest first.
     pub fn requests(&self) -> Vec<Request> {
         self.shared.received.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -150,7 +169,12 @@ impl Drop for Receiver {
 }
 
 async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    shared.received.lock().unwrap_or_else(PoisonError::into_inner).push(Request { headers, body });
+    let request = Request { headers, body };
+    let refuses = shared.refuses(&request);
+    shared.received.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    if refuses {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
     let next = shared.next.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     match next {
         Some(Behaviour::Answer(status)) => StatusCode::from_u16(status).unwrap_or_default(),
