@@ -1,4 +1,5 @@
-//! Timers: what it takes to have very many of them armed, how fast they are armed, and how late they fire.
+//! Timers: what it takes to have very many of them armed, how fast they are armed, and how late whoever answers them is
+//! called.
 
 use super::{
     Scale,
@@ -77,8 +78,14 @@ pub(super) async fn measure(
     let answered = answered.await.map_err(|_| "not every timer has fired")??;
     let case = Case { callers: 1, ..case };
     let late = answered.millis(0.99);
-    report.add(case, format!("answered late, {RATE}/s fire"), &[answered], None);
-    report.figure("timers", format!("p99 of lateness, {durability}"), late, "ms", "below 100");
+    report.add(case, format!("until the handler is called, late, {RATE}/s fire"), &[answered], None);
+    report.figure(
+        "timers",
+        format!("p99 of lateness until the handler is called, {durability}"),
+        late,
+        "ms",
+        "below 100",
+    );
     stop.cancel();
     answering.await?;
     stage.close().await;
@@ -106,7 +113,7 @@ async fn answering(stage: &Stage) -> Result<Consumer, Failure> {
     Ok(consumer)
 }
 
-/// Tells what a timer was set to, and when it is answered.
+/// Tells what a timer was set to, and when whoever answers it is called.
 fn handler(clock: &Clock, told: mpsc::UnboundedSender<(Timestamp, Timestamp)>) -> Handler {
     let clock = clock.clone();
     Arc::new(move |recorded| {
@@ -148,7 +155,7 @@ async fn arm(
     Ok(sample)
 }
 
-/// How late timers are answered.
+/// How late whoever answers timers is called.
 async fn answered(
     mut heard: mpsc::UnboundedReceiver<(Timestamp, Timestamp)>,
     count: u64,
@@ -156,10 +163,10 @@ async fn answered(
 ) -> Result<Sample, Failure> {
     let mut sample = Sample::of(count, Duration::ZERO);
     for _ in 0..count {
-        let (at, now) = heard.recv().await.ok_or("nobody answers timers any more")?;
+        let (at, now) = heard.recv().await.ok_or("nobody hears of timers any more")?;
         let late = now.duration_since(at);
         if late.is_negative() {
-            return Err(format!("a timer was answered {late:#} early").into());
+            return Err(format!("the handler of a timer was called {late:#} early").into());
         }
         sample.note(late.unsigned_abs());
         sample.elapsed = now.duration_since(first).unsigned_abs();
