@@ -184,17 +184,15 @@ impl AccessArgs {
 
 /// Says which role a command has to come as, where it failed because of NATS, which had refused something.
 pub(crate) fn as_role<T>(role: &str, access: &Access, result: Result<T, Failure>) -> Result<T, Failure> {
-    let told = |what: &str| {
-        format!(
-            "NATS refuses it ({what}): this is done as {role}, whose key is seeds/{role}.nk; docs/security.md says what each may do"
-        )
-    };
-    match access.refusals.first() {
-        Some(what) => {
-            result.map_err(|error| if is_of_nats(&*error) { because(told(&what))(error) } else { error })
-        }
-        None => result,
-    }
+    result.map_err(|error| blaming(role, access.refusals.first(), error))
+}
+
+/// An error, and whose rights it is about, if it is about any.
+fn blaming(role: &str, refused: Option<String>, error: Failure) -> Failure {
+    let Some(what) = refused.filter(|_| is_of_nats(&*error)) else { return error };
+    because(format!(
+        "NATS refuses it ({what}): this is done as {role}, whose key is seeds/{role}.nk; docs/security.md says what each may do"
+    ))(error)
 }
 
 /// Whether a command failed because of NATS, and not of a file or of what somebody said.
@@ -259,5 +257,23 @@ mod tests {
             assert!(faults.contains(name), "{name} is missing in {faults}");
         }
         assert!(!faults.contains("SUSECRET"), "{faults}");
+    }
+
+    #[test]
+    fn rights_are_to_blame_only_for_what_came_of_nats() {
+        let heard = || Some("Permissions Violation for Publish to \"copy.orders\"".to_owned());
+        let told = |refused: Option<String>, error: Failure| {
+            crate::failure::report(&*blaming(OPERATOR, refused, error)).contains("seeds/operator.nk")
+        };
+        let stuck =
+            || RebuildError::Stuck { reached: "nothing".to_owned(), why: "nobody answers".to_owned() };
+        let away = || nats::AppendError::Unknown;
+        assert!(told(heard(), away().into()) && told(heard(), stuck().into()));
+        assert!(told(heard(), because("cannot go on")(because("cannot record it")(away()))));
+        assert!(!told(None, away().into()), "nothing was refused");
+        let file = || std::io::Error::other("no space left on device");
+        for error in [file().into(), because("cannot write the copy")(file()), "41 is not an order".into()] {
+            assert!(!told(heard(), error));
+        }
     }
 }
