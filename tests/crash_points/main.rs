@@ -92,10 +92,14 @@ async fn killed(process: &mut Process, trap: &Trap, what: impl Future<Output = (
     trap.verdict(process.status())
 }
 
-/// Those points in whose name `WAYBILL_ONLY_AT` is; without it all. Where none is, the table says so.
+/// Those points that are asked for.
 fn asked_for(points: &BTreeSet<String>) -> BTreeSet<String> {
-    let only = env::var("WAYBILL_ONLY_AT").unwrap_or_default();
-    points.iter().filter(|point| point.contains(&only)).cloned().collect()
+    points.iter().filter(|point| is_asked_for(point)).cloned().collect()
+}
+
+/// Whether `WAYBILL_ONLY_AT` is in the name of a cell; without it all are asked for. Where none is, the table says so.
+fn is_asked_for(name: &str) -> bool {
+    name.contains(&env::var("WAYBILL_ONLY_AT").unwrap_or_default())
 }
 
 /// One point of every kind: where one service passes it that of this service, else the last one.
