@@ -4,6 +4,7 @@ use super::{HTTP, Identity, TlsError, fault, in_words, provider, unfit};
 use crate::http::{STALLED, prepare};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use std::{
+    collections::VecDeque,
     fmt,
     io::{self, IoSlice},
     net::SocketAddr,
@@ -15,13 +16,14 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-/// How long a caller may take to agree on TLS, and how many may be at it.
+/// How long a caller may take to agree on TLS.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How many may be at it: one more takes the place of the one who has been at it longest. Who means it takes milliseconds.
 const HANDSHAKES: usize = 1024;
 
 /// The certificate that connections are accepted with.
@@ -132,6 +134,9 @@ pub struct Listener {
     tls: Option<ServerTls>,
     /// Who connects and does not speak holds up nobody else.
     handshakes: JoinSet<(io::Result<Stream>, SocketAddr)>,
+    /// The same, oldest first, some of which have ended.
+    begun: VecDeque<(AbortHandle, SocketAddr)>,
+    most: usize,
 }
 
 impl From<TcpListener> for Listener {
@@ -143,7 +148,7 @@ impl From<TcpListener> for Listener {
 impl Listener {
     /// With a certificate connections are within TLS.
     pub fn new(tcp: TcpListener, tls: Option<ServerTls>) -> Self {
-        Self { tcp, tls, handshakes: JoinSet::new() }
+        Self { tcp, tls, handshakes: JoinSet::new(), begun: VecDeque::new(), most: HANDSHAKES }
     }
 
     /// For who accepts connections himself.
@@ -159,13 +164,17 @@ impl Listener {
                     let why = fault(&error).unwrap_or_else(|| error.to_string());
                     tracing::warn!(peer = %address, why, "a caller was refused");
                 }
+                // That was said when its place was taken.
+                Err(error) if error.is_cancelled() => {}
                 Err(error) => tracing::warn!(%error, "a caller was lost"),
             },
-            accepted = self.tcp.accept(), if self.handshakes.len() < HANDSHAKES => match accepted {
+            accepted = self.tcp.accept() => match accepted {
                 Ok((stream, address)) => {
                     prepare(&stream, STALLED);
                     let Some(tls) = self.tls.clone() else { return Some((Stream::Plain(stream), address)) };
-                    self.handshakes.spawn(async move { (tls.accept(stream, HANDSHAKE).await, address) });
+                    self.make_room();
+                    let agree = async move { (tls.accept(stream, HANDSHAKE).await, address) };
+                    self.begun.push_back((self.handshakes.spawn(agree), address));
                 }
                 // Of one connection, or the process has no file descriptors left: both pass.
                 Err(error) => {
@@ -175,6 +184,21 @@ impl Listener {
             },
         }
         None
+    }
+
+    /// Ends the oldest handshake where there are as many as there may be.
+    fn make_room(&mut self) {
+        if self.begun.len() < self.most {
+            return;
+        }
+        self.begun.retain(|(handshake, _)| !handshake.is_finished());
+        if self.begun.len() >= self.most
+            && let Some((oldest, address)) = self.begun.pop_front()
+        {
+            oldest.abort();
+            let why = "too many are agreeing on TLS, and it has been at it longest";
+            tracing::warn!(peer = %address, why, "a caller was refused");
+        }
     }
 }
 
@@ -192,5 +216,52 @@ impl axum::serve::Listener for Listener {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::{ClientTls, server_name};
+    use axum::serve::Listener as _;
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::AsyncReadExt;
+    use tokio_rustls::TlsConnector;
+
+    #[tokio::test]
+    async fn however_many_connect_and_say_nothing_who_speaks_gets_in() {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(["orders".to_owned()]).unwrap().self_signed(&key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let shown = ServerTls::new(&Identity::new(vec![certificate.der().clone()], key), None).unwrap();
+        let connector = ClientTls::new(Arc::new(roots), None).unwrap().by_host().unwrap();
+        let connector = TlsConnector::from(Arc::new(connector));
+
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let mut listener = Listener { most: 3, ..Listener::new(tcp, Some(shown)) };
+        let mut silent = Vec::new();
+        for _ in 0..7 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let speaks = TcpStream::connect(address).await.unwrap();
+        let own = speaks.local_addr().unwrap();
+        let agreed = async {
+            let speaking = connector.connect(server_name("orders").unwrap(), speaks);
+            tokio::join!(listener.accept(), speaking)
+        };
+        // Far less than those who are silent are given.
+        let ((stream, peer), spoken) = timeout(HANDSHAKE / 2, agreed).await.expect("nobody gets in");
+        assert!(matches!(stream, Stream::Tls(_)) && peer == own);
+        spoken.unwrap();
+        // Their places went to those who came later.
+        for (number, mut silent) in silent.into_iter().enumerate() {
+            let waited = if number < 5 { HANDSHAKE / 2 } else { Duration::ZERO };
+            let ended = timeout(waited, silent.read(&mut [0])).await;
+            assert_eq!(ended.is_ok(), number < 5, "{number}: {ended:?}");
+        }
     }
 }
