@@ -172,7 +172,7 @@ async fn back_up(
 ) -> Result<(), Failure> {
     let clock = Clock::system();
     // In the folder that they are in, where nobody reads who could not read them there.
-    let folder = if args.nats_url.is_some() { args.data.clone() } else { args.data.join("views") };
+    let folder = settings::views(args.nats_url.as_deref(), &args.data);
     let drafts = args.read_models.then(|| tempfile::tempdir_in(&folder)).transpose();
     let drafts = drafts.map_err(because(format!("cannot write to {}", folder.display())))?;
     let mut files = None;

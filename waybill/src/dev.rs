@@ -219,7 +219,7 @@ impl Local {
             rebuilds: plan.rebuilds.clone(),
             flow: plan.flow,
             master_key: master_key::find_or_create(&plan.data)?,
-            ..Config::new(nats.url(), plan.data.join("views"))
+            ..Config::new(nats.url(), settings::views(None, &plan.data))
         };
         let system = Box::pin(System::start(&config, listeners(&plan).await?)).await?;
         let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;

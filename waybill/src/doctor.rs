@@ -172,8 +172,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
         machine::master_key(&args, dev.is_some(), connection, &mut report).await;
         usable = Some(connection);
     }
-    // Those of a dev are in a folder of their own.
-    let folder = if args.nats_url.is_some() { args.data.clone() } else { args.data.join("views") };
+    let folder = settings::views(args.nats_url.as_deref(), &args.data);
     Box::pin(databases::check(usable, &plan, &folder, &mut report)).await;
     monitor::check(&plan, dev.is_some(), &mut report).await;
     machine::secret_files(&args, &mut report);

@@ -79,7 +79,7 @@ impl Target {
 
     /// Folder of the read models.
     pub(crate) fn views(&self) -> PathBuf {
-        if self.nats_url.is_some() { self.data.clone() } else { self.data.join("views") }
+        settings::views(self.nats_url.as_deref(), &self.data)
     }
 }
 

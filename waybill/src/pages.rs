@@ -6,10 +6,9 @@
 /// Whether what is taken from now on may come in huge pages. What was taken before stays as it is, so they are forbidden
 /// before the command line is read, which takes memory too.
 pub(crate) fn allow_huge(allowed: bool) {
+    // A kernel that refuses leaves them as they are. That could not be said: there is no log yet.
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(!allowed) {
-        tracing::debug!(%error, allowed, "the size of pages stays as it is");
-    }
+    let _ = rustix::thread::disable_transparent_huge_pages(!allowed);
     #[cfg(not(target_os = "linux"))]
     let _ = allowed;
 }

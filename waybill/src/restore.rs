@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
-  waybill restore /backup/log --key-file backup.key --check          open and read every file, touch nothing else
+  waybill restore /backup/log --key-file backup.key --check          compare every file with its checksum, read every event, touch nothing else
   waybill restore /backup/log --key-file backup.key --keys-from /elsewhere/keys
   waybill restore /backup/log --passphrase-file words --nats-url nats://nats:4222 --replicas 3
 
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// Put the read models back too, where the backup has them
     #[arg(long)]
     read_models: bool,
-    /// Only open every file, and check that it is what was written
+    /// Only check that every file is what was written, by its checksum, and open and read those of the log
     #[arg(long)]
     check: bool,
     #[command(flatten)]

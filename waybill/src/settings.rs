@@ -22,6 +22,14 @@ pub(crate) fn flags(flags: impl IntoIterator<Item = Flag>) -> Settings {
     Settings::from_fn(move |key| flags.get(key).cloned().flatten().map(Into::into))
 }
 
+/// The folder of the read models: without a NATS of its own it is a dev's data folder, which has others beside them.
+pub(crate) fn views(nats_url: Option<&str>, data: &Path) -> PathBuf {
+    match nats_url {
+        Some(_) => data.to_owned(),
+        None => data.join("views"),
+    }
+}
+
 /// One fault with one setting, for `map_err`.
 pub(crate) fn fault<E: std::fmt::Display>(key: &'static str) -> impl FnOnce(E) -> Failure {
     move |error| {

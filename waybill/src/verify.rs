@@ -143,8 +143,7 @@ async fn verify(args: &Args, plan: &Plan) -> Result<Report, Failure> {
     if plan.parts.log || plan.parts.schema {
         verify_log(&connection, plan, &mut report).await?;
     }
-    // Those of a dev are in a folder of their own.
-    let folder = if args.nats_url.is_some() { args.data.clone() } else { args.data.join("views") };
+    let folder = settings::views(args.nats_url.as_deref(), &args.data);
     let scratch = tempfile::tempdir()?;
     let tables = Tables {
         connection: &connection,
