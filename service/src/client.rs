@@ -110,15 +110,23 @@ impl CallError {
 }
 
 impl Client {
-    /// A client of the service `upstream`, found by `locate` before every call.
-    pub fn new(upstream: &str, locate: Locate, breaker: Breaker) -> Result<Self, reqwest::Error> {
-        Ok(Self { upstream: upstream.into(), http: builder().build()?, locate, breaker, timeout: TIMEOUT })
-    }
-
-    /// The same, for instances that speak TLS and show a certificate for the service's name.
-    pub fn with_tls(self, tls: &ClientTls) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let http = builder().tls_backend_preconfigured(tls.by_name(&self.upstream)?).build()?;
-        Ok(Self { http, ..self })
+    /// A client of the service `upstream`, found by `locate` before every call. With TLS an instance has to show a
+    /// certificate for the service's name, and one that speaks plain HTTP is called only where TLS is optional.
+    pub fn new(
+        upstream: &str,
+        locate: Locate,
+        breaker: Breaker,
+        tls: Option<&ClientTls>,
+    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        // Services call each other directly, and an answer that leads elsewhere is none.
+        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let http = match tls {
+            Some(tls) => {
+                http.tls_backend_preconfigured(tls.by_name(upstream)?).https_only(!tls.is_optional())
+            }
+            None => http,
+        };
+        Ok(Self { upstream: upstream.into(), http: http.build()?, locate, breaker, timeout: TIMEOUT })
     }
 
     /// Sets how long a call may take.
@@ -174,11 +182,6 @@ impl Client {
         }
         Ok(Answer { upstream: upstream(), status, headers, body })
     }
-}
-
-/// Services call each other directly, and an answer that leads elsewhere is none.
-fn builder() -> reqwest::ClientBuilder {
-    reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none())
 }
 
 fn note(permit: Permit, result: &Result<Answer, CallError>) {
@@ -310,7 +313,7 @@ mod tests {
 
     fn client(locate: Locate) -> Client {
         let breakers = Breakers::new(Policy::default(), &Metrics::new());
-        Client::new("users", locate, breakers.of("users")).unwrap()
+        Client::new("users", locate, breakers.of("users"), None).unwrap()
     }
 
     #[tokio::test]

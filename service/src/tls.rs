@@ -138,14 +138,33 @@ fn unfit(error: impl fmt::Display) -> TlsError {
 pub struct ClientTls {
     roots: Arc<RootCertStore>,
     identity: Option<Arc<Identity>>,
+    optional: bool,
 }
 
 impl ClientTls {
     /// Believes certificates that one of these has signed. Says at once where the identity is none.
     pub fn new(roots: Arc<RootCertStore>, identity: Option<Arc<Identity>>) -> Result<Self, TlsError> {
-        let tls = Self { roots, identity };
+        let tls = Self { roots, identity, optional: false };
         tls.by_host()?;
         Ok(tls)
+    }
+
+    /// Whether instances that do not speak TLS are called all the same: for the time in which an installation is changed
+    /// service by service.
+    #[must_use]
+    pub fn optional(self, optional: bool) -> Self {
+        Self { optional, ..self }
+    }
+
+    /// Whether an instance at this URL is called.
+    pub fn may_call(&self, url: &str) -> bool {
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        self.optional || scheme.eq_ignore_ascii_case("https")
+    }
+
+    /// Whether who does not speak TLS is called plainly.
+    pub fn is_optional(&self) -> bool {
+        self.optional
     }
 
     /// For calls of a URL: its host has to be in the certificate.

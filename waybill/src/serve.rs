@@ -18,7 +18,7 @@ use futures::future::OptionFuture;
 use nats::{Durability, MasterKey};
 use service::{
     config::{Faults, Settings},
-    tls::Tls,
+    tls::{ClientTls, Tls},
 };
 use std::path::PathBuf;
 use tokio::net::TcpListener;
@@ -65,7 +65,7 @@ pub(crate) struct Args {
     /// where this machine reaches NATS from]
     #[arg(long, value_name = "URL", env = "WAYBILL_ADVERTISE_URL")]
     advertise: Option<String>,
-    /// Where the keys of access tokens are published [default: the keys themselves, as NATS keeps them]
+    /// Where the keys of access tokens are published; with --tls-ca only that authority is believed there too [default: the keys themselves, as NATS keeps them]
     #[arg(long, value_name = "URL", env = "WAYBILL_JWKS_URL")]
     jwks_url: Option<String>,
     /// Networks of gateways, who alone are believed from which address a client comes [default: this machine]
@@ -120,6 +120,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     {
         let outbox = outbox.display();
         tracing::warn!(%outbox, "no mail server: customers get no mail, it stays in a folder. --smtp sends it, --outbox says that this is meant");
+    }
+    let calls = gateway.as_ref().map_or(&config.tls, |(edge, _)| &edge.tls).call.as_ref();
+    if calls.is_some_and(ClientTls::is_optional) {
+        tracing::warn!(
+            "TLS is optional: instances that do not speak it are called with plain HTTP; --tls-optional"
+        );
     }
     let mut listeners = Vec::new();
     for (service, port) in services {

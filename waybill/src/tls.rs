@@ -12,7 +12,7 @@ use std::{path::PathBuf, sync::Arc};
 #[expect(clippy::struct_field_names, reason = "what they are about begins their names")]
 #[command(next_help_heading = "TLS between gateway and services")]
 pub(crate) struct CallerArgs {
-    /// Certificate of who signs those of services, in PEM: others are not called with TLS
+    /// Certificate of who signs those of services, in PEM: others are not called [default: services are called with plain HTTP]
     #[arg(long, global = true, value_name = "FILE", env = "WAYBILL_TLS_CA")]
     tls_ca: Option<PathBuf>,
     /// Certificate of this process, in PEM: it shows it to services that it calls, and services that it runs listen with it
@@ -28,6 +28,10 @@ pub(crate) struct CallerArgs {
 pub(crate) struct TlsArgs {
     #[command(flatten)]
     caller: CallerArgs,
+    /// With --tls-ca: instances that speak plain HTTP are called too, while an installation is changed service by service
+    #[arg(long, value_name = "BOOL", env = "WAYBILL_TLS_OPTIONAL", default_value = "false")]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    tls_optional: String,
     /// Certificate of who signs those of callers, in PEM: services answer nobody who shows none [default: anybody may call]
     #[arg(long, value_name = "FILE", env = "WAYBILL_TLS_CLIENT_CA")]
     tls_client_ca: Option<PathBuf>,
@@ -85,7 +89,8 @@ impl TlsArgs {
     /// What the services and what the gateway of this process listen and call with, where it runs them.
     pub(crate) fn read(&self, services: bool, gateway: bool, faults: &mut Faults) -> (Tls, Tls) {
         let identity = self.caller.identity(faults);
-        let call = self.caller.client(identity.clone(), faults);
+        let optional = self.optional(faults);
+        let call = self.caller.client(identity.clone(), faults).map(|call| call.optional(optional));
         let (mut inside, mut edge) = (Tls { listen: None, call }, Tls::default());
         edge.call.clone_from(&inside.call);
         if services {
@@ -99,6 +104,24 @@ impl TlsArgs {
             edge.listen = listen(name, file.is_some(), shown, clients, faults);
         }
         (inside, edge)
+    }
+
+    fn optional(&self, faults: &mut Faults) -> bool {
+        match &*self.tls_optional {
+            "true" => {
+                if self.caller.tls_ca.is_none() {
+                    let why = "is of no use without --tls-ca: everybody is called with plain HTTP";
+                    faults.add("--tls-optional", why);
+                }
+                true
+            }
+            // A variable may be there and empty.
+            "false" | "" => false,
+            _ => {
+                faults.add("--tls-optional", "expected true or false");
+                false
+            }
+        }
     }
 }
 
@@ -211,7 +234,17 @@ mod tests {
             "{line} --tls-client-ca {at}/ca.pem --gateway-cert {at}/gateway.pem --gateway-key {at}/gateway.key"
         );
         assert!(read(&more).unwrap().1.listen.is_some());
-        read(&format!("--tls-ca {at}/ca.pem")).unwrap();
+        let call = |optional: &str| {
+            let (inside, edge) = read(&format!("--tls-ca {at}/ca.pem{optional}")).unwrap();
+            [inside, edge].map(|tls| tls.call.unwrap().is_optional())
+        };
+        assert_eq!([call(""), call(" --tls-optional=false")], [[false; 2]; 2]);
+        assert_eq!([call(" --tls-optional"), call(" --tls-optional=true")], [[true; 2]; 2]);
+        let alone = read("--tls-optional").unwrap_err();
+        assert!(alone.contains("--tls-optional: is of no use without --tls-ca"), "{alone}");
+        read("--tls-optional=false").unwrap();
+        let wrong = read("--tls-optional=perhaps").unwrap_err();
+        assert!(wrong.contains("--tls-optional: expected true or false"), "{wrong}");
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub(crate) struct Shop {
 /// The users service that orders ask, at this address. Where there is none they rely on their own copy.
 fn users_service(url: Option<String>, metrics: &Metrics) -> UsersService {
     let breaker = Breakers::new(Policy::default(), metrics).of("users");
-    let client = Client::new("users", Arc::new(move || url.clone()), breaker).unwrap();
+    let client = Client::new("users", Arc::new(move || url.clone()), breaker, None).unwrap();
     UsersService { client, fresh_for: Duration::from_secs(30) }
 }
 

@@ -183,7 +183,7 @@ async fn orders(stage: &Stage, users: String) -> Result<Router, Failure> {
 /// The users service at `url`; its answer is good as long as it is everywhere.
 fn users_service(url: String) -> Result<UsersService, Failure> {
     let breaker = Breakers::new(Policy::default(), &Metrics::new()).of("users");
-    let client = Client::new("users", Arc::new(move || Some(url.clone())), breaker)?;
+    let client = Client::new("users", Arc::new(move || Some(url.clone())), breaker, None)?;
     Ok(UsersService { client, fresh_for: Duration::from_secs(30) })
 }
 

@@ -5,8 +5,8 @@ use crate::{calls::UsersCalls, contracts, failure::Failure};
 use axum::{Json, Router, routing::get};
 use commands::{Environment, WriteSide, orders::UsersService, users::tokens::Keys};
 use nats::{
-    ChangeFeed, Connection, EventStore, FeedOptions, KeyRing, Parking, Policy, ReadModels, Registry,
-    RegistryOptions, StoreMetrics, StoreOptions,
+    ChangeFeed, Connection, EventStore, FeedOptions, Instance, InstanceId, KeyRing, Parking, Policy,
+    ReadModels, Registry, RegistryOptions, StoreMetrics, StoreOptions,
 };
 use projections::{Feed, FeedMetrics, Outlet, ProjectionMetrics, Projections, Rebuilds, Streams, View};
 use serde_json::{Map, Value};
@@ -17,7 +17,10 @@ use service::{
     client::Client,
     tls::ClientTls,
 };
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 use utoipa::openapi::{Info, OpenApi};
 
 /// Starts the tasks of a service, which end with the shutdown, and gives its routes and whether it is ready.
@@ -133,17 +136,32 @@ async fn users(
 ) -> Result<UsersService, Failure> {
     let options = RegistryOptions { replicas: config.replicas, ..config.registry };
     let registry = Registry::watch(connection, options).await?;
+    let (tls, ignored) = (config.tls.call.clone(), Mutex::default());
     let locate = move || {
-        let instances = registry.instances(Service::Users.name());
+        let mut instances = registry.instances(Service::Users.name());
+        if let Some(tls) = &tls {
+            leave_out(&mut instances, tls, &ignored);
+        }
         fastrand::choice(instances).map(|instance| instance.url)
     };
     let breaker = breakers.of(Service::Users.name());
-    let mut client = Client::new(Service::Users.name(), Arc::new(locate), breaker)?;
-    if let Some(tls) = &config.tls.call {
-        client = client.with_tls(tls)?;
-    }
+    let tls = config.tls.call.as_ref();
+    let client = Client::new(Service::Users.name(), Arc::new(locate), breaker, tls)?;
     let UsersCalls { fresh_for, timeout, .. } = config.users_calls;
     Ok(UsersService { client: client.with_timeout(timeout), fresh_for })
+}
+
+/// Leaves those out that may not be called, and says of each once that it is.
+fn leave_out(instances: &mut Vec<Instance>, tls: &ClientTls, ignored: &Mutex<BTreeSet<InstanceId>>) {
+    let left_out: Vec<_> = instances.extract_if(.., |instance| !tls.may_call(&instance.url)).collect();
+    let mut ignored = ignored.lock().unwrap_or_else(PoisonError::into_inner);
+    for Instance { service, id, url, .. } in &left_out {
+        if !ignored.contains(id) {
+            let why = "it does not speak TLS, and without nobody is called: --tls-optional";
+            tracing::warn!(service, url, why, "an instance is ignored");
+        }
+    }
+    *ignored = left_out.into_iter().map(|instance| instance.id).collect();
 }
 
 /// Checks access tokens: with the keys published at a URL where one is given, else with those that are kept beside the
