@@ -17,7 +17,6 @@ use serde_json::{Map, Value};
 use service::{
     Clock, Metrics, Probes, Problem,
     auth::{Jwks, Verifier},
-    tls::TlsError,
 };
 use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -76,13 +75,12 @@ const OWN: [&str; 5] = ["/health", "/ready", "/metrics", "/openapi.json", "/api/
 
 impl Gateway {
     /// Puts the parts together, and begins to read the keys of access tokens.
-    pub fn new(parts: Parts) -> Result<Self, TlsError> {
+    pub fn new(parts: Parts) -> Self {
         let Parts { config, reload, upstreams, limiter, clock, metrics, details } = parts;
         let (counters, ending) = (Counters::new(&metrics), Ending::default());
-        let connect = config.connections.connect;
         let config = Arc::new(ArcSwap::from_pointee(config));
         let operators = upstreams.routes();
-        let proxy = Proxy::new(upstreams, connect, counters.clone(), ending.stop.clone())?;
+        let proxy = Proxy::new(upstreams, counters.clone(), ending.stop.clone());
         let source = proxy.clone();
         let keys = Jwks::start(move || {
             let source = source.clone();
@@ -107,7 +105,7 @@ impl Gateway {
             .route("/api/openapi.json", documents)
             .merge(operators);
         let verifier = Verifier::new(keys, clock.clone());
-        Ok(Self { config, reload: Some(reload), own, proxy, limiter, verifier, clock, counters, ending })
+        Self { config, reload: Some(reload), own, proxy, limiter, verifier, clock, counters, ending }
     }
 
     /// The configuration at this moment.

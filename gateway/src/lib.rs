@@ -31,6 +31,7 @@ mod table;
 mod upstream;
 
 pub use config::Config;
+pub use connect::Dialer;
 pub use gateway::{Gateway, Parts};
 pub use limit::{LimitKey, LimitMetrics, LimitPolicy, LimitSettings, Limiter};
 pub use reload::Reload;

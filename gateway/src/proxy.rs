@@ -9,7 +9,6 @@ mod tunnel;
 
 use crate::{
     access::{Line, SERVICE},
-    connect::{Connector, connector},
     guard::Peer,
     metrics::Counters,
     table::Route,
@@ -24,17 +23,13 @@ pub(crate) use body::{Upload, too_large};
 pub(crate) use budget::Budget;
 pub(crate) use fetch::FetchError;
 use hyper::body::Incoming;
-use hyper_util::{
-    client::legacy::{self, Client},
-    rt::{TokioExecutor, TokioTimer},
-};
+use hyper_util::client::legacy;
 use service::{
     Problem,
     http::TRACEPARENT,
     telemetry::{Cause, KeyValue, Span, SpanKind, semconv},
-    tls::TlsError,
 };
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 pub(crate) use tunnel::Tunnel;
@@ -42,16 +37,12 @@ pub(crate) use tunnel::Tunnel;
 /// How many instances a request is sent to, one after the other, before it has failed.
 const ATTEMPTS: usize = 3;
 
-/// How long an unused connection to an instance is kept.
-const IDLE: Duration = Duration::from_mins(1);
-
 /// Names a request that is carried out once however often it is sent.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Calls instances of services. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Proxy {
-    client: Client<Connector, Body>,
     upstreams: Upstreams,
     counters: Counters,
     /// Cancelled when streams have to end.
@@ -71,19 +62,8 @@ pub(crate) struct Call<'a> {
 }
 
 impl Proxy {
-    pub(crate) fn new(
-        upstreams: Upstreams,
-        connect: Duration,
-        counters: Counters,
-        stop: CancellationToken,
-    ) -> Result<Self, TlsError> {
-        let known = upstreams.clone();
-        let connector = connector(Some(connect), upstreams.tls(), move |uri| known.service_at(uri))?;
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .build(connector);
-        Ok(Self { client, upstreams, counters, stop })
+    pub(crate) fn new(upstreams: Upstreams, counters: Counters, stop: CancellationToken) -> Self {
+        Self { upstreams, counters, stop }
     }
 
     /// Sends a request on, to another instance where the first does not answer and that is safe, and gives the answer.
@@ -127,7 +107,7 @@ impl Proxy {
             line.proxied.upstream = Some(pick.instance.id.to_string());
             let span = head.span(&pick, call, line, tried.len());
             let request = head.request(&pick, sending.body(), &span);
-            let failure = match timeout_at(*deadline, self.client.request(request)).await {
+            let failure = match timeout_at(*deadline, pick.client().request(request)).await {
                 Ok(Ok(response)) => {
                     let status = response.status();
                     let flight = pick.answered(response.status(), response.headers());

@@ -13,13 +13,15 @@ mod member;
 mod ops;
 pub(crate) mod policy;
 
-use crate::connect::Address;
+use crate::connect::{Address, Connector, Dialer};
 use arc_swap::ArcSwap;
 use axum::{
     Router,
-    http::{HeaderMap, StatusCode, Uri, header::RETRY_AFTER},
+    body::Body,
+    http::{HeaderMap, StatusCode, header::RETRY_AFTER},
 };
 pub(crate) use check::CheckPolicy;
+use hyper_util::client::legacy::Client;
 pub(crate) use member::EjectionPolicy;
 pub(crate) use member::InFlight;
 use member::{Member, Verdict};
@@ -27,7 +29,6 @@ use nats::{Instance, InstanceId, Registry};
 use service::{
     Clock, Metrics,
     breaker::{self, Breaker, Breakers, Permit},
-    tls::ClientTls,
 };
 use std::{
     collections::BTreeMap,
@@ -59,7 +60,7 @@ struct Shared {
     breakers: Breakers,
     counters: ops::Counters,
     services: ArcSwap<BTreeMap<String, Arc<Service>>>,
-    tls: Option<ClientTls>,
+    dialer: Dialer,
     _stop: DropGuard,
 }
 
@@ -68,6 +69,8 @@ struct Shared {
 struct Service {
     name: String,
     breaker: Breaker,
+    /// What it is called with, for as long as there are instances.
+    client: Client<Connector, Body>,
     members: Vec<Arc<Member>>,
 }
 
@@ -120,12 +123,12 @@ pub struct Unanswered {
 }
 
 impl Upstreams {
-    /// Follows the registry and checks what it names, until the last clone is gone.
-    /// Those that speak TLS are called with `tls`, and are ignored without it.
+    /// Follows the registry and checks what it names, until the last clone is gone. Instances that `dialer` does not call
+    /// are ignored.
     pub fn start(
         registry: Registry,
         policy: UpstreamPolicy,
-        tls: Option<ClientTls>,
+        dialer: Dialer,
         clock: Clock,
         metrics: &Metrics,
     ) -> Self {
@@ -136,7 +139,7 @@ impl Upstreams {
             breakers: Breakers::new(policy.breaker, metrics),
             counters: ops::Counters::register(metrics),
             services: ArcSwap::default(),
-            tls,
+            dialer,
             _stop: stop.clone().drop_guard(),
         });
         shared.take_over(&registry.all());
@@ -178,24 +181,12 @@ impl Upstreams {
         }
     }
 
-    /// Where an instance of a service is, for what nobody waits for: it asks no breaker and tells none.
-    pub(crate) fn any(&self, service: &str) -> Option<Address> {
+    /// Where an instance of a service is and what to call it with, for what nobody waits for: it asks no breaker and
+    /// tells none.
+    pub(crate) fn any(&self, service: &str) -> Option<(Address, Client<Connector, Body>)> {
         let services = self.0.services.load();
-        Some(services.get(service)?.choose(&[])?.address.clone())
-    }
-
-    /// The service whose instance is at a URI.
-    pub(crate) fn service_at(&self, uri: &Uri) -> Option<String> {
-        let services = self.0.services.load();
-        let mut named = services.iter();
-        let (name, _) =
-            named.find(|(_, service)| service.members.iter().any(|member| member.address.is_of(uri)))?;
-        Some(name.clone())
-    }
-
-    /// What instances that speak TLS are called with.
-    pub(crate) fn tls(&self) -> Option<&ClientTls> {
-        self.0.tls.as_ref()
+        let service = services.get(service)?;
+        Some((service.choose(&[])?.address.clone(), service.client.clone()))
     }
 
     /// `GET /ops/instances` and `GET /ops/breakers`, for operators.
@@ -221,19 +212,8 @@ impl Shared {
             let mut before = known.get(&instance.service).into_iter().flat_map(|service| &service.members);
             let member = match before.find(|member| *member.instance == *instance) {
                 Some(member) => Arc::clone(member),
-                None => match Member::new(instance, self.tls.is_some()) {
-                    Ok(member) => {
-                        let member = Arc::new(member);
-                        let (policy, clock) = (self.policy.check, self.clock.clone());
-                        tokio::spawn(check::keep_checking(
-                            Arc::downgrade(&member),
-                            policy,
-                            clock,
-                            self.counters.clone(),
-                            self.tls.clone(),
-                        ));
-                        member
-                    }
+                None => match self.dialer.address(&instance.url) {
+                    Ok(address) => self.begin(Member::new(instance, address)),
                     Err(why) => {
                         let (service, url) = (&*instance.service, &*instance.url);
                         tracing::warn!(service, url, why, "an instance is ignored");
@@ -245,9 +225,22 @@ impl Shared {
         }
         let named = services.into_iter().map(|(name, members)| {
             let breaker = self.breakers.of(&name);
-            (name.clone(), Arc::new(Service { name, breaker, members }))
+            // Its connections stay.
+            let before = known.get(&name).map(|service| service.client.clone());
+            let client = before.unwrap_or_else(|| self.dialer.client(&name));
+            (name.clone(), Arc::new(Service { name, breaker, client, members }))
         });
         self.services.store(Arc::new(named.collect()));
+    }
+
+    /// From now on it is checked, until it is forgotten.
+    fn begin(&self, member: Member) -> Arc<Member> {
+        let member = Arc::new(member);
+        let client = self.dialer.unkept(&member.instance.service);
+        let (policy, clock) = (self.policy.check, self.clock.clone());
+        let counters = self.counters.clone();
+        tokio::spawn(check::keep_checking(Arc::downgrade(&member), policy, clock, counters, client));
+        member
     }
 }
 
@@ -284,6 +277,11 @@ impl Service {
 }
 
 impl Pick {
+    /// What it is called with.
+    pub(crate) fn client(&self) -> &Client<Connector, Body> {
+        &self.service.client
+    }
+
     /// It began to answer, and is busy with it until what this gives is dropped. 503 that says when to come back is no
     /// failure: the instance lives, and clients can ask for what is not there yet on purpose.
     pub(crate) fn answered(self, status: StatusCode, headers: &HeaderMap) -> InFlight {
@@ -401,7 +399,8 @@ mod tests {
             let (named, known) = watch::channel(instances.into());
             let metrics = Metrics::new();
             let registry = Registry::named_by(known);
-            let upstreams = Upstreams::start(registry, policy, None, Clock::system(), &metrics);
+            let dialer = Dialer::new(&crate::Config::standard(), None).unwrap();
+            let upstreams = Upstreams::start(registry, policy, dialer, Clock::system(), &metrics);
             Self { upstreams, named, metrics }
         }
 

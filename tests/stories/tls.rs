@@ -1,12 +1,29 @@
 //! TLS between everything: an order runs through a gateway that speaks it to services that ask for certificates; whoever has
 //! none, or one of somebody else, is refused and told why.
 
+use axum::{Json, Router, routing::get};
+use nats::{Instance, InstanceId, Registration, Registry, RegistryOptions};
 use reqwest::{Certificate, Client, Identity as Shown};
 use serde_json::{Value, json};
-use service::tls::{ClientTls, Identity, ServerTls, Tls, authorities, certificates, key};
-use std::{fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use service::{
+    Clock,
+    tls::{ClientTls, Identity, Listener, ServerTls, Tls, authorities, certificates, key},
+};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use tempfile::TempDir;
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{
+    io::AsyncReadExt,
+    net::{TcpListener, TcpStream},
+};
 use waybill::{api::Cart, system::Service};
 use waybill_tests::{Serve, World, eventually, run};
 
@@ -226,23 +243,147 @@ async fn who_shows_no_certificate_or_one_of_somebody_else_is_refused_and_told_wh
     );
 }
 
+/// Answers everything, and counts it, with the certificate of one service, known as those that are named.
+struct Answering {
+    heard: Arc<AtomicU32>,
+    _known: Vec<Registration>,
+}
+
+impl Answering {
+    async fn start(world: &World, listen: Option<ServerTls>, known_as: &[&str]) -> Self {
+        let heard = Arc::new(AtomicU32::new(0));
+        let counter = Arc::clone(&heard);
+        let answer = async move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Json(json!({ "erased": false }))
+        };
+        // Whoever checks its health is not counted.
+        let router = Router::new().route("/health", get(async || ())).fallback(answer);
+        let scheme = if listen.is_some() { "https" } else { "http" };
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{scheme}://{}", tcp.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(Listener::new(tcp, listen), router).await });
+        let connection = world.connect().await.unwrap();
+        let mut known = Vec::new();
+        for service in known_as {
+            let clock = Clock::system();
+            let instance = Instance {
+                service: (*service).to_owned(),
+                id: InstanceId(clock.uuid()),
+                url: url.clone(),
+                version: "1".to_owned(),
+                started: clock.now(),
+            };
+            let options = RegistryOptions::default();
+            known.push(Registration::start(&connection, instance, options).await.unwrap());
+        }
+        Self { heard, _known: known }
+    }
+
+    fn heard(&self) -> u32 {
+        self.heard.load(Ordering::SeqCst)
+    }
+}
+
+/// A gateway that looks after the health of an instance once, and believes in it all the same.
+async fn trustful(world: &World, name: &str, flags: &[String]) -> (Serve, SocketAddr) {
+    let file = world.config.data.with_file_name(format!("{name}.toml"));
+    fs::write(&file, format!("[health]\nevery = \"1h\"\nfall = 2\n{ROUTES}")).unwrap();
+    let config = ["--gateway-config".to_owned(), file.to_str().unwrap().to_owned()];
+    let process = Serve::with(world, "gateway", name, &[&config, flags].concat()).unwrap();
+    let address = process.address().await;
+    (process, address)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_the_certificate_of_another_service_cannot_answer_in_its_place() {
     let certificates = Certificates::make().await;
-    let tls = certificates.mutual("inventory");
-    let world = World::of(&[Service::Inventory], |config| config.tls = tls).await.unwrap();
-    let (edge, _) = gateway(&world, "edge", &certificates.as_role("gateway")).await;
-    // It is known as orders, and shows that it is the inventory.
-    let _impostor = Serve::with(&world, "orders", "impostor", &certificates.as_role("inventory")).unwrap();
-    says(&edge, "its certificate is for another name").await;
-    let of_orders = |line: &Value| line["service"] == "orders" && line.to_string().contains("another name");
-    assert!(edge.log().iter().any(of_orders));
-    assert!(
-        !edge
-            .log()
-            .iter()
-            .any(|line| line["service"] == "inventory" && line["message"] == "instance is unhealthy")
-    );
+    let tls = certificates.mutual("users");
+    let world = World::of(&[Service::Users], |config| config.tls = tls).await.unwrap();
+    // It is the inventory, and says that it is orders and shipping too.
+    let shown = certificates.mutual("inventory").listen;
+    let impostor = Answering::start(&world, shown, &["inventory", "orders", "shipping"]).await;
+    let (edge, address) = trustful(&world, "edge", &certificates.as_role("gateway")).await;
+    let token = world.api.tokens().unwrap().operator().await.unwrap();
+    let ask = async |path: &str| {
+        let asked = Client::new().get(format!("http://{address}{path}")).bearer_auth(&token);
+        asked.send().await.unwrap().status().as_u16()
+    };
+    let answers = async |path: &str, status: u16| {
+        eventually("it is known", SOON, async || (ask(path).await == status).then_some(())).await;
+    };
+    answers("/api/products/TEA", 200).await;
+    let heard = impostor.heard();
+    // Also where there is a connection to this address that somebody else has opened: nobody answered, and nobody could.
+    let others = ["/api/orders/1", "/api/shipments/1"];
+    for path in others {
+        answers(path, 502).await;
+    }
+    for path in others {
+        let status = ask(path).await;
+        assert!([502, 503].contains(&status), "{path}: {status}");
+    }
+    assert_eq!(impostor.heard(), heard, "it was asked for what is not its own");
+    assert_eq!(ask("/api/products/TEA").await, 200);
+    assert_eq!(impostor.heard(), heard + 1);
+    // One that asks for its health again says what is wrong.
+    let (watchful, _) = gateway(&world, "watchful", &certificates.as_role("gateway")).await;
+    says(&watchful, "its certificate is for another name").await;
+    drop(edge);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_ask_nobody_for_users_who_is_not_the_users_service() {
+    let certificates = Certificates::make().await;
+    let tls = certificates.mutual("orders");
+    let world = World::of(&[Service::Orders], |config| config.tls = tls).await.unwrap();
+    let plain = Answering::start(&world, None, &["users"]).await;
+    let impostor = Answering::start(&world, certificates.mutual("inventory").listen, &["users"]).await;
+    let connection = world.connect().await.unwrap();
+    let registry = Registry::watch(&connection, RegistryOptions::default()).await.unwrap();
+    eventually("both are known", SOON, async || (registry.instances("users").len() == 2).then_some(())).await;
+    let items = vec![("TEA".to_owned(), 1)];
+    let (user_id, account_id) = (Clock::system().uuid(), Clock::system().uuid());
+    let cart = Cart { user_id, account_id, items, country: "DE".to_owned() };
+    let place = async || {
+        let key = Clock::system().uuid().to_string();
+        // Nobody has such a product; who the customer is was asked before.
+        assert_ne!(world.api.place(&key, &cart, &[]).await.unwrap().status, 202);
+    };
+    for _ in 0..5 {
+        place().await;
+    }
+    assert_eq!((plain.heard(), impostor.heard()), (0, 0));
+    // Whoever it is has the certificate of users, and so is.
+    let users = Answering::start(&world, certificates.mutual("users").listen, &["users"]).await;
+    eventually("the users service is asked", SOON, async || {
+        place().await;
+        (users.heard() > 0).then_some(())
+    })
+    .await;
+    assert_eq!((plain.heard(), impostor.heard()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_speaks_plain_http_is_called_only_where_tls_is_optional() {
+    let certificates = Certificates::make().await;
+    let tls = certificates.mutual("orders");
+    let world = World::of(&[], |config| config.tls = tls).await.unwrap();
+    let plain = Answering::start(&world, None, &["inventory"]).await;
+    let flags = certificates.as_role("gateway");
+    let (strict, address) = trustful(&world, "strict", &flags).await;
+    says(&strict, "it does not speak TLS, and without nobody is called: --tls-optional").await;
+    let ask = async |address: SocketAddr| {
+        let asked = Client::new().get(format!("http://{address}/api/products/TEA")).send().await;
+        asked.unwrap().status().as_u16()
+    };
+    assert_eq!((ask(address).await, plain.heard()), (503, 0));
+
+    let flags = [&flags[..], &["--tls-optional".to_owned()]].concat();
+    let (open, address) = trustful(&world, "open", &flags).await;
+    says(&open, "TLS is optional").await;
+    eventually("it is asked", SOON, async || (ask(address).await == 200).then_some(())).await;
+    assert!(plain.heard() > 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

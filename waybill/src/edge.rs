@@ -1,7 +1,7 @@
 //! The gateway of a process: what it needs of NATS, and how it starts and stops.
 
 use crate::failure::{Failure, because};
-use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
+use gateway::{Config, Dialer, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
 use nats::{Access, Connection, Registry, RegistryOptions};
 use serde_json::Map;
 use service::{
@@ -69,8 +69,8 @@ impl Edge {
         limits.register(&metrics);
         let settings = LimitSettings { replicas: edge.replicas, ..LimitSettings::default() };
         let limiter = Limiter::start(&connection, clock.clone(), settings, limits).await?;
-        let upstreams =
-            Upstreams::start(registry, config.upstreams, edge.tls.call.clone(), clock.clone(), &metrics);
+        let dialer = Dialer::new(&config, edge.tls.call.as_ref())?;
+        let upstreams = Upstreams::start(registry, config.upstreams, dialer, clock.clone(), &metrics);
         let details = [("service", GATEWAY), ("version", env!("CARGO_PKG_VERSION"))];
         let details = details.map(|(name, value)| (name.to_owned(), value.into()));
         let gateway = Gateway::new(Parts {
@@ -81,7 +81,7 @@ impl Edge {
             clock,
             metrics,
             details: Map::from_iter(details),
-        })?;
+        });
         let (address, shutdown) = (listener.local_addr()?, CancellationToken::new());
         let listener = Listener::new(listener, edge.tls.listen.clone());
         let server = tokio::spawn(gateway::run(listener, gateway, shutdown.clone()));

@@ -2,7 +2,7 @@
 //! is well, and for the document that describes it.
 
 use contracts::agree;
-use gateway::{Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
+use gateway::{Config, Dialer, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
 use nats::{
     Connection, Instance, InstanceId, Registry,
     server::{self, Binary, Server},
@@ -116,16 +116,16 @@ impl Running {
         let limiter = Limiter::start(&connection, clock.clone(), settings, counters).await.unwrap();
         let (_, known) = watch::channel(instances.into());
         let registry = Registry::named_by(known);
+        let dialer = Dialer::new(&config, None).unwrap();
         let gateway = Gateway::new(Parts {
-            upstreams: Upstreams::start(registry, config.upstreams, None, clock.clone(), &metrics),
+            upstreams: Upstreams::start(registry, config.upstreams, dialer, clock.clone(), &metrics),
             config,
             reload: Reload::new(None).unwrap(),
             limiter,
             clock,
             metrics,
             details: Map::new(),
-        })
-        .unwrap();
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
         let running = tokio::spawn(gateway::run(listener, gateway, shutdown.clone()));

@@ -288,7 +288,8 @@ mod tests {
         };
         let (_, known) = watch::channel([instance].as_slice().into());
         let (registry, policy) = (Registry::named_by(known), UpstreamPolicy::default());
-        let upstreams = Upstreams::start(registry, policy, None, Clock::system(), &Metrics::new());
+        let dialer = crate::Dialer::new(&crate::Config::standard(), None).unwrap();
+        let upstreams = Upstreams::start(registry, policy, dialer, Clock::system(), &Metrics::new());
         let flight = upstreams.pick("orders").unwrap().answered(StatusCode::OK, &HeaderMap::new());
         let events = futures::stream::repeat_with(|| Ok::<_, io::Error>("data: more\n\n"));
         Download::new(Body::from_stream(events), until, flight)

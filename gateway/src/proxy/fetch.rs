@@ -21,8 +21,9 @@ impl Proxy {
     /// Gets a document from any instance of a service, such as its OpenAPI description. Whether that succeeds says nothing
     /// about the requests of clients, so the breaker neither is asked nor hears of it.
     pub(crate) async fn fetch(&self, service: &str, path: &str) -> Result<Bytes, FetchError> {
-        let instance = self.upstreams.any(service).ok_or_else(|| format!("{service} is not available"))?;
-        let request = self.client.request(Request::get(instance.uri(path)?).body(Body::empty())?);
+        let any = self.upstreams.any(service);
+        let (instance, client) = any.ok_or_else(|| format!("{service} is not available"))?;
+        let request = client.request(Request::get(instance.uri(path)?).body(Body::empty())?);
         let taken = timeout(WITHIN, take(request)).await;
         let (status, body) = taken.map_err(|_| format!("{service} does not answer"))??;
         if status.is_success() {

@@ -1,13 +1,10 @@
 //! Asks an instance for its health now and then. Each has a task of its own: one that hangs delays no other.
 
 use super::{member::Member, ops::Counters};
-use crate::connect::{Address, Connector, connector};
+use crate::connect::{Address, Connector};
 use axum::{body::Body, http::Request};
-use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use service::{
-    Clock,
-    tls::{ClientTls, fault},
-};
+use hyper_util::client::legacy::Client;
+use service::{Clock, tls::fault};
 use std::{sync::Weak, time::Duration};
 use tokio::time::{sleep, timeout};
 
@@ -36,20 +33,8 @@ pub(super) async fn keep_checking(
     policy: CheckPolicy,
     clock: Clock,
     counters: Counters,
-    tls: Option<ClientTls>,
+    client: Client<Connector, Body>,
 ) {
-    // A new connection for every check: a kept one would not notice that nobody new gets in.
-    let Some(service) = member.upgrade().map(|member| member.instance.service.clone()) else { return };
-    let name = service.clone();
-    let connector = match connector(None, tls.as_ref(), move |_| Some(name.clone())) {
-        Ok(connector) => connector,
-        Err(error) => {
-            let error = &error as &dyn std::error::Error;
-            return tracing::error!(service, error, "the health of an instance cannot be asked for");
-        }
-    };
-    let client: Client<Connector, Body> =
-        Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
     loop {
         let Some(address) = member.upgrade().map(|member| member.address.clone()) else { return };
         let answer = timeout(policy.timeout, check(&client, &address)).await;

@@ -66,7 +66,7 @@ pub(super) struct Condition {
 
 impl Member {
     /// An instance counts as healthy until a check says otherwise: it has just said that it lives.
-    pub(super) fn new(instance: &Instance, tls: bool) -> Result<Self, &'static str> {
+    pub(super) fn new(instance: &Instance, address: Address) -> Self {
         let condition = Condition {
             healthy: true,
             doubts: 0,
@@ -76,12 +76,12 @@ impl Member {
             ejections: 0,
             ejected_until: None,
         };
-        Ok(Self {
-            address: Address::of(&instance.url, tls)?,
+        Self {
+            address,
             instance: Arc::new(instance.clone()),
             in_flight: AtomicUsize::new(0),
             condition: Mutex::new(condition),
-        })
+        }
     }
 
     pub(super) fn condition(&self) -> MutexGuard<'_, Condition> {
@@ -199,6 +199,7 @@ impl Drop for InFlight {
 #[cfg(test)]
 mod tests {
     use super::{super::CheckPolicy, *};
+    use crate::{Config, Dialer};
     use nats::InstanceId;
     use uuid::Uuid;
 
@@ -210,7 +211,8 @@ mod tests {
             version: "1".to_owned(),
             started: Timestamp::UNIX_EPOCH,
         };
-        Member::new(&instance, false).unwrap()
+        let dialer = Dialer::new(&Config::standard(), None).unwrap();
+        Member::new(&instance, dialer.address(&instance.url).unwrap())
     }
 
     #[test]

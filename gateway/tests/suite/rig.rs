@@ -13,9 +13,7 @@ use axum::{
     routing::any,
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use gateway::{
-    Config, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, UpstreamPolicy, Upstreams,
-};
+use gateway::{Config, Dialer, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
 use jiff::SignedDuration;
 use nats::{
     Connection, Durability, Instance, InstanceId, Registry,
@@ -136,15 +134,14 @@ impl Rig {
         services.push(("users", issuer.address));
         let config = Config::parse(config).unwrap();
         let gateway = Gateway::new(Parts {
-            upstreams: upstreams(&services, config.upstreams, &metrics),
+            upstreams: upstreams(&services, &config, &metrics),
             config,
             reload: Reload::new(file).unwrap(),
             limiter: limiter.await.unwrap(),
             clock,
             metrics,
             details: Map::new(),
-        })
-        .unwrap();
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -186,7 +183,7 @@ impl Rig {
 }
 
 /// Instances as the registry would name them.
-fn upstreams(services: &[(&str, SocketAddr)], policy: UpstreamPolicy, metrics: &Metrics) -> Upstreams {
+fn upstreams(services: &[(&str, SocketAddr)], config: &Config, metrics: &Metrics) -> Upstreams {
     let clock = Clock::system();
     let instance = |(service, address): &(&str, SocketAddr)| Instance {
         service: (*service).to_owned(),
@@ -196,7 +193,8 @@ fn upstreams(services: &[(&str, SocketAddr)], policy: UpstreamPolicy, metrics: &
         started: clock.now(),
     };
     let (_, known) = watch::channel(services.iter().map(instance).collect());
-    Upstreams::start(Registry::named_by(known), policy, None, clock.clone(), metrics)
+    let dialer = Dialer::new(config, None).unwrap();
+    Upstreams::start(Registry::named_by(known), config.upstreams, dialer, clock.clone(), metrics)
 }
 
 /// Everything until the other side closes.
