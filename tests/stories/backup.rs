@@ -234,6 +234,29 @@ async fn keys_are_in_a_copy_only_as_long_as_they_are_asked_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_of_one_moment_or_of_none() {
+    let mut shop = Shop::open().await;
+    let copy = shop.path("copy");
+    let manifest = || fs::read(Path::new(&copy).join("manifest.json")).unwrap();
+    shop.place("one").await;
+    // It may get more streams, and never fewer: those that are left out would stay where they were.
+    shop.done(&["export", &copy, "--stream", "ORDERS"]).await;
+    shop.done(&["export", &copy, "--stream", "ORDERS"]).await;
+    shop.done(&["export", &copy]).await;
+    let (before, left) = (manifest(), files(Path::new(&copy)));
+    shop.place("two").await;
+    for streams in ["ORDERS", "ORDERS,PAYMENTS"] {
+        let said = "--stream: the folder holds a copy with";
+        shop.refused(&["export", &copy, "--stream", streams], 64, said).await;
+        assert!(manifest() == before && files(Path::new(&copy)) == left, "it was touched");
+    }
+    shop.done(&["import", &copy, "--check"]).await;
+    shop.done(&["export", &copy]).await;
+    assert_ne!(manifest(), before);
+    shop.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_not_whole_or_not_ours_is_refused() {
     let mut shop = Shop::open().await;
     let (backup, plain, key, words) = (shop.path("b"), shop.path("p"), shop.path("key"), shop.path("words"));

@@ -12,6 +12,7 @@ use crate::{
     dev::find_nats,
     failure::{Failure, because},
     progress::Progress,
+    settings,
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use events::Context;
@@ -49,7 +50,7 @@ pub(crate) struct Args {
     /// Folder of the copy; one that holds a copy of the same log is brought up to date
     #[arg(value_name = "FOLDER")]
     to: PathBuf,
-    /// Streams to copy, or all
+    /// Streams to copy, or all; a folder that holds a copy with more than these is refused
     #[arg(long, value_name = "STREAM,..", value_delimiter = ',', default_value = "all")]
     stream: Vec<String>,
     /// Copy the keys of personal data and the passwords' hashes too. Whoever is erased is gone only when this copy is
@@ -121,6 +122,7 @@ pub(crate) async fn export(
     let whole = Manifest::load(archive)?;
     let begun = Manifest::begun(archive, whole.as_ref())?;
     let mut manifest = begun.or(whole).unwrap_or_else(|| Manifest::new(clock.now()));
+    no_other_stream(&manifest, contexts)?;
     manifest.complete = false;
     // What is not asked for this time is not in the copy any more: keys least of all.
     manifest.buckets.clear();
@@ -187,6 +189,18 @@ fn sweep(archive: &Archive, manifest: &Manifest) {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+/// Whether the copy holds no stream but these: others would stay at the moment of another round, and a copy is of one.
+fn no_other_stream(manifest: &Manifest, contexts: &[Context]) -> Result<(), Failure> {
+    let asked = |stream: &str| contexts.iter().any(|context| context.stream() == stream);
+    let others: Vec<_> = manifest.streams.keys().map(String::as_str).filter(|held| !asked(held)).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let others = others.join(", ");
+    let why = format!("the folder holds a copy with {others} too: name them as well, or another folder");
+    Err(settings::fault("--stream")(why))
 }
 
 /// Whether the last event of the copy stands where it stood: else it is the copy of another log.
