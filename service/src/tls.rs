@@ -8,6 +8,7 @@ mod listener;
 
 pub use listener::{Listener, ServerTls, Stream};
 
+use jiff::Timestamp;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
@@ -25,6 +26,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 /// The protocol inside; HTTP/2 is not spoken.
@@ -115,6 +117,22 @@ pub fn authorities(file: &Path) -> Result<Arc<RootCertStore>, TlsError> {
             .map_err(|error| TlsError::Content { file: file.to_owned(), why: error.to_string() })?;
     }
     Ok(Arc::new(roots))
+}
+
+/// When a certificate ends: the first that there is against any, at the end of time.
+pub fn ends(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.clone().into_owned()).ok()?;
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().ok()?;
+    let at_the_end = UnixTime::since_unix_epoch(Duration::MAX);
+    match verifier.verify_server_cert(certificate, &[], &server_name("localhost").ok()?, &[], at_the_end) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            let seconds = i64::try_from(not_after.as_secs()).ok();
+            // It is said to go on for ever.
+            Some(seconds.and_then(|at| Timestamp::from_second(at).ok()).unwrap_or(Timestamp::MAX))
+        }
+        _ => None,
+    }
 }
 
 fn unread(file: &Path, error: pem::Error) -> TlsError {
@@ -297,5 +315,31 @@ fn in_words(error: &rustls::Error) -> String {
         E::InconsistentKeys(_) => "the key is not that of the certificate".to_owned(),
         E::InvalidMessage(_) => "it does not speak TLS".to_owned(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+
+    #[test]
+    fn a_certificate_says_when_it_ends() {
+        let key = KeyPair::generate().unwrap();
+        let ends = |year: i32, is_ca: bool| {
+            let mut params = CertificateParams::new(["orders".to_owned()]).unwrap();
+            params.not_before = date_time_ymd(1999, 1, 1);
+            params.not_after = date_time_ymd(year, 5, 17);
+            if is_ca {
+                params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            }
+            super::ends(params.self_signed(&key).unwrap().der())
+        };
+        for is_ca in [false, true] {
+            for year in [2000, 2030, 2049, 2050, 9000] {
+                assert_eq!(ends(year, is_ca).unwrap().to_string(), format!("{year}-05-17T00:00:00Z"));
+            }
+        }
+        assert_eq!(super::ends(&CertificateDer::from(&b"none"[..])), None);
     }
 }

@@ -105,6 +105,11 @@ impl AccessArgs {
         [&self.nats_nkey_file, &self.nats_nkeys, &self.nats_key].into_iter().flatten().cloned()
     }
 
+    /// Files with certificates that are named: one's own, and those of who signs that of NATS.
+    pub(crate) fn certificates(&self) -> (Option<&PathBuf>, Option<&PathBuf>) {
+        (self.nats_cert.as_ref(), self.nats_ca.as_ref())
+    }
+
     /// What was given, to be read with the other flags.
     pub(crate) fn flags(&self) -> [Flag; 2] {
         [("--nats-inbox", self.nats_inbox.clone()), ("--nats-api", self.nats_api.clone())]

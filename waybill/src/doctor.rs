@@ -1,6 +1,7 @@
 //! `waybill doctor`: looks at everything that an installation rests on, changes nothing, and says for each thing that is
 //! wrong what it is and what to do.
 
+mod certificates;
 mod databases;
 mod finding;
 mod log;
@@ -176,6 +177,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     Box::pin(databases::check(usable, &plan, &folder, &mut report)).await;
     monitor::check(&plan, dev.is_some(), &mut report).await;
     machine::secret_files(&args, &mut report);
+    certificates::check(&args, &plan, &mut report);
     machine::disk(&args.data, &plan, &mut report);
     report.print(args.json)?;
     match report.findings() {
@@ -207,6 +209,11 @@ mod tests {
     struct Line {
         #[command(flatten)]
         args: Args,
+    }
+
+    /// What is too much where nothing else is said.
+    pub(super) fn plan() -> Plan {
+        Plan::read(&Line::parse_from(["doctor"]).args).unwrap()
     }
 
     #[test]

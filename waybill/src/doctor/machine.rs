@@ -136,22 +136,26 @@ const KEYS: [&str; 2] = ["WAYBILL_TLS_KEY", "WAYBILL_GATEWAY_KEY"];
 
 /// Every file with a secret that a variable or a flag names.
 pub(super) fn secret_files(args: &Args, report: &mut Report) {
-    for path in named(env::vars_os()).chain(args.access.secrets()) {
+    for path in named(env::vars_os(), is_secret).chain(args.access.secrets()) {
         secret(&path, report);
     }
 }
 
 /// What variables name that no flag of this command is for.
-fn named(variables: impl Iterator<Item = (OsString, OsString)>) -> impl Iterator<Item = PathBuf> {
-    variables.filter_map(|(name, value)| {
-        let name = name.to_str()?;
-        let is_secret = name.starts_with("WAYBILL_DATABASE_URL")
-            || ["DATABASE_URL_FILE", "WAYBILL_BACKUP_KEY_FILE", "WAYBILL_BACKUP_PASSPHRASE_FILE"]
-                .contains(&name)
-            || name.ends_with("PASSWORD_FILE");
-        let is_secret = (is_secret && name.ends_with("_FILE")) || KEYS.contains(&name);
-        (is_secret && !value.is_empty()).then_some(value.into())
+pub(super) fn named(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+    wanted: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = PathBuf> {
+    variables.filter_map(move |(name, value)| {
+        (name.to_str().is_some_and(&wanted) && !value.is_empty()).then_some(value.into())
     })
+}
+
+fn is_secret(name: &str) -> bool {
+    let is_secret = name.starts_with("WAYBILL_DATABASE_URL")
+        || ["DATABASE_URL_FILE", "WAYBILL_BACKUP_KEY_FILE", "WAYBILL_BACKUP_PASSPHRASE_FILE"].contains(&name)
+        || name.ends_with("PASSWORD_FILE");
+    (is_secret && name.ends_with("_FILE")) || KEYS.contains(&name)
 }
 
 /// A file, or each seed in a folder.
@@ -184,7 +188,8 @@ mod tests {
         let others =
             [("WAYBILL_BACKUP_KEY", "secret"), ("WAYBILL_DATA", "x"), ("WAYBILL_DATABASE_URL_FILE", "")];
         let variables = names.iter().map(|name| (*name, *name)).chain(others);
-        let found: Vec<_> = named(variables.map(|(name, value)| (name.into(), value.into()))).collect();
+        let variables = variables.map(|(name, value)| (name.into(), value.into()));
+        let found: Vec<_> = named(variables, is_secret).collect();
         assert_eq!(found, names.map(PathBuf::from));
 
         let dir = tempfile::tempdir().unwrap();

@@ -211,7 +211,8 @@ fn node(varz: &Varz, url: &reqwest::Url, plan: &Plan, report: &mut Report) {
         disk_of(store, &format!("the data of {of}"), plan, report);
     }
     if let Some(ends) = varz.tls_cert_not_after {
-        certificate(of, ends, plan, report);
+        let todo = "make a new one, and nats-server --signal reload: docs/security.md";
+        certificate(of, ends, todo, plan, report);
     } else if varz.tls_required {
         report.leave_open(
             Area::Credentials,
@@ -223,9 +224,8 @@ fn node(varz: &Varz, url: &reqwest::Url, plan: &Plan, report: &mut Report) {
 }
 
 /// When a certificate ends.
-pub(super) fn certificate(of: &str, ends: Timestamp, plan: &Plan, report: &mut Report) {
+pub(super) fn certificate(of: &str, ends: Timestamp, todo: &str, plan: &Plan, report: &mut Report) {
     let left = ends.duration_since(plan.clock.now());
-    let todo = "make a new one and have it read again: docs/operations.md, certificates";
     if left.is_negative() {
         report.find(Area::Credentials, of, format!("its certificate ended at {ends}"), todo);
     } else if left < SOON {
