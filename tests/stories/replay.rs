@@ -2,7 +2,7 @@
 
 use events::Context;
 use nats::{
-    Connection, Filter, From, Reader, Until,
+    Access, Connection, Filter, From, Reader, Until,
     server::{self, Binary, Server},
     topology,
 };
@@ -58,6 +58,23 @@ async fn another() -> (Server, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let config = server::Config::new(Binary::locate(None).await.unwrap(), folder.path().join("nats"));
     (Server::start(config).await.unwrap(), folder)
+}
+
+/// The same, where nobody may publish copies of payments.
+async fn particular() -> (Server, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let users = r#"
+        accounts: { A: { jetstream: enabled, users: [
+            { user: anybody, password: anybody, permissions: { publish: { deny: "copy.payments.>" } } },
+        ] } }
+        no_auth_user: anybody
+    "#;
+    let conf = format!("{}\ninclude accounts.conf\n", include_str!("../../nats/conf/single.conf"));
+    fs::write(folder.path().join("single.conf"), conf).unwrap();
+    fs::write(folder.path().join("accounts.conf"), users).unwrap();
+    let guard = server::Guard { folder: folder.path().to_owned(), access: Access::default() };
+    let config = server::Config::new(Binary::locate(None).await.unwrap(), folder.path().join("nats"));
+    (Server::start(server::Config { guard: Some(guard), ..config }).await.unwrap(), folder)
 }
 
 /// Has a stream keep what comes on these subjects.
@@ -279,6 +296,24 @@ async fn another_nats_gets_what_it_is_sent_at_the_pace_it_is_asked_for() {
     let output = to_other(&["--stream", "ORDERS"]).await;
     assert_eq!(output.status.code(), Some(64), "{}", said(&output));
     assert!(said(&output).contains("inventory-orders"), "{}", said(&output));
+    assert!(world.stop().await);
+}
+
+/// What a stream has acknowledged has arrived, whatever else is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_some_copies_are_refused_the_others_need_not_be_made_again() {
+    let mut world = World::start().await.unwrap();
+    orders(&world, 2).await;
+    let (other, _folder) = particular().await;
+    keep(&other.url(), "COPIES", "copy.orders.>").await;
+    let flags = ["--to-nats", &other.url(), "--to-subject", "copy", "--stream"];
+    let output = replay(&world.nats.url(), &[&flags[..], &["ORDERS", "--stream", "PAYMENTS"]].concat()).await;
+    let told = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("copies are refused") && told.contains("copy.payments."), "{told}");
+    let kept = kept(&other.url(), "COPIES").await;
+    assert!(kept > 0 && told.contains(&format!("copied, up to ORDERS:{kept}\n")), "{told}");
+    assert!(told.contains(&format!("--from ORDERS:{}\n", kept + 1)), "{told}");
     assert!(world.stop().await);
 }
 
