@@ -20,7 +20,7 @@ const ID: &str = "0199d3a8-0000-7000-8000-000000000123";
 fn users(url: String) -> UsersService {
     let breaker = Breakers::new(Policy::default(), &Metrics::new()).of("users");
     let locate = Arc::new(move || Some(url.clone()));
-    let client = Client::new("users", locate, breaker).unwrap();
+    let client = Client::new("users", locate, breaker, None).unwrap();
     UsersService { client, fresh_for: Duration::from_secs(30) }
 }
 
