@@ -26,8 +26,6 @@ use waybill_tests::{Cluster, Process, Serve, World, eventually, run, settled};
 const SOON: Duration = Duration::from_mins(2);
 /// Orders in a second, unless the environment says otherwise: what a slow machine bears in a debug build.
 const RATE: u32 = 10;
-/// Orders that are placed while two instances of a service run beside each other, and after each replacement.
-const BETWEEN: usize = 10;
 
 /// Everything as processes of their own, against one NATS and one PostgreSQL server.
 struct Fleet {
@@ -94,7 +92,7 @@ impl Fleet {
         load.more().await;
     }
 
-    /// The same for the gateway: clients are sent to the new one before the old one stops.
+    /// The same for the gateway: clients are sent to the new one for a while before the old one stops.
     async fn replace_gateway(&mut self, executable: &Path, load: &Load) {
         self.started += 1;
         let new = front(&self.world, executable, &format!("gateway-{}", self.started));
@@ -103,6 +101,7 @@ impl Fleet {
         for service in Service::ALL {
             self.known(service, 1).await;
         }
+        load.more().await;
         let mut old = std::mem::replace(&mut self.gateway, new);
         old.terminate().unwrap();
         assert!(old.ended().await.unwrap().success(), "the gateway ends well");
@@ -187,6 +186,8 @@ async fn entrance(world: &World, gateway: &Serve) -> Api {
 
 /// Orders that are placed at a rate, each once.
 struct Load {
+    rate: u32,
+    began: Instant,
     placed: watch::Receiver<usize>,
     stop: watch::Sender<bool>,
     task: tokio::task::JoinHandle<Vec<Placed>>,
@@ -195,8 +196,9 @@ struct Load {
 /// What became of an attempt to place an order, and to look for products right after.
 struct Placed {
     said: Result<Uuid, String>,
+    /// From when it was to be placed until it was answered.
     took: Duration,
-    at: Duration,
+    due: Instant,
 }
 
 impl Load {
@@ -205,16 +207,17 @@ impl Load {
         let (stop, stopped) = watch::channel(false);
         let (entrance, cart) = (Arc::clone(entrance), cart.clone());
         let task = tokio::spawn(async move {
-            let (mut every, began) = (tokio::time::interval(Duration::from_secs(1) / rate), Instant::now());
+            let mut every = tokio::time::interval(Duration::from_secs(1) / rate);
             let mut under_way = JoinSet::new();
             let mut all = Vec::new();
             for number in 0_usize.. {
-                every.tick().await;
+                let due = every.tick().await;
                 if *stopped.borrow() {
                     break;
                 }
-                let (api, cart, at) = (api(&entrance), cart.clone(), began.elapsed());
-                under_way.spawn(async move { place(&api, &format!("rolling-{number}"), &cart, at).await });
+                let (entrance, cart) = (Arc::clone(&entrance), cart.clone());
+                under_way
+                    .spawn(async move { place(&entrance, &format!("rolling-{number}"), &cart, due).await });
                 while let Some(done) = under_way.try_join_next() {
                     all.push(done.unwrap());
                     count.send_replace(all.len());
@@ -223,20 +226,22 @@ impl Load {
             all.extend(under_way.join_all().await);
             all
         });
-        Self { placed, stop, task }
+        Self { rate, began: Instant::now(), placed, stop, task }
     }
 
-    /// Waits until some more orders are placed.
+    /// Waits until as many more orders are placed as in a second.
     async fn more(&self) {
-        let (mut placed, until) = (self.placed.clone(), *self.placed.borrow() + BETWEEN);
+        let (mut placed, until) = (self.placed.clone(), *self.placed.borrow() + self.rate as usize);
         tokio::time::timeout(SOON, placed.wait_for(|count| *count >= until)).await.unwrap().unwrap();
     }
 
     /// Places no more. Every order was accepted at the first attempt, or the test fails. Prints how long it took.
-    async fn end(self, rate: u32) -> usize {
+    async fn end(self) -> usize {
         self.stop.send_replace(true);
         let all = self.task.await.unwrap();
-        let failed: Vec<_> = all.iter().filter_map(|one| Some((one.at, one.said.as_ref().err()?))).collect();
+        let (rate, began) = (self.rate, self.began);
+        let failed: Vec<_> =
+            all.iter().filter_map(|one| Some((one.due - began, one.said.as_ref().err()?))).collect();
         assert!(failed.is_empty(), "{} of {} requests failed: {failed:#?}", failed.len(), all.len());
         let mut took: Vec<_> = all.iter().map(|one| one.took).collect();
         took.sort();
@@ -252,22 +257,22 @@ impl Load {
     }
 }
 
-async fn place(api: &Api, key: &str, cart: &Cart, at: Duration) -> Placed {
-    let asked = Instant::now();
-    let answer = api.place(key, cart, &[]).await;
-    let took = asked.elapsed();
+async fn place(entrance: &Entrance, key: &str, cart: &Cart, due: Instant) -> Placed {
+    let answer = api(entrance).place(key, cart, &[]).await;
+    let took = due.elapsed();
     let said = match answer {
         Ok(answer) if answer.status == 202 => answer.id().map_err(|error| error.to_string()),
         Ok(answer) => Err(format!("{} {}", answer.status, answer.body)),
         Err(error) => Err(format!("{error:?}")),
     };
-    let read = api.get(Service::Inventory, "/products").await;
+    // Meanwhile there may be another gateway.
+    let read = api(entrance).get(Service::Inventory, "/products").await;
     let said = match read {
         Ok(answer) if answer.status == 200 => said,
         Ok(answer) => Err(format!("products: {} {}", answer.status, answer.body)),
         Err(error) => Err(format!("products: {error:?}")),
     };
-    Placed { said, took, at }
+    Placed { said, took, due }
 }
 
 /// A customer who can pay for all of it.
@@ -292,16 +297,15 @@ fn executable() -> PathBuf {
 
 /// Replaces every part of `before` by `after`, one after the other, while orders are placed.
 async fn roll(before: &Path, after: &Path) {
-    let rate = rate();
     let mut fleet = Fleet::start(before).await;
     let cart = customer(&fleet).await;
-    let load = Load::start(&fleet.entrance, &cart, rate);
+    let load = Load::start(&fleet.entrance, &cart, rate());
     load.more().await;
     for service in Service::ALL {
         fleet.replace(service, after, &load).await;
     }
     fleet.replace_gateway(after, &load).await;
-    let orders = load.end(rate).await;
+    let orders = load.end().await;
     fleet.tell_memory();
     fleet.verify(orders + 1).await;
     fleet.stop().await;
