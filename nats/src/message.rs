@@ -17,6 +17,8 @@ pub struct Message {
     pub stored: Timestamp,
     /// How many messages the consumer has still before it; 0 at the end of the stream.
     pub pending: u64,
+    /// How many messages the consumer had delivered with it; 0 where it came otherwise.
+    pub(crate) number: u64,
     /// When it came to this process.
     pub(crate) received: Instant,
     /// Whether the consumer had delivered it before, to this process or another one.
@@ -61,7 +63,17 @@ impl Message {
         headers: HeaderMap,
         body: Bytes,
     ) -> Self {
-        Self { position, subject, stored, pending: 0, received: Instant::now(), again: false, headers, body }
+        Self {
+            position,
+            subject,
+            stored,
+            pending: 0,
+            number: 0,
+            received: Instant::now(),
+            again: false,
+            headers,
+            body,
+        }
     }
 
     /// From a consumer's delivery, out of which headers and body are taken.
@@ -75,6 +87,7 @@ impl Message {
             subject,
             stored: stored.map_err(|_| MessageError("the stored time is out of range"))?,
             pending: info.pending,
+            number: info.consumer_sequence,
             received: Instant::now(),
             again: info.delivered > 1,
             headers: message.message.headers.take().unwrap_or_default(),
@@ -97,6 +110,7 @@ impl Message {
             subject,
             stored: stored.ok_or(MessageError("no time in the answer"))?,
             pending: 0,
+            number: 0,
             received: Instant::now(),
             again: false,
             headers,
@@ -113,6 +127,7 @@ impl Message {
             subject,
             stored: stored.map_err(|_| MessageError("the stored time is out of range"))?,
             pending: 0,
+            number: 0,
             received: Instant::now(),
             again: false,
             headers: message.headers,
@@ -144,7 +159,11 @@ impl Message {
 
     /// The event's attributes.
     pub fn envelope(&self) -> Result<Envelope, DecodeError> {
-        Envelope::read_headers(|name| self.header(name))
+        // Nearly all of them are asked for: comparing names costs a fraction of hashing each.
+        let all = self.headers.iter().filter_map(|(name, values)| Some((name.as_ref(), values.first()?)));
+        let all: Vec<(&str, &async_nats::HeaderValue)> = all.collect();
+        let get = |name| all.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str());
+        Envelope::read_headers(get)
     }
 
     /// The event's data, through the upcasters where it is old.
@@ -160,13 +179,9 @@ impl Message {
 
     /// Attributes and data.
     pub fn record(&self) -> Result<Recorded, DecodeError> {
-        Ok(Recorded {
-            position: self.position,
-            subject: self.subject.clone(),
-            stored: self.stored,
-            envelope: self.envelope()?,
-            fact: self.fact()?,
-        })
+        let (subject, envelope) = (self.subject.clone(), self.envelope()?);
+        let fact = Fact::from_json(subject.aggregate(), &envelope.kind, envelope.schema, &self.body)?;
+        Ok(Recorded { position: self.position, subject, stored: self.stored, envelope, fact })
     }
 }
 

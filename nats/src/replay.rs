@@ -261,20 +261,19 @@ impl Reader {
         let lost = |what: &str| unavailable(self.context, what.to_owned());
         let message = next.ok_or_else(|| lost("the consumer ended"))?;
         let mut message = message.map_err(|error| unavailable(self.context, error))?;
-        let info = message.info().map_err(|error| unavailable(self.context, error))?;
+        let message = match Message::delivered(&mut message) {
+            Ok(message) => message,
+            Err(error) => return self.foreign(&message, error),
+        };
         source.delivered += 1;
-        if info.consumer_sequence != source.delivered {
+        if message.number != source.delivered {
             return Err(lost("a delivery was lost"));
         }
-        let (sequence, pending) = (info.stream_sequence, info.pending);
+        let (sequence, pending) = (message.position.sequence, message.pending);
         if self.end.is_some_and(|end| sequence > end) {
             self.done = true;
             return Ok(());
         }
-        let message = Message::delivered(&mut message).map_err(|source| ReplayError::Foreign {
-            position: format!("{}:{sequence}", self.context.stream()),
-            source,
-        })?;
         if self.latest.is_some_and(|latest| message.stored > latest) {
             self.done = true;
             return Ok(());
@@ -285,6 +284,17 @@ impl Reader {
             batch.push(message);
         }
         Ok(())
+    }
+
+    /// Something that is no event ends the reading, unless that ends before it.
+    fn foreign(&mut self, message: &jetstream::Message, source: MessageError) -> Result<(), ReplayError> {
+        let info = message.info().map_err(|error| unavailable(self.context, error))?;
+        let sequence = info.stream_sequence;
+        if self.end.is_some_and(|end| sequence > end) {
+            self.done = true;
+            return Ok(());
+        }
+        Err(ReplayError::Foreign { position: format!("{}:{sequence}", self.context.stream()), source })
     }
 
     /// Starts a consumer behind the last message seen. Answers how many messages wait for it.
