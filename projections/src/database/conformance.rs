@@ -238,8 +238,15 @@ const EVERY: Table = Table {
 
 static TYPES: View = View { name: "types", ..view(&[&EVERY]) };
 
-/// Every type comes back as it was written, empty or not, and text is sorted by its bytes.
+/// Every type comes back as it was written, empty or not, and text is sorted by its bytes. Also where many rows are written
+/// at once, which goes another way.
 async fn every_type_is_read_as_it_was_written(place: &Place) {
+    for others in [0, 300] {
+        types_are_read_among(place, others).await;
+    }
+}
+
+async fn types_are_read_among(place: &Place, others: i64) {
     let database = Database::open(&place.storage(), &TYPES, 1).await.unwrap();
     let times = ["-004712-01-02T01:59:59Z", "1969-12-31T23:59:59.999999Z", "9999-12-30T21:59:59.999999Z"];
     let times: Vec<Timestamp> = times.iter().map(|time| time.parse().unwrap()).collect();
@@ -257,8 +264,11 @@ async fn every_type_is_read_as_it_was_written(place: &Place) {
         changes.upsert(&EVERY, Value::from((*text).to_owned()), row);
     }
     changes.upsert(&EVERY, Value::from("empty"), []);
+    for other in 0..others {
+        changes.upsert(&EVERY, Value::from(format!("other {other}")), []);
+    }
     database.writer().await.unwrap().commit(changes, &[]).await.unwrap();
-    let sql = "SELECT * FROM every_type WHERE text <> $1 ORDER BY text";
+    let sql = "SELECT * FROM every_type WHERE text <> $1 AND text NOT LIKE 'other%' ORDER BY text";
     let rows = database.rows(sql, vec!["empty".into()]).await.unwrap();
     assert_eq!(rows.len(), texts.len());
     for (at, row) in rows.iter().enumerate() {
@@ -279,6 +289,34 @@ async fn every_type_is_read_as_it_was_written(place: &Place) {
     assert!(row.get::<bool>("flag").is_err());
     let sql = "SELECT text FROM every_type WHERE number > $1";
     assert_eq!(database.rows(sql, vec![Value::Null]).await.unwrap().len(), 0, "nothing is below nothing");
+}
+
+/// Of many whole rows some are there already, others are not: all are as they are said to be, as is what else the commit does.
+async fn many_rows_are_written_whether_they_are_there_or_not(place: &Place) {
+    let database = Database::open(&place.storage(), &OLD, 1).await.unwrap();
+    let mut writer = database.writer().await.unwrap();
+    let rows = |ids: std::ops::Range<i64>, a: i64| {
+        let mut changes = Changes::default();
+        for id in ids {
+            changes.upsert(&THINGS, [id.into(), "x".into()], [(0, a.into())]);
+        }
+        changes
+    };
+    let sums = async || {
+        let sql =
+            "SELECT count(*) AS rows, CAST(sum(a) AS bigint) AS sum, CAST(sum(b) AS bigint) AS b FROM things";
+        let row = database.row(sql, Vec::new()).await.unwrap().unwrap();
+        (row.get::<i64>("rows").unwrap(), row.get::<i64>("sum").unwrap(), row.find::<i64>("b").unwrap())
+    };
+    assert_eq!(writer.commit(rows(0..500, 1), &step(0, 1)).await.unwrap(), Commit::Done);
+    assert_eq!(sums().await, (500, 500, None));
+    let mut mixed = rows(400..1000, 3);
+    mixed.patch(&THINGS, [Value::Int(7), "x".into()], [(1, 9_i64.into())]);
+    assert_eq!(writer.commit(mixed, &step(1, 2)).await.unwrap(), Commit::Done);
+    assert_eq!(sums().await, (1000, 400 + 600 * 3, Some(9)));
+    assert_eq!(writer.commit(rows(1000..1500, 1), &step(2, 3)).await.unwrap(), Commit::Done);
+    assert_eq!(sums().await, (1500, 400 + 600 * 3 + 500, Some(9)));
+    assert_eq!(writer.checkpoints().await.unwrap()[0].to_string(), "ORDERS:3");
 }
 
 /// A read model in one database is compared with the same one in another.
@@ -317,5 +355,6 @@ on_both! {
     moments_do_not_move_and_tell_where_they_differ,
     the_database_does_what_the_changes_say,
     every_type_is_read_as_it_was_written,
+    many_rows_are_written_whether_they_are_there_or_not,
     the_same_rows_in_another_database_are_the_same,
 }

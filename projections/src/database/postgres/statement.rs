@@ -1,6 +1,7 @@
-//! Bulk writes: the rows of one table and one shape are one statement, with one array per column.
+//! Bulk writes: the rows of one table and one shape are one statement, with one array per column; or go in by `COPY`, where
+//! they are whole and, as far as is known, new.
 
-use super::value::Column;
+use super::{copy, value::Column};
 use crate::{
     change::{Cell, Change, Rows},
     database::DatabaseError,
@@ -8,7 +9,7 @@ use crate::{
 };
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, postgres::PgArguments, query_with};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -21,9 +22,13 @@ enum Shape {
     Delete,
 }
 
-/// The texts of the statements used so far.
+/// What is known of the statements used so far.
 #[derive(Debug, Default)]
-pub(super) struct Statements(HashMap<(&'static str, Shape), Arc<str>>);
+pub(super) struct Statements {
+    texts: HashMap<(&'static str, Shape), Arc<str>>,
+    /// Tables where a whole row was not a new one.
+    replaced: HashSet<&'static str>,
+}
 
 impl Statements {
     /// Writes the net changes of one table.
@@ -33,12 +38,34 @@ impl Statements {
         table: &'static Table,
         rows: Rows,
     ) -> Result<(), DatabaseError> {
-        let mut shapes: BTreeMap<Shape, Vec<Column>> = BTreeMap::new();
+        let mut shapes: BTreeMap<Shape, Vec<(Key, Change)>> = BTreeMap::new();
+        for (key, change) in rows {
+            shapes.entry(Shape::of(&change)).or_default().push((key, change));
+        }
+        for (shape, rows) in shapes {
+            let may_copy =
+                shape.is_whole(table) && rows.len() >= copy::PAYS && !self.replaced.contains(table.name);
+            if may_copy && copy::insert(connection, table, &rows).await? {
+                continue;
+            }
+            if may_copy {
+                self.replaced.insert(table.name);
+            }
+            self.merge(connection, table, shape, rows).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes rows that may be there already.
+    async fn merge(
+        &mut self,
+        connection: &mut PgConnection,
+        table: &'static Table,
+        shape: Shape,
+        rows: Vec<(Key, Change)>,
+    ) -> Result<(), DatabaseError> {
+        let mut columns: Vec<_> = shape.columns(table).map(|(_, kind)| Column::new(*kind)).collect();
         for (Key(key), change) in rows {
-            let shape = Shape::of(&change);
-            let columns = shapes
-                .entry(shape)
-                .or_insert_with(|| shape.columns(table).map(|(_, kind)| Column::new(*kind)).collect());
             let (of_key, others) = columns.split_at_mut(key.len());
             for (column, value) in of_key.iter_mut().zip(key) {
                 column.push(&value)?;
@@ -53,17 +80,15 @@ impl Statements {
                 column.push(&value)?;
             }
         }
-        for (shape, columns) in shapes {
-            let mut arguments = PgArguments::default();
-            for column in columns {
-                let added = arguments.add(column);
-                added.map_err(|error| DatabaseError::new("write a value", error))?;
-            }
-            let text = self.0.entry((table.name, shape));
-            let text = text.or_insert_with(|| shape.sql(table).into()).clone();
-            let done = query_with(AssertSqlSafe(text), arguments).execute(&mut *connection).await;
-            done.map_err(|error| DatabaseError::new("write to the read model", error))?;
+        let mut arguments = PgArguments::default();
+        for column in columns {
+            let added = arguments.add(column);
+            added.map_err(|error| DatabaseError::new("write a value", error))?;
         }
+        let text = self.texts.entry((table.name, shape));
+        let text = text.or_insert_with(|| shape.sql(table).into()).clone();
+        let done = query_with(AssertSqlSafe(text), arguments).execute(connection).await;
+        done.map_err(|error| DatabaseError::new("write to the read model", error))?;
         Ok(())
     }
 }
@@ -75,6 +100,12 @@ impl Shape {
             cells.iter().rev().fold(0, |mask, cell| mask << 1 | u32::from(wanted(cell)))
         };
         Self::Write(mask(|cell| matches!(cell, Cell::Set(_))), mask(|cell| matches!(cell, Cell::Add(_))))
+    }
+
+    /// Whether it says what is in every column.
+    fn is_whole(self, table: &Table) -> bool {
+        let Self::Write(set, _) = self else { return false };
+        set.count_ones() as usize == table.columns.len()
     }
 
     /// The columns that a statement has values for: the key, then those that change.

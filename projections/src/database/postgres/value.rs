@@ -103,19 +103,24 @@ impl Column {
     /// Adds a value. An error where it is not of the column's type.
     pub(super) fn push(&mut self, value: &Value) -> Result<(), DatabaseError> {
         self.count += 1;
-        let place = self.bytes.len();
-        self.bytes.extend((-1_i32).to_be_bytes());
-        let Some(kind) = kind(value) else { return Ok(()) };
-        if kind != self.kind {
-            let why = format!("a column of type {:?} is given a value of type {kind:?}", self.kind);
-            return Err(DatabaseError::new("write a value", why));
-        }
-        write(value, &mut self.bytes);
-        let length = i32::try_from(self.bytes.len() - place - 4);
-        let length = length.map_err(|error| DatabaseError::new("write a value", error))?;
-        self.bytes[place..place + 4].copy_from_slice(&length.to_be_bytes());
-        Ok(())
+        field(value, self.kind, &mut self.bytes)
     }
+}
+
+/// Writes a value with its length before it, as an array and `COPY` have it. An error where it is not of the column's type.
+pub(super) fn field(value: &Value, of: Type, to: &mut Vec<u8>) -> Result<(), DatabaseError> {
+    let place = to.len();
+    to.extend((-1_i32).to_be_bytes());
+    let Some(kind) = kind(value) else { return Ok(()) };
+    if kind != of {
+        let why = format!("a column of type {of:?} is given a value of type {kind:?}");
+        return Err(DatabaseError::new("write a value", why));
+    }
+    write(value, to);
+    let length = i32::try_from(to.len() - place - 4);
+    let length = length.map_err(|error| DatabaseError::new("write a value", error))?;
+    to[place..place + 4].copy_from_slice(&length.to_be_bytes());
+    Ok(())
 }
 
 impl sqlx::Type<Postgres> for Column {
