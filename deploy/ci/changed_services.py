@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Which services a change touches, from the graph of crates and of the modules inside the two sides.
 
-    deploy/ci/changed_services.py --base origin/main        # what HEAD changes since then
+    deploy/ci/changed_services.py --base origin/main        # what HEAD changes since it left that branch
+    deploy/ci/changed_services.py --deployed deployed       # in what HEAD differs from what runs
     git diff --name-only HEAD~1 | deploy/ci/changed_services.py -
 
 Prints a JSON list of service names, sorted; with --github-output also `services=...` and `any=true|false` for later
@@ -169,26 +170,35 @@ def affected(path, house):
     return frozenset(service for service in SERVICES if owner in runs(service))
 
 
-def changed(base, head):
+def differing(*trees):
     """Names of the files that differ, those before a renaming included."""
-    command = ["git", "diff", "--name-only", "--no-renames", f"{base}...{head}"]
+    command = ["git", "diff", "--name-only", "--no-renames", *trees]
     return subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
+
+
+def changed(base, head):
+    """What changed since the commit that both have in common. A tree, such as the empty one, has none: then all that differs."""
+    kind = subprocess.run(["git", "cat-file", "-t", base], cwd=ROOT, text=True, capture_output=True).stdout.strip()
+    return differing(base, head) if kind == "tree" else differing(f"{base}...{head}")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="names of changed files; - reads them from standard input")
     parser.add_argument("--base", help="take the files that changed since this revision")
+    parser.add_argument("--deployed", help="take the files that differ from this revision, in whatever order the two were made")
     parser.add_argument("--head", default="HEAD", help="up to this revision [default: HEAD]")
     parser.add_argument("--github-output", action="store_true", help="write to $GITHUB_OUTPUT too")
     arguments = parser.parse_args()
     files = arguments.files
     if arguments.base:
         files = changed(arguments.base, arguments.head)
+    elif arguments.deployed:
+        files = differing(arguments.deployed, arguments.head)
     elif files == ["-"]:
         files = [line.strip() for line in sys.stdin if line.strip()]
     elif not files:
-        parser.error("name files, or say --base")
+        parser.error("name files, or say --base or --deployed")
     house = crates()
     services = sorted(set().union(*(affected(file, house) for file in files)))
     print(json.dumps(services))

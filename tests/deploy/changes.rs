@@ -4,9 +4,9 @@ use crate::file;
 use std::process::Command;
 use waybill::system::Service;
 
-/// The services that are deployed again when these files change.
-fn touched(files: &[&str]) -> Vec<String> {
-    let output = Command::new("python3").arg(file("deploy/ci/changed_services.py")).args(files).output();
+/// The services that are deployed again when these files change, or what these flags name.
+fn touched(words: &[&str]) -> Vec<String> {
+    let output = Command::new("python3").arg(file("deploy/ci/changed_services.py")).args(words).output();
     let output = output.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
@@ -71,5 +71,16 @@ fn what_is_in_every_image_touches_all_and_prose_and_tests_touch_none() {
     let nothing = ["README.md", "docs/api.md", "tests/stories/order.rs", "commands/tests/http/main.rs"];
     for path in nothing.into_iter().chain(["rivals/src/main.rs", "nats/conf/cluster.conf", ".ci/run"]) {
         assert!(touched(&[path]).is_empty(), "{path}");
+    }
+}
+
+/// Where nothing was deployed yet, what runs is the empty tree, which is no commit.
+#[test]
+fn before_anything_was_deployed_everything_is_new() {
+    let empty = Command::new("git").args(["hash-object", "-t", "tree", "/dev/null"]).output().unwrap();
+    let empty = String::from_utf8(empty.stdout).unwrap();
+    for flag in ["--deployed", "--base"] {
+        assert_eq!(touched(&[flag, empty.trim()]), everything(), "{flag}");
+        assert!(touched(&[flag, "HEAD"]).is_empty(), "{flag}");
     }
 }

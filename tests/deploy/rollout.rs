@@ -1,5 +1,5 @@
-//! How an image comes into a cluster, `deploy/ci/rollout.py`: with a `kubectl` that notes what it is asked and plays a
-//! cluster, as there is none where the tests run.
+//! How an image comes into a cluster, `deploy/ci/provision.py` and `rollout.py`: with a `kubectl` that notes what it is asked and
+//! plays a cluster, as there is none where the tests run.
 
 use crate::file;
 use std::{
@@ -8,33 +8,38 @@ use std::{
     process::{Command, Output},
 };
 
-/// The cluster: one deployment and its canary; `REFUSES` is what fails, `READY`, `RESTARTS` and `METRICS` are the canary's.
+/// The cluster: one deployment and its canary; `REFUSES` is what fails, `READY`, `RESTARTS`, `METRICS` and `ENV` are the canary's.
+/// `MANIFESTS` is what kustomize makes.
 const KUBECTL: &str = r#"#!/usr/bin/env python3
 import json, os, sys
 words = sys.argv[3:]
 line = " ".join(words)
 given = sys.stdin.read() if words[0] == "apply" else ""
 with open(os.environ["CALLS"], "a") as calls:
-    calls.write(line + (" " + given if given else "") + "\n")
+    calls.write(line + (" " + given.replace("\n", "\\n") if given else "") + "\n")
 refuses = os.environ.get("REFUSES")
 if refuses and refuses in line:
     sys.exit("no: " + refuses)
-labels = {"app": "orders-service", "track": "stable"}
-container = {"name": "waybill", "image": "waybill:old"}
-if words[:2] == ["get", "deployment"]:
+container = {"name": "waybill", "image": "waybill:old", "env": [{"name": os.environ.get("ENV", "X"), "value": "x"}]}
+if words[0] == "kustomize":
+    print(open(os.environ["MANIFESTS"]).read())
+elif words[:2] == ["get", "deployment"]:
+    labels = {"app": words[2], "track": "stable"}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
     spec = {"replicas": 3, "selector": {"matchLabels": labels}, "template": template}
     print(json.dumps({"apiVersion": "apps/v1", "kind": "Deployment",
                       "metadata": {"name": words[2], "resourceVersion": "7"}, "spec": spec, "status": {}}))
 elif words[:2] == ["get", "pods"]:
     state = {"ready": os.environ.get("READY", "1") == "1", "restartCount": int(os.environ.get("RESTARTS", "0"))}
-    print(json.dumps({"items": [{"metadata": {"name": "canary-x"}, "status": {"containerStatuses": [state]}}]}))
-elif words[:2] == ["get", "--raw"]:
+    labels = dict(one.split("=") for one in words[words.index("--selector") + 1].split(","))
+    print(json.dumps({"items": [{"metadata": {"name": "canary-x", "labels": labels}, "spec": {"containers": [container]},
+                                 "status": {"containerStatuses": [state]}}]}))
+elif words[:2] == ["get", "--raw"] or words[0] == "exec":
     print(os.environ.get("METRICS", 'waybill_commands_total{outcome="recorded"} 100'))
 "#;
 
-/// Rolls an image out into such a cluster; what came of it, and what kubectl was asked.
-fn roll_out(cluster: &[(&str, &str)]) -> (Output, Vec<String>) {
+/// Runs a script with such a cluster; what came of it, and what kubectl was asked.
+fn run(script: &str, words: &[&str], cluster: &[(&str, &str)]) -> (Output, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let (kubectl, calls) = (folder.path().join("kubectl"), folder.path().join("calls"));
     fs::write(&kubectl, KUBECTL).unwrap();
@@ -45,15 +50,22 @@ fn roll_out(cluster: &[(&str, &str)]) -> (Output, Vec<String>) {
             .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap())),
     );
     let output = Command::new("python3")
-        .arg(file("deploy/ci/rollout.py"))
-        .args(["orders", "waybill:new", "--watch", "0.02"])
+        .arg(file("deploy/ci").join(script))
+        .args(words)
         .env("PATH", path.unwrap())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("CALLS", &calls)
+        .env("MANIFESTS", file("deploy/kubernetes/waybill-tls.yaml"))
         .envs(cluster.iter().copied())
         .output()
         .unwrap();
     let calls = fs::read_to_string(calls).unwrap_or_default();
     (output, calls.lines().map(str::to_owned).collect())
+}
+
+/// Rolls an image of orders out.
+fn roll_out(cluster: &[(&str, &str)]) -> (Output, Vec<String>) {
+    run("rollout.py", &["orders", "waybill:new", "--watch", "0.02"], cluster)
 }
 
 fn position(calls: &[String], what: &str) -> Option<usize> {
@@ -73,7 +85,9 @@ fn an_image_that_does_well_serves_and_its_canary_goes() {
     let labels = &body["spec"]["selector"]["matchLabels"];
     assert_eq!((labels["app"].as_str(), labels["track"].as_str()), (Some("orders-service"), Some("canary")));
     assert!(body["metadata"].get("resourceVersion").is_none() && body.get("status").is_none());
-    let watched = position(&calls, "get --raw").unwrap();
+    // By its own executable, which has the certificate that the service wants to see.
+    let asked = "exec canary-x --container waybill -- waybill health --metrics";
+    let watched = position(&calls, asked).unwrap();
     let promoted = position(&calls, "set image deployment/orders-service *=waybill:new").unwrap();
     let gone = position(&calls, "delete deployment orders-service-canary").unwrap();
     assert!(canary < watched && watched < promoted && promoted < gone, "{calls:#?}");
@@ -115,4 +129,49 @@ fn without_a_deployment_nothing_begins() {
     let (output, calls) = roll_out(&[("REFUSES", "get deployment")]);
     assert_eq!((output.status.code(), calls.len()), (Some(2), 1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("get deployment"));
+}
+
+#[test]
+fn the_gateway_is_asked_as_its_clients_ask_it_with_tls_and_without() {
+    for (variable, place) in
+        [("WAYBILL_GATEWAY_CERT", "https:canary-x:3000"), ("WAYBILL_PORT", "canary-x:3000")]
+    {
+        let words = ["gateway", "waybill:new", "--watch", "0.02", "--namespace", "shop"];
+        let (output, calls) = run("rollout.py", &words, &[("ENV", variable)]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let asked = format!("get --raw /api/v1/namespaces/shop/pods/{place}/proxy/metrics");
+        assert!(position(&calls, &asked).is_some(), "{calls:#?}");
+    }
+}
+
+#[test]
+fn what_a_version_needs_is_made_by_its_own_image_before_it_comes() {
+    let words = ["waybill:new", "--overlay", "overlays/tls", "--timeout", "7"];
+    let (output, calls) = run("provision.py", &words, &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(calls.len(), 4, "{calls:#?}");
+    assert_eq!(calls[0], "kustomize overlays/tls");
+    // A job cannot be changed.
+    assert_eq!(calls[1], "delete job provision --ignore-not-found --wait=true");
+    let job = calls[2].strip_prefix("apply --filename - ").unwrap().replace("\\n", "\n");
+    assert!(job.contains("\nkind: Job\n") && job.contains("\n        image: waybill:new\n"), "{job}");
+    assert!(
+        !job.contains("---") && job.contains("secretName: provisioning-tls"),
+        "the job and nothing else: {job}"
+    );
+    assert_eq!(calls[3], "wait --for=condition=complete job/provision --timeout=7s");
+}
+
+#[test]
+fn where_it_cannot_be_made_that_is_said_with_the_log_of_the_job() {
+    for refuses in ["kustomize", "delete job", "apply", "wait --for"] {
+        let (output, calls) = run("provision.py", &["waybill:new"], &[("REFUSES", refuses)]);
+        assert_eq!(output.status.code(), Some(1), "{refuses}: {calls:#?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(refuses), "{refuses}");
+        assert!(calls.last().unwrap().starts_with(if refuses == "wait --for" {
+            "logs job/provision"
+        } else {
+            refuses
+        }));
+    }
 }

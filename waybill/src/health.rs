@@ -15,6 +15,7 @@ pub(crate) const EXAMPLES: &str = "\
 Examples:
   waybill health                                      the service on this machine at WAYBILL_PORT
   waybill health --port 3002 --ready                  whether it can serve: NATS, read models, lag
+  waybill health --port 3002 --metrics                what it counts, as Prometheus reads it
   waybill health --url http://10.0.0.7:3000 --timeout 500ms
   waybill health --port 3002 --tls-ca tls/ca.pem --tls-cert tls/orders.pem --tls-key tls/orders.key";
 
@@ -30,6 +31,9 @@ pub(crate) struct Args {
     /// Ask whether it can serve (/ready), not only whether it lives (/health)
     #[arg(long)]
     ready: bool,
+    /// Print what it counts (/metrics)
+    #[arg(long, conflicts_with = "ready")]
+    metrics: bool,
     /// How long an answer may take
     #[arg(long, value_name = "DURATION", default_value = "2s")]
     timeout: String,
@@ -60,7 +64,11 @@ fn read(args: &Args) -> Result<(String, Duration, Option<ClientTls>), Failure> {
     let url: Option<reqwest::Url> = flags.optional("--url");
     let port: Option<u16> = flags.optional("--port");
     let timeout: Option<Span> = flags.optional("--timeout");
-    let path = if args.ready { "/ready" } else { "/health" };
+    let path = match (args.metrics, args.ready) {
+        (true, _) => "/metrics",
+        (false, true) => "/ready",
+        (false, false) => "/health",
+    };
     let tls = args.tls.read(flags.faults());
     let scheme = if args.tls.listens() { "https" } else { "http" };
     let base = url.map(String::from).or_else(|| Some(format!("{scheme}://127.0.0.1:{}", port?)));
@@ -89,6 +97,7 @@ mod tests {
         let place = |line| read(&args(line)).map(|(url, ..)| url).map_err(|error| error.to_string());
         assert_eq!(place("--port 3002").unwrap(), "http://127.0.0.1:3002/health");
         assert_eq!(place("--url http://x:3000/ --ready").unwrap(), "http://x:3000/ready");
+        assert_eq!(place("--port 3002 --metrics").unwrap(), "http://127.0.0.1:3002/metrics");
         let faults = place("--port x --timeout soon").unwrap_err();
         assert!(faults.contains("--port") && faults.contains("--timeout"), "{faults}");
         assert!(place("--url x").unwrap_err().contains("--url"));
