@@ -9,6 +9,17 @@ use std::{
     fmt::Write,
 };
 
+/// Who looks after the servers of a cluster, in the account that servers keep for themselves.
+pub const SYSTEM: &str = "system";
+
+/// What is asked for that: how servers are, to forget one that will not come back, and that another one leads.
+const OF_SERVERS: [&str; 4] = [
+    "$SYS.REQ.SERVER.PING",
+    "$SYS.REQ.SERVER.PING.>",
+    "$JS.API.SERVER.REMOVE",
+    "$JS.API.META.LEADER.STEPDOWN",
+];
+
 /// Everybody who comes to a server, and everything that is there.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -65,6 +76,7 @@ impl Layout {
             "# Made by waybill nats-config: who may do what. Not to be edited: it is made again when Waybill changes.\n\
              # No secret is in here: these are the public halves of keys.\n\naccounts {\n",
         );
+        system(keys.get(SYSTEM), &mut text);
         for stream in self.streams.keys() {
             self.stream(stream, &mut text);
         }
@@ -160,6 +172,19 @@ impl Layout {
         }
         text
     }
+}
+
+/// The account of the servers, by the name that it has where nobody gives it another, so that `--signal reload` takes it. Its user could end connections and delete what is in other accounts, were it not for the list.
+fn system(key: Option<&String>, text: &mut String) {
+    let inboxes = ["_INBOX.>".to_owned(), format!("{}.>", inbox(SYSTEM))];
+    let user = key.map(|key| {
+        format!(
+            "{{ nkey: {key}, permissions: {{ publish: {}, subscribe: {} }} }}",
+            list(OF_SERVERS),
+            list(inboxes.iter().map(String::as_str)),
+        )
+    });
+    let _ = writeln!(text, "  \"$SYS\" {{ users: [{}] }}", user.unwrap_or_default());
 }
 
 fn list<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {

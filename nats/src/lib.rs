@@ -54,7 +54,7 @@ mod timers;
 pub mod topology;
 
 pub use access::{Access, Refusals, SHARED_API, Seed, SeedError, inbox};
-pub use accounts::{Layout, Permissions};
+pub use accounts::{Layout, Permissions, SYSTEM};
 pub use bucket::{Bucket, BucketConfig, BucketError, Change, Kept};
 pub use causes::is_of_nats;
 pub use connection::{ConnectError, Connection};

@@ -4,7 +4,7 @@
 use events::Context;
 use events::feed::stream as feed_stream;
 use jiff::Timestamp;
-use nats::{Layout, Seed, inbox};
+use nats::{Layout, SYSTEM, Seed, inbox};
 use projections::database::Cluster;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, time::Duration};
@@ -381,6 +381,38 @@ async fn whoever_has_a_key_can_do_what_its_owner_may_and_nothing_else() {
         }
     }
     assert!(refused > 4000, "{refused} were refused");
+}
+
+/// That nobody else may is above: `$SYS.REQ.SERVER.PING` is forbidden to each role.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_after_the_servers_asks_how_they_are_and_touches_nothing_in_them() {
+    let mut world = World::secured().await.unwrap();
+    assert!(world.stop().await);
+    let mut system = enter(&world, SYSTEM).await;
+    let server = system.request("$SYS.REQ.SERVER.PING", "").await.unwrap().unwrap();
+    assert_eq!(server["server"]["jetstream"], true, "{server}");
+    let meta = system.request("$SYS.REQ.SERVER.PING.JSZ", r#"{"streams":false}"#).await.unwrap().unwrap();
+    assert!(meta["data"]["streams"].as_u64().unwrap() > 0, "{meta}");
+    // A server that is alone has nobody to remove: that it was asked is what is to be seen.
+    let removed = system.publish("$JS.API.SERVER.REMOVE", "", r#"{"peer":"nats-2"}"#).await.unwrap();
+    assert_eq!(removed, None);
+    let id = server["server"]["id"].as_str().unwrap();
+    for subject in [
+        "$JS.API.ACCOUNT.PURGE.stream-ORDERS".to_owned(),
+        "$JS.API.STREAM.DELETE.ORDERS".to_owned(),
+        "$JS.API.ACCOUNT.STREAM.MOVE.stream-ORDERS.ORDERS".to_owned(),
+        "$SYS.REQ.ACCOUNT.stream-ORDERS.CONNZ".to_owned(),
+        "evt.orders.order.1".to_owned(),
+        format!("$SYS.REQ.SERVER.{id}.KICK"),
+        format!("$SYS.REQ.SERVER.{id}.RELOAD"),
+    ] {
+        let said = system.publish(&subject, "", "{}").await.unwrap();
+        assert!(said.is_some_and(|said| said.contains("Permissions Violation")), "{subject}");
+    }
+    for subject in ["$SYS.>", ">", "evt.>"] {
+        let said = system.subscribe(subject).await.unwrap();
+        assert!(said.is_some_and(|said| said.contains("Permissions Violation")), "{subject}");
+    }
 }
 
 /// What of the streams, buckets and durable consumers is not this role's to change or to take.

@@ -6,7 +6,7 @@ use crate::{
     rights,
     settings::{self, Flag},
 };
-use nats::{Seed, server::Secured};
+use nats::{SYSTEM, Seed, server::Secured};
 use service::config::Settings;
 use std::{
     collections::BTreeMap,
@@ -58,8 +58,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let nodes = flags.optional::<Places>("--nodes").map_or_else(Vec::new, |places| places.0);
     let listen = flags.optional::<Places>("--listen").and_then(|places| places.0.into_iter().next());
     for role in &args.renew {
-        if !rights::roles().any(|known| known == role) {
-            let known = rights::roles().collect::<Vec<_>>().join(", ");
+        if !keyed().any(|known| known == role) {
+            let known = keyed().collect::<Vec<_>>().join(", ");
             flags.faults().add("--renew", format!("there is no role {role}: expected {known}"));
         }
     }
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let made = fs::create_dir_all(&seeds).and_then(|()| close(&seeds));
     made.map_err(because(format!("cannot make {}", seeds.display())))?;
     let mut keys = BTreeMap::new();
-    for role in rights::roles() {
+    for role in keyed() {
         let file = seeds.join(format!("{role}.nk"));
         if args.renew.iter().any(|renewed| renewed == role) {
             fs::rename(&file, file.with_extension("nk.old")).or_else(absent)?;
@@ -97,6 +97,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         );
     }
     Ok(())
+}
+
+/// Everybody who is given a key: every role, and who looks after the servers themselves.
+fn keyed() -> impl Iterator<Item = &'static str> {
+    rights::roles().chain([SYSTEM])
 }
 
 /// Channels on which somebody is told: mail, and each webhook.
@@ -190,13 +195,13 @@ mod tests {
         let out = dir.path().join("nats");
         run(&args(&out)).unwrap();
         let seed = |role: &str| fs::read_to_string(out.join(format!("seeds/{role}.nk"))).unwrap();
-        let first: Vec<_> = rights::roles().map(seed).collect();
+        let first: Vec<_> = keyed().map(seed).collect();
         run(&Args { renew: vec!["orders".to_owned()], ..args(&out) }).unwrap();
-        let second: Vec<_> = rights::roles().map(seed).collect();
-        let changed = rights::roles().zip(first.iter().zip(&second)).filter(|(_, (a, b))| a != b);
+        let second: Vec<_> = keyed().map(seed).collect();
+        let changed = keyed().zip(first.iter().zip(&second)).filter(|(_, (a, b))| a != b);
         assert_eq!(changed.map(|(role, _)| role).collect::<Vec<_>>(), ["orders"]);
         let accounts = fs::read_to_string(out.join("accounts.conf")).unwrap();
-        for (role, seed) in rights::roles().zip(&second) {
+        for (role, seed) in keyed().zip(&second) {
             let public = seed.parse::<Seed>().unwrap().public().to_owned();
             assert!(accounts.contains(&public), "{role}");
             assert!(!accounts.contains(seed.as_str()), "{role}");
@@ -216,7 +221,7 @@ mod tests {
             let told = (0..webhooks).map(|number| format!("webhook-receiver-{number:02}"));
             let channels: Vec<_> =
                 [commands::notifications::EMAIL.to_owned()].into_iter().chain(told).collect();
-            let keys = rights::roles().map(|role| (role.to_owned(), Seed::generate().public().to_owned()));
+            let keys = keyed().map(|role| (role.to_owned(), Seed::generate().public().to_owned()));
             rights::layout(&channels).render(&keys.collect()).len()
         };
         // As docs/security.md has it.
