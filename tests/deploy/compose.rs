@@ -2,7 +2,7 @@
 
 use crate::{
     file,
-    yaml::{interpolated, refused},
+    yaml::{documents, interpolated, refused},
 };
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs};
@@ -20,7 +20,21 @@ fn with_database() -> impl Iterator<Item = Service> {
 
 #[tokio::test]
 async fn it_is_what_the_specification_of_compose_knows() {
-    assert_eq!(refused(&file("docker-compose.yml")).await, None);
+    let path = file("docker-compose.yml");
+    assert_eq!(refused(&path).await, None);
+    // Who looks would see it if there were something.
+    let text = fs::read_to_string(&path).unwrap();
+    let wrong = tempfile::NamedTempFile::new().unwrap();
+    for (right, other, why) in [
+        ("restart: unless-stopped", "restarts: unless-stopped", "`restarts`"),
+        ("start_period: 5s", "start_period: soon", "`soon`"),
+        ("condition: service_healthy }", "condition: service_fine }", "`service_fine`"),
+    ] {
+        assert!(text.contains(right), "{right}");
+        fs::write(wrong.path(), text.replacen(right, other, 1)).unwrap();
+        let said = refused(wrong.path()).await;
+        assert!(said.as_ref().is_some_and(|said| said.contains(why)), "{other}: {said:?}");
+    }
 }
 
 #[tokio::test]
@@ -63,6 +77,8 @@ async fn what_starts_waits_for_what_it_needs_and_starts_again() {
         let once = name == "provision";
         assert_eq!(one["restart"], if once { "on-failure" } else { "unless-stopped" }, "{name}");
         assert!(one["deploy"]["resources"]["limits"]["memory"].is_string(), "{name} has a limit");
+        // A list waits for nothing but that something has been started.
+        assert!(one["depends_on"].is_null() || one["depends_on"].is_object(), "{name}");
         for (needed, how) in one["depends_on"].as_object().into_iter().flatten() {
             let made = needed == "provision";
             let condition = if made { "service_completed_successfully" } else { "service_healthy" };
@@ -72,10 +88,11 @@ async fn what_starts_waits_for_what_it_needs_and_starts_again() {
                 "{needed} says when it is ready"
             );
         }
+        assert_eq!(one["read_only"], true, "{name}");
+        assert_eq!(one["cap_drop"], json!(["ALL"]), "{name}");
+        assert_eq!(one["security_opt"], json!(["no-new-privileges:true"]), "{name}");
         let waybill = name.ends_with("-service") || name == "gateway";
         if waybill {
-            assert_eq!(one["read_only"], true, "{name}");
-            assert_eq!(one["cap_drop"], json!(["ALL"]), "{name}");
             let asked = one["healthcheck"]["test"].as_array().unwrap();
             assert_eq!(asked[..4], ["CMD", "waybill", "health", "--ready"].map(Value::from), "{name}");
             // With the certificate that it listens with; the gateway's clients on this machine speak plainly.
@@ -88,7 +105,60 @@ async fn what_starts_waits_for_what_it_needs_and_starts_again() {
     for service in with_database() {
         let needs = &services[&format!("{service}-service")]["depends_on"];
         assert!(needs[format!("{service}-db")].is_object() && needs["nats-1"].is_object(), "{service}");
+        // Without root's rights it cannot become somebody else: it is from the start who owns its files.
+        let database = &services[&format!("{service}-db")];
+        assert_eq!(database["user"], "postgres", "{service}");
+        assert!(database["tmpfs"].to_string().contains("/var/run/postgresql:uid=70"), "{service}");
     }
+}
+
+#[tokio::test]
+async fn who_looks_on_is_there_only_when_asked_for() {
+    let compose = compose().await;
+    let services = compose["services"].as_object().unwrap();
+    let looking: Vec<_> =
+        services.iter().filter(|(_, one)| one["profiles"] == json!(["observability"])).collect();
+    let names: Vec<_> = looking.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["collector", "grafana", "jaeger", "prometheus"]);
+    for ((name, one), (image, ready)) in looking.into_iter().zip([
+        ("otel/opentelemetry-collector-contrib", ""),
+        ("grafana/grafana", "/api/health"),
+        ("jaegertracing/jaeger", "/status"),
+        ("prom/prometheus", "/-/ready"),
+    ]) {
+        let (from, tag) = one["image"].as_str().unwrap().split_once(':').unwrap();
+        assert_eq!(from, image, "{name}");
+        assert_eq!(tag.split('.').count(), 3, "{name}: a version, and no moving tag: {tag}");
+        // Nothing in the image of the collector could ask, so nobody waits for it.
+        let asked =
+            one["healthcheck"]["test"].as_array().and_then(|test| test.last()?.as_str()).unwrap_or("");
+        assert!(asked.ends_with(ready) && asked.is_empty() == ready.is_empty(), "{name}: {asked}");
+    }
+    assert_eq!(services["collector"]["depends_on"], json!({ "jaeger": { "condition": "service_healthy" } }));
+    assert_eq!(
+        services["grafana"]["depends_on"],
+        json!({ "prometheus": { "condition": "service_healthy" } })
+    );
+    // Metrics come one way only, else they would be counted twice.
+    let collector = documents(&file("deploy/observability/collector.yaml")).await.remove(0);
+    let pipelines = collector["service"]["pipelines"].as_object().unwrap();
+    assert_eq!(pipelines.keys().collect::<Vec<_>>(), ["logs", "traces"]);
+    let used: BTreeSet<_> = pipelines
+        .values()
+        .flat_map(|one| one["exporters"].as_array().unwrap())
+        .map(Value::to_string)
+        .collect();
+    let made = collector["exporters"].as_object().unwrap().keys().map(|name| json!(name).to_string());
+    assert_eq!(used, made.collect());
+    for (name, one) in services.iter().filter(|(_, one)| one["environment"]["WAYBILL_NATS_URL"].is_string()) {
+        assert_eq!(one["environment"]["OTEL_METRICS_EXPORTER"], "none", "{name}");
+    }
+    let prometheus = documents(&file("deploy/observability/prometheus.yaml")).await.remove(0);
+    let scraped = prometheus["scrape_configs"].to_string();
+    for service in Service::ALL {
+        assert!(scraped.contains(&format!("\"{service}-service:3000\"")), "{service}");
+    }
+    assert!(scraped.contains("\"gateway:8080\""), "{scraped}");
 }
 
 #[tokio::test]
