@@ -4,7 +4,7 @@ use crate::{
     file,
     yaml::{documents, faults},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{fs, process::Command};
 use waybill::{access::OPERATOR, rights, system::Service};
 
@@ -41,9 +41,9 @@ async fn every_object_is_what_kubernetes_knows() {
     }
 }
 
-/// Only where kubectl is: the file is what is tested everywhere.
-#[test]
-fn the_one_file_is_what_kustomize_makes() {
+/// Only where kubectl is: the file is what is tested everywhere. One of everything is kept in none, so that it is looked at here.
+#[tokio::test]
+async fn the_one_file_is_what_kustomize_makes() {
     if Command::new("kubectl").arg("version").arg("--client").output().is_err() {
         eprintln!("no kubectl: waybill.yaml is not compared with its sources");
         return;
@@ -58,7 +58,22 @@ fn the_one_file_is_what_kustomize_makes() {
             let kept = fs::read_to_string(file(&format!("deploy/kubernetes/{kept}"))).unwrap();
             let (_, kept) = kept.split_once('\n').unwrap();
             assert!(kept == String::from_utf8_lossy(&made.stdout), "run deploy/kubernetes/render");
+            continue;
         }
+        let rendered = tempfile::NamedTempFile::new().unwrap();
+        fs::write(rendered.path(), &made.stdout).unwrap();
+        for version in VERSIONS {
+            let faults = faults(rendered.path(), version).await;
+            assert!(faults.is_empty(), "{overlay} {version}: {faults}");
+        }
+        let all = documents(rendered.path()).await;
+        assert_eq!(of_kind(&all, "Deployment").count(), deployed().len());
+        assert!(of_kind(&all, "Deployment").all(|one| one["spec"]["replicas"] == 1));
+        let told = &named(&all, "ConfigMap", "waybill")["data"];
+        assert_eq!(
+            (&told["WAYBILL_REPLICAS"], &told["WAYBILL_NATS_URL"]),
+            (&"1".into(), &"nats://nats:4222".into())
+        );
     }
 }
 
@@ -78,7 +93,7 @@ async fn services_are_deployed_with_the_numbers_of_the_design() {
         let container = &pod["containers"][0];
         assert_eq!(container["ports"][0]["containerPort"], 3000, "{name}");
         let command = name.strip_suffix("-service").unwrap_or(name);
-        assert_eq!(container["args"], serde_json::json!(["serve", command]), "{name}");
+        assert_eq!(container["args"], json!(["serve", command]), "{name}");
         let resources = &container["resources"];
         for (key, value) in [
             ("/requests/memory", "256Mi"),
@@ -173,7 +188,7 @@ async fn what_keeps_them_available_is_there_for_each() {
         let labels = &named(&all, "Deployment", &name)["spec"]["template"]["metadata"]["labels"];
         let service = named(&all, "Service", &name);
         // Without the track: a canary has its share.
-        assert_eq!(service["spec"]["selector"], serde_json::json!({ "app": name }), "{name}");
+        assert_eq!(service["spec"]["selector"], json!({ "app": name }), "{name}");
         let budget = named(&all, "PodDisruptionBudget", &name);
         assert_eq!(budget["spec"]["maxUnavailable"], 1, "{name}");
         for (key, value) in budget["spec"]["selector"]["matchLabels"].as_object().unwrap() {
@@ -181,24 +196,74 @@ async fn what_keeps_them_available_is_there_for_each() {
         }
         let scaler = named(&all, "HorizontalPodAutoscaler", &name);
         assert_eq!(scaler["spec"]["scaleTargetRef"]["name"], name.as_str());
-        let by_lag = scaler["spec"].to_string().contains("waybill_consumer_lag");
-        assert_eq!(by_lag, name != "gateway", "{name}");
+        assert_eq!((&scaler["spec"]["minReplicas"], &scaler["spec"]["maxReplicas"]), (&3.into(), &12.into()));
+        let lag = json!({ "type": "Pods", "pods": {
+            "metric": { "name": "waybill_consumer_lag" },
+            "target": { "type": "AverageValue", "averageValue": "1000" },
+        } });
+        let cpu = json!({ "type": "Resource", "resource": {
+            "name": "cpu",
+            "target": { "type": "Utilization", "averageUtilization": 80 },
+        } });
+        let by = if name == "gateway" { vec![cpu] } else { vec![lag, cpu] };
+        assert_eq!(scaler["spec"]["metrics"], json!(by), "{name}");
         let spread =
             named(&all, "Deployment", &name)["spec"]["template"]["spec"]["topologySpreadConstraints"].clone();
         assert_eq!(spread.as_array().unwrap().len(), 2, "{name}");
     }
-    let policies: Vec<_> = of_kind(&all, "NetworkPolicy").collect();
-    assert!(
-        policies.iter().any(|one| one["spec"]["policyTypes"] == serde_json::json!(["Ingress", "Egress"]))
-    );
     assert_eq!(named(&all, "Service", "gateway")["spec"]["ports"][0]["port"], 8080);
+}
+
+#[tokio::test]
+async fn nothing_comes_in_or_goes_out_but_what_is_named() {
+    let all = manifests().await;
+    assert_eq!(of_kind(&all, "NetworkPolicy").count(), 3);
+    let policy = |name: &str| named(&all, "NetworkPolicy", name)["spec"].clone();
+    let house = json!({ "podSelector": { "matchLabels": { "app.kubernetes.io/part-of": "waybill" } } });
+    let nats = json!({ "podSelector": { "matchLabels": { "app.kubernetes.io/name": "nats" } } });
+    let watching =
+        json!({ "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "monitoring" } } });
+    let names = json!({
+        "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": "kube-system" } },
+        "podSelector": { "matchLabels": { "k8s-app": "kube-dns" } },
+    });
+    let port = |port: u16| json!({ "port": port });
+    let common = policy("waybill");
+    // Every pod of ours, the job too.
+    assert_eq!(common["podSelector"], house["podSelector"]);
+    for one in of_kind(&all, "Deployment").chain(of_kind(&all, "Job")) {
+        let labels = &one["spec"]["template"]["metadata"]["labels"];
+        assert_eq!(labels["app.kubernetes.io/part-of"], "waybill", "{}", one["metadata"]["name"]);
+    }
+    assert_eq!(common["policyTypes"], json!(["Ingress", "Egress"]));
+    assert_eq!(common["ingress"], json!([{ "from": [house, watching], "ports": [port(3000)] }]));
+    let out = json!([
+        { "to": [house], "ports": [port(3000)] },
+        { "to": [nats], "ports": [port(4222)] },
+        { "ports": [port(5432)] },
+        { "to": [watching], "ports": [port(4317), port(4318)] },
+        { "to": [names], "ports": [{ "port": 53, "protocol": "UDP" }, port(53)] },
+    ]);
+    assert_eq!(common["egress"], out);
+    let gateway = json!({
+        "podSelector": { "matchLabels": { "app": "gateway" } },
+        "policyTypes": ["Ingress"],
+        "ingress": [{ "ports": [port(3000)] }],
+    });
+    assert_eq!(policy("gateway"), gateway, "from anywhere");
+    let outside = json!({
+        "podSelector": { "matchLabels": { "app": "notifications-service" } },
+        "policyTypes": ["Egress"],
+        "egress": [{ "ports": [port(25), port(443), port(465), port(587)] }],
+    });
+    assert_eq!(policy("notifications"), outside, "mail and webhooks, and nobody else leaves");
 }
 
 #[tokio::test]
 async fn each_is_known_to_nats_by_a_key_of_its_own_and_only_the_job_makes_streams() {
     let all = manifests().await;
     let job = named(&all, "Job", "provision");
-    assert_eq!(job["spec"]["template"]["spec"]["containers"][0]["args"], serde_json::json!(["provision"]));
+    assert_eq!(job["spec"]["template"]["spec"]["containers"][0]["args"], json!(["provision"]));
     let pods = of_kind(&all, "Deployment").chain([job]);
     let mut known = Vec::new();
     for one in pods {
@@ -270,11 +335,11 @@ async fn with_tls_each_shows_a_certificate_of_its_own_and_is_asked_by_who_has_on
             let asked = ["waybill", "health"].into_iter().chain((path == "/ready").then_some("--ready"));
             if name == "gateway" {
                 // Its own clients have no certificate, so the kubelet needs none.
-                let expected = serde_json::json!({ "path": path, "port": "http", "scheme": "HTTPS" });
+                let expected = json!({ "path": path, "port": "http", "scheme": "HTTPS" });
                 assert_eq!(now["httpGet"], expected, "{name}");
                 assert!(now["exec"].is_null());
             } else {
-                assert_eq!(now["exec"]["command"], serde_json::json!(asked.collect::<Vec<_>>()), "{name}");
+                assert_eq!(now["exec"]["command"], json!(asked.collect::<Vec<_>>()), "{name}");
                 assert!(now["httpGet"].is_null());
             }
         }
@@ -301,5 +366,22 @@ async fn nats_writes_to_disk_before_it_acknowledges() {
     let node = fs::read_to_string(file("nats/conf/cluster.conf")).unwrap();
     for (key, value) in jetstream["merge"]["limits"]["batch"].as_object().unwrap() {
         assert!(node.contains(&format!("{key}: {value}")), "{key}: {value}");
+    }
+    // The one node differs in being one, and in what it takes.
+    let single = documents(&file("deploy/kubernetes/nats-values-single.yaml")).await.remove(0);
+    assert_eq!(single["config"]["cluster"], json!({ "enabled": false }));
+    assert!(single["config"]["jetstream"]["merge"].is_null() && single["config"]["merge"].is_null());
+    assert_eq!(single["podDisruptionBudget"]["enabled"], false);
+}
+
+#[tokio::test]
+async fn the_metric_that_services_scale_by_is_served() {
+    let values = documents(&file("deploy/kubernetes/prometheus-adapter-values.yaml")).await.remove(0);
+    let [rule] = &values["rules"]["custom"].as_array().unwrap()[..] else { panic!("one rule") };
+    assert_eq!(rule["name"]["as"], "waybill_consumer_lag");
+    assert!(rule["seriesQuery"].as_str().unwrap().starts_with("waybill_consumer_lag{"));
+    assert_eq!(rule["metricsQuery"], "sum by (<<.GroupBy>>) (<<.Series>>{<<.LabelMatchers>>})");
+    for label in ["namespace", "pod"] {
+        assert_eq!(rule["resources"]["overrides"][label]["resource"], label);
     }
 }
