@@ -5,6 +5,7 @@
 
 mod changes;
 mod compose;
+mod image;
 mod kubernetes;
 mod observability;
 mod rollout;
