@@ -46,7 +46,7 @@ pub(super) fn folder(folder: &Path, what: &str, plan: &Plan, report: &mut Report
     let free = found.f_bavail.saturating_mul(found.f_frsize) >> 20;
     if percent >= plan.full {
         let what = format!("the disk is {percent} % full: {free} MiB are free");
-        report.find(Area::Disk, shown, what, "make room: docs/operations.md, disk");
+        report.find(Area::Disk, shown, what, "make room: docs/operations.md, \"The disk is full\"");
     } else {
         report.praise(Area::Disk, shown, format!("{free} MiB are free"));
     }
