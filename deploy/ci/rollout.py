@@ -55,9 +55,13 @@ class Cluster:
         name = pod["metadata"]["name"]
         if pod["metadata"]["labels"]["app"] != "gateway":
             return self.run("exec", name, "--container", spec["name"], "--", "waybill", "health", "--metrics")
-        tls = any(one["name"] == "WAYBILL_GATEWAY_CERT" for one in spec.get("env", []))
-        place = f"{'https:' if tls else ''}{name}:3000"
+        place = f"{'https:' if 'WAYBILL_GATEWAY_CERT' in variables(pod['spec']) else ''}{name}:3000"
         return self.run("get", "--raw", f"/api/v1/namespaces/{self.namespace}/pods/{place}/proxy/metrics")
+
+
+def variables(pod):
+    """Names of the variables that the container of a pod is given one by one."""
+    return {one["name"] for one in pod["containers"][0].get("env", [])}
 
 
 def canary_of(deployment, image):
@@ -108,6 +112,8 @@ def watch(cluster, name, seconds, share, sleep=time.sleep):
 def roll_out(cluster, name, image, options):
     """The four steps; whether the image serves."""
     deployment = cluster.get("deployment", name)
+    if "WAYBILL_GATEWAY_CLIENT_CA" in variables(deployment["spec"]["template"]["spec"]):
+        raise Trouble("its clients have to show a certificate, which the API server has not: a canary could not be watched")
     taken = False
     patience = f"--timeout={options.timeout}s"
     try:

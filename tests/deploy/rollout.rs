@@ -145,6 +145,14 @@ fn the_gateway_is_asked_as_its_clients_ask_it_with_tls_and_without() {
 }
 
 #[test]
+fn a_gateway_that_asks_its_clients_for_certificates_is_not_begun() {
+    let (output, calls) =
+        run("rollout.py", &["gateway", "waybill:new"], &[("ENV", "WAYBILL_GATEWAY_CLIENT_CA")]);
+    assert_eq!((output.status.code(), calls.len()), (Some(2), 1), "{calls:#?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("certificate"));
+}
+
+#[test]
 fn what_a_version_needs_is_made_by_its_own_image_before_it_comes() {
     let words = ["waybill:new", "--overlay", "overlays/tls", "--timeout", "7"];
     let (output, calls) = run("provision.py", &words, &[]);
