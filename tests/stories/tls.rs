@@ -188,7 +188,11 @@ async fn an_order_runs_through_a_gateway_and_services_that_speak_tls() {
         (code == Some(0)).then_some(())
     })
     .await;
+    // What it counts, too: so a canary is asked from inside its pod.
     let url = format!("https://127.0.0.1:{port}");
+    let counts = [&["health", "--metrics", "--port", &port], &own[..]].concat();
+    let (code, said) = run(&counts).await.unwrap();
+    assert!(code == Some(0) && said.contains("waybill_commands_total{outcome=\"recorded\"}"), "{said}");
     let bare = ["health", "--url", &url, "--tls-ca", &certificates.file("ca.pem")];
     let (code, said) = run(&bare).await.unwrap();
     assert!(code == Some(1) && said.contains("it asks for a certificate, and none was shown"), "{said}");
