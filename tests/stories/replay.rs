@@ -1,18 +1,32 @@
 //! The log, read again: in parts, in every form, and copied elsewhere without anything happening twice.
 
 use events::Context;
+use jiff::Timestamp;
 use nats::{
     Access, Connection, Filter, From, Reader, Until,
     server::{self, Binary, Server},
     topology,
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, fs, process::Output, time::Instant};
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::{Output, Stdio},
+    time::{Duration, Instant},
+};
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 use uuid::Uuid;
 use waybill::{api::Cart, system::Service};
 use waybill_tests::{Front, Process, World, request};
+
+/// Whether an event is one of those that are asked for.
+type Fits<'a> = &'a dyn Fn(&Value) -> bool;
+
+const SOON: Duration = Duration::from_secs(30);
 
 async fn replay(nats: &str, flags: &[&str]) -> Output {
     Command::new(Process::executable())
@@ -137,6 +151,24 @@ async fn the_log_is_printed_in_parts_and_in_every_form() {
     let kinds: BTreeSet<_> = caused.iter().map(|event| event["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["inventory.reserved", "notification.sent", "stock.reserved"].into());
 
+    // Each way to choose finds what one would find in the whole.
+    let (subject, correlation) =
+        (created["subject"].as_str().unwrap(), created["correlation"].as_str().unwrap());
+    let chosen: [([&str; 2], Fits<'_>); 5] = [
+        (["--subject", subject], &|e| e["subject"] == created["subject"]),
+        (["--subject", "evt.payments.>"], &|e| e["stream"] == "PAYMENTS"),
+        (["--type", "order.completed"], &|e| e["type"] == "order.completed"),
+        (["--aggregate", &format!("order/{order}")], &|e| e["subject"] == created["subject"]),
+        (["--correlation", correlation], &|e| e["correlation"] == created["correlation"]),
+    ];
+    for (flags, fits) in chosen {
+        let found = lines(&nats, &[&["--output", "json"], &flags[..]].concat()).await;
+        let expected: Vec<_> = all.iter().filter(|event| fits(event)).cloned().collect();
+        assert!(!expected.is_empty() && expected.len() < all.len(), "{flags:?}");
+        assert_eq!(places(&found), places(&expected), "{flags:?}");
+    }
+    printed_for_people(&nats, &all).await;
+
     // CloudEvents 1.0, structured mode, by the letter of the specification.
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("orders.jsonl");
@@ -164,6 +196,69 @@ async fn the_log_is_printed_in_parts_and_in_every_form() {
         assert_eq!(event["subject"], event["data"]["orderId"], "what it is about");
     }
     assert!(!text.contains("Lovelace") && text.contains("redacted"));
+    assert!(world.stop().await);
+}
+
+/// A line for each event, beneath a head; and with `--follow` those to come.
+async fn printed_for_people(nats: &str, all: &[Value]) {
+    let output = replay(nats, &[]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut table = text.lines();
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(
+        words(table.next().unwrap()),
+        ["STORED", "POSITION", "TYPE", "AGGREGATE", "VERSION", "ACTOR", "CORRELATION"]
+    );
+    let rows: Vec<_> = table.map(words).collect();
+    assert_eq!(rows.len(), all.len());
+    for (row, event) in rows.iter().zip(all) {
+        let place = format!("{}:{}", event["stream"].as_str().unwrap(), event["sequence"]);
+        assert_eq!((&row[1], row[2].as_str()), (&place, event["type"].as_str().unwrap()), "{row:?}");
+        assert_eq!((&json!(row[3]), &row[4]), (&event["aggregate"], &event["version"].to_string()));
+        assert_eq!((&json!(row[5]), &json!(row[6])), (&event["actor"], &event["correlation"]));
+    }
+}
+
+/// What is recorded while somebody looks on is printed when it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_the_log_is_shown_what_is_recorded_from_then_on() {
+    let mut world = World::start().await.unwrap();
+    orders(&world, 1).await;
+    let mut following = Command::new(Process::executable())
+        .args([
+            "replay",
+            "--follow",
+            "--stream",
+            "INVENTORY",
+            "--type",
+            "product.repriced",
+            "--type",
+            "product.added",
+        ])
+        .args(["--nats-url", &world.nats.url(), "--limit", "3"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut table = BufReader::new(following.stdout.take().unwrap()).lines();
+    let mut next = async || {
+        let line = tokio::time::timeout(SOON, table.next_line()).await.expect("a line is printed");
+        line.unwrap().unwrap()
+    };
+    assert!(next().await.starts_with("STORED "));
+    assert!(next().await.contains("product.added"));
+    for price in [501, 502] {
+        let body = json!({ "price": { "amount": price, "currency": "EUR" } });
+        let url = world.api.url(Service::Inventory, "/products/TEA-1/price");
+        let asked = world.api.http().put(url).header("Idempotency-Key", price.to_string()).json(&body);
+        world.api.send_as_operator(asked).await.unwrap().expect(202, "a price").unwrap();
+        let line = next().await;
+        assert!(line.contains("product.repriced") && line.contains("product/TEA-1"), "{line}");
+    }
+    let ended = tokio::time::timeout(SOON, following.wait()).await.expect("that was the third").unwrap();
+    assert!(ended.success());
     assert!(world.stop().await);
 }
 
@@ -259,6 +354,11 @@ async fn another_nats_gets_what_it_is_sent_at_the_pace_it_is_asked_for() {
     assert!(output.status.success(), "{}", said(&output));
     assert!(began.elapsed().as_millis() >= 200, "two gaps of a tenth of a second");
     assert!(said(&output).contains("3 events copied, up to ORDERS:3"), "{}", said(&output));
+    let began = Instant::now();
+    let output = to_other(&["--to-subject", "other", "--limit", "11", "--rate", "10"]).await;
+    // No stream keeps these: they are sent all the same.
+    assert!(output.status.success() && said(&output).contains("11 events "), "{}", said(&output));
+    assert!(began.elapsed().as_secs() >= 1, "ten gaps of a tenth of a second");
     let output =
         to_other(&["--to-subject", "copy", "--stream", "ORDERS", "--from", "ORDERS:4", "--speed", "1000x"])
             .await;
@@ -429,6 +529,40 @@ fn apply(document: &mut Value, changes: &Value) {
     }
 }
 
+/// What depends on the time of the question cannot be in the log.
+fn timeless(mut document: Value) -> Value {
+    document.as_object_mut().map(|fields| fields.remove("stuck"));
+    document
+}
+
+/// What each event of a history made of the document, and since when.
+fn steps(history: &Value) -> Vec<(Timestamp, Value)> {
+    let (mut document, mut steps) = (json!({}), Vec::<(Timestamp, Value)>::new());
+    for event in history["events"].as_array().unwrap() {
+        apply(&mut document, &event["changes"]);
+        let time: Timestamp = event["time"].as_str().unwrap().parse().unwrap();
+        // It counts as no earlier than those before it, whatever the clock of its service said.
+        let at = steps.last().map_or(time, |(before, _)| time.max(*before));
+        steps.push((at, document.clone()));
+    }
+    steps
+}
+
+/// At the time of each event it is what that made of it; before the first one it is not there.
+async fn is_shown_as_of_each_time(front: &Front, path: &str, steps: &[(Timestamp, Value)]) {
+    let as_of = async |time: Timestamp| {
+        let asked = front.api.http().get(format!("{}/api{path}?asOf={time}", front.url));
+        front.as_operator(asked).await.unwrap()
+    };
+    for (at, _) in steps {
+        let (_, then) = steps.iter().rfind(|(time, _)| time <= at).unwrap();
+        let was = as_of(*at).await.expect(200, path).unwrap();
+        assert_eq!(timeless(was.body), timeless(then.clone()), "{path} as of {at}");
+    }
+    let none = as_of(steps[0].0 - Duration::from_micros(1)).await;
+    assert_eq!((none.status, &none.body["type"]), (404, &json!("/problems/state-not-found")), "{path}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_shown_as_it_was_to_whoever_may_see_it() {
     let mut world = World::start().await.unwrap();
@@ -458,11 +592,6 @@ async fn everything_is_shown_as_it_was_to_whoever_may_see_it() {
     };
     let notifications = operator("/notifications").await.body;
     let notification = notifications["items"][0]["id"].as_str().unwrap().to_owned();
-    // What depends on the time of the question cannot be in the log.
-    let timeless = |mut document: Value| {
-        document.as_object_mut().map(|fields| fields.remove("stuck"));
-        document
-    };
     for path in [
         format!("/orders/{order}"),
         format!("/accounts/{account_id}"),
@@ -477,11 +606,10 @@ async fn everything_is_shown_as_it_was_to_whoever_may_see_it() {
         let present = timeless(operator(&path).await.expect(200, &path).unwrap().body);
         let history = operator(&format!("{path}/history?diff=true&limit=100")).await;
         let history = history.expect(200, &path).unwrap().body;
-        let mut document = json!({});
-        for event in history["events"].as_array().unwrap() {
-            apply(&mut document, &event["changes"]);
-        }
+        let steps = steps(&history);
+        let (_, document) = steps.last().unwrap().clone();
         assert_eq!(timeless(document), present, "all changes of {path} make the present one");
+        is_shown_as_of_each_time(&front, &path, &steps).await;
         let last = operator(&format!("{path}?asOf=999")).await;
         assert_eq!((last.status, &last.body["type"]), (404, &json!("/problems/state-not-found")), "{path}");
         let detail = last.body["detail"].as_str().unwrap();
