@@ -7,14 +7,14 @@ use events::Position;
 use futures::{StreamExt, TryStreamExt, stream};
 use nats::{Connection, Durability, EventStore, StoreOptions, Write};
 use projections::{
-    View,
-    database::{Database, Storage},
+    Rebuilds, View,
+    database::{Database, PostgresUrl, Storage},
 };
 use serde_json::{Value, json};
 use std::{process::Output, time::Duration};
 use tokio::{process::Command, time::sleep};
 use waybill::system::Service;
-use waybill_tests::{Front, Process, Serve, World, eventually};
+use waybill_tests::{Cluster, Front, Process, Serve, World, eventually};
 
 const SOON: Duration = Duration::from_mins(2);
 const ORDERS: u64 = 2500;
@@ -55,16 +55,36 @@ async fn live(world: &World, number: u32) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_is_killed_again_and_again_ends_with_the_same_tables() {
+    killed_again_and_again(None).await;
+}
+
+/// There the server is killed too, with whatever was not on disk for good.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_is_killed_again_and_again_ends_with_the_same_tables_on_postgresql() {
+    killed_again_and_again(Some(&Cluster::start())).await;
+}
+
+async fn killed_again_and_again(cluster: Option<&Cluster>) {
     let world = World::of(&[Service::Operations], |config| config.durability = Durability::Interval);
     let world = world.await.unwrap();
     record(&world, 0..ORDERS).await;
-    let start = || Serve::with(&world, "orders", "orders", &["--durability", "interval"]).unwrap();
+    let folder = world.config.data.with_file_name("orders");
+    let (mut storage, mut flags) = (Storage::Sqlite(folder.clone()), vec!["--durability", "interval"]);
+    let url;
+    if let Some(cluster) = cluster {
+        let admin = cluster.url("postgres").parse::<PostgresUrl>().unwrap();
+        let provisioned = admin.provision("orders").await.unwrap();
+        url = provisioned.reveal();
+        flags.extend(["--database-url", &url]);
+        storage = Storage::Postgres(provisioned);
+    }
+    let start = || Serve::with(&world, "orders", "orders", &flags).unwrap();
     let mut process = start();
     live(&world, 1).await;
     let path = "/ops/projections/orders/rebuild";
     let asked = world.api.post(Service::Operations, path, "again", &json!({})).await.unwrap();
     assert_eq!(asked.status, 202, "{}", asked.body);
-    for _ in 0..KILLS {
+    for kill in 0..KILLS {
         eventually("it is built", SOON, async || {
             let generations = stands(&world).await["generations"].clone();
             generations.as_array().unwrap().iter().any(|one| one["number"] == 2).then_some(())
@@ -72,8 +92,13 @@ async fn a_build_that_is_killed_again_and_again_ends_with_the_same_tables() {
         .await;
         // Somewhere in the middle, or at its end: each time is another.
         sleep(Duration::from_millis(fastrand::u64(0..1500))).await;
-        process.kill().await.unwrap();
-        process = start();
+        if let Some(cluster) = cluster.filter(|_| kill % 2 == 0) {
+            cluster.kill();
+            cluster.launch();
+        } else {
+            process.kill().await.unwrap();
+            process = start();
+        }
     }
     record(&world, ORDERS..ORDERS + 50).await;
     live(&world, 2).await;
@@ -81,9 +106,8 @@ async fn a_build_that_is_killed_again_and_again_ends_with_the_same_tables() {
     assert_eq!((again.status, again.body), (202, asked.body), "sent again it is the same request");
 
     let connection = Connection::connect(&world.config.nats_url, "test").await.unwrap();
-    let folder = world.config.data.with_file_name("orders");
     let view = View::of("orders").unwrap();
-    let database = Database::open(&Storage::Sqlite(folder.clone()), view, 2).await.unwrap();
+    let database = Database::open(&storage, view, 2).await.unwrap();
     let mut ends: Vec<Position> = Vec::new();
     for context in view.contexts() {
         let sequence = nats::last_sequence(&connection, context).await.unwrap();
@@ -155,4 +179,37 @@ async fn an_operator_builds_again_goes_back_and_drops_through_the_gateway() {
     let output = waybill(&front, &operator, &["rebuild", "orders/"]).await;
     assert_eq!(output.status.code(), Some(64));
     assert!(front.stop().await);
+}
+
+/// One that has not come to its turn, so that it is there for as long as it takes to call it off.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_calls_a_build_off() {
+    let mut world = World::start().await.unwrap();
+    live(&world, 1).await;
+    assert!(world.stop().await);
+    world.config.rebuilds = Rebuilds::at_most(0);
+    world.resume().await.unwrap();
+    let front = Front::start(&world).await.unwrap();
+    front.knows(&[Service::Users, Service::Operations]).await.unwrap();
+    let operator = world.api.tokens().unwrap().operator().await.unwrap();
+    let said = async |arguments: &[&str]| {
+        let output = waybill(&front, &operator, arguments).await;
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let out = said(&["rebuild", "orders", "--detach"]).await;
+    assert_eq!(out, "orders: it is being built; waybill rebuild orders --status\n");
+    eventually("it waits for its turn", SOON, async || {
+        said(&["rebuild", "orders", "--status"]).await.contains("waiting").then_some(())
+    })
+    .await;
+    assert_eq!(said(&["rebuild", "orders", "--cancel"]).await, "orders: nothing is built any more\n");
+    eventually("what serves is all there is", SOON, async || {
+        let shown = said(&["rebuild", "orders", "--status", "--json"]).await;
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        let generations = shown["items"][0]["generations"].as_array().unwrap().clone();
+        (generations.len() == 1 && generations[0]["state"] == "live").then_some(())
+    })
+    .await;
+    assert!(front.stop().await && world.stop().await);
 }

@@ -6,7 +6,7 @@ mod rig;
 
 use super::{catalogue::Wanted, *};
 use crate::{
-    Projections, orders, rebuild,
+    Projections, orders, rebuild, shipping,
     testing::{Place, on_both},
 };
 use axum::{
@@ -15,7 +15,7 @@ use axum::{
     http::{Request, StatusCode},
 };
 use events::{
-    Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, Metadata, Position,
+    Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, FactType, Metadata, Position,
     ops::{
         ProjectionDropRequested, ProjectionEvent, ProjectionRebuildCancelled, ProjectionRebuildRequested,
         ProjectionRollbackRequested,
@@ -151,6 +151,58 @@ async fn a_build_is_called_off_and_another_begins_anew(place: &Place) {
     rig.rebuild(None, vec![]).await;
     serves(&process, 3).await;
     process.stop().await;
+}
+
+/// Also in the middle of it: nothing of its tables is left, and what serves is as it was.
+async fn a_build_that_reads_is_called_off(place: &Place) {
+    let rig = Rig::start(place).await;
+    rig.orders(0..20).await;
+    let process = rig.process(&orders::VIEW).await;
+    rig.caught_up(&process).await;
+    rig.unreadable_payments().await;
+    rig.rebuild(None, vec![]).await;
+    rig.builds("orders", "reading").await;
+    within("its tables are there", async || rig.has(place, 2).then_some(())).await;
+    rig.ask(ProjectionRebuildCancelled { service: "orders".to_owned() }.into()).await;
+    rig.is(&[(1, State::Live)]).await;
+    within("its tables are gone", async || (!rig.has(place, 2)).then_some(())).await;
+    assert!(process.projections.serves() && process.projections.generation() == 1);
+    let rows = process.projections.database().rows("SELECT id FROM orders", vec![]).await.unwrap();
+    assert_eq!(rows.len(), 20);
+    process.stop().await;
+}
+
+/// Over all services of a process: the next one waits until there is a slot.
+async fn so_many_are_built_at_the_same_time_and_no_more(place: &Place) {
+    let rig = Rig::start(place).await;
+    rig.orders(0..20).await;
+    let rebuilds = Rebuilds::at_most(1);
+    let orders = rig.process_of(&orders::VIEW, rebuilds.clone()).await;
+    serves(&orders, 1).await;
+    let shipping = rig.process_of(&shipping::VIEW, rebuilds).await;
+    serves(&shipping, 1).await;
+    rig.unreadable_payments().await;
+    rig.rebuild(None, vec![]).await;
+    rig.builds("orders", "reading").await;
+    let again = |service: &str| {
+        let (service, model, from, from_time) = (service.to_owned(), None, vec![], None);
+        ProjectionRebuildRequested { service, model, from, from_time }.into()
+    };
+    rig.ask_of("shipping", again("shipping")).await;
+    rig.builds("shipping", "waiting").await;
+    // It would have been done long ago: what it is made of is read in no time.
+    let looked = within("it goes on to wait", async || {
+        let shown = rig.catalogue_of("shipping").await.find(2)?.shown.clone();
+        let waited = Clock::system().now().duration_since(shown.begun);
+        (waited.as_secs() >= 2).then_some(shown)
+    });
+    assert_eq!(looked.await.build.unwrap().stage, "waiting");
+    assert_eq!(shipping.projections.generation(), 1);
+    rig.ask(ProjectionRebuildCancelled { service: "orders".to_owned() }.into()).await;
+    serves(&shipping, 2).await;
+    assert!(orders.projections.serves() && orders.projections.generation() == 1);
+    orders.stop().await;
+    shipping.stop().await;
 }
 
 async fn one_model_is_built_again_beside_copies_of_the_others(place: &Place) {
@@ -328,6 +380,8 @@ on_both! {
     rebuilding_twice_gives_the_same_tables,
     what_was_switched_away_from_comes_back_up_to_date_until_it_is_dropped,
     a_build_is_called_off_and_another_begins_anew,
+    a_build_that_reads_is_called_off,
+    so_many_are_built_at_the_same_time_and_no_more,
     one_model_is_built_again_beside_copies_of_the_others,
     a_generation_may_begin_later_than_the_log,
     changed_code_builds_its_own_while_the_old_serves_and_both_stay_up_to_date,

@@ -97,8 +97,14 @@ impl Rig {
     }
 
     pub(super) async fn process(&self, view: &'static View) -> Process {
+        self.process_of(view, Rebuilds::default()).await
+    }
+
+    /// The same, which builds as many generations at a time as it is allowed.
+    pub(super) async fn process_of(&self, view: &'static View, rebuilds: Rebuilds) -> Process {
         let (metrics, shutdown) = (Metrics::new(), Shutdown::new());
-        let (feed, counters) = (self.feed().await, ProjectionMetrics::new(&metrics));
+        let feed = Feed { rebuilds, ..self.feed().await };
+        let counters = ProjectionMetrics::new(&metrics);
         let (storage, clock) = (self.storage(), Clock::system());
         let started = Projections::start(view, &feed, &storage, clock, &metrics, counters, &shutdown);
         Process { projections: started.await.unwrap(), shutdown }
@@ -116,9 +122,35 @@ impl Rig {
         }
     }
 
+    /// Records payments that no program can read, and more of them than may be missing when a build takes the place of what
+    /// serves: no build of what is made of them comes to its end.
+    pub(super) async fn unreadable_payments(&self) {
+        let fact = FactType::all().find(|fact| fact.name == "payment.charged").unwrap();
+        let subject = Aggregate::Payment.subject(flows::order_id(999_999));
+        let (command, now) = (CommandId::new(Clock::system().uuid()), Clock::system().now());
+        let (correlation, causation) = (command.uuid().into(), command.uuid());
+        let from = Metadata { command, correlation, causation, actor: Actor::CLIENT, traceparent: None };
+        let mut last = 0;
+        for batch in 0..3 {
+            let writes = (1..=500).map(|number| {
+                let version = batch * 500 + number;
+                let place = usize::try_from(version).unwrap();
+                let envelope = Envelope::new(fact, &subject, version, place, now, &from);
+                let tail = (version > 1).then(|| "?".to_owned());
+                Write::new(&subject, (number == 1).then_some(last), &envelope, tail, b"{}".to_vec())
+            });
+            last = self.store.append(writes.collect()).await.unwrap().first + 499;
+        }
+    }
+
     /// What an operator asks for, as the service of operations records it; its sequence.
     pub(super) async fn ask(&self, event: ProjectionEvent) -> u64 {
-        let subject = Aggregate::Projection.subject("orders");
+        self.ask_of("orders", event).await
+    }
+
+    /// The same of another service.
+    pub(super) async fn ask_of(&self, service: &str, event: ProjectionEvent) -> u64 {
+        let subject = Aggregate::Projection.subject(service);
         loop {
             let last = self.store.last(&subject).await.unwrap();
             let version = last.as_ref().map_or(0, |last| last.envelope().unwrap().version) + 1;
@@ -175,8 +207,22 @@ impl Rig {
     }
 
     pub(super) async fn catalogue(&self) -> Catalogue {
-        let mut kept = self.storage().shelf("orders").await.unwrap();
+        self.catalogue_of("orders").await
+    }
+
+    pub(super) async fn catalogue_of(&self, service: &'static str) -> Catalogue {
+        let mut kept = self.storage().shelf(service).await.unwrap();
         Catalogue::read(&kept.load().await.unwrap().unwrap().1).unwrap()
+    }
+
+    /// Waits until the second generation of a service is in this stage.
+    pub(super) async fn builds(&self, service: &'static str, stage: &str) {
+        within(&format!("{service} is {stage}"), async || {
+            let catalogue = self.catalogue_of(service).await;
+            let build = catalogue.find(2)?.shown.build.clone()?;
+            (build.stage == stage).then_some(())
+        })
+        .await;
     }
 
     pub(super) async fn states(&self) -> Vec<(u32, State)> {
