@@ -136,6 +136,45 @@ async fn what_cannot_be_followed_is_refused_and_the_socket_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_is_not_read_is_dropped_with_the_reason() {
+    let rig = Rig::start().await;
+    let options = LiveOptions { queue: 16, ..LiveOptions::default() };
+    let node = rig.node("inventory", "inventory", options).await;
+    rig.product("TEA").await;
+    rig.width.store(30_000, std::sync::atomic::Ordering::SeqCst);
+    let mut lazy = Socket::open(&node, "/products/socket", OPERATOR).await;
+    let after = json!({ "after": "INVENTORY:1" });
+    lazy.say(json!({ "type": "subscribe", "id": "all", "model": "products", "where": after })).await;
+    lazy.expect("snapshot", "all").await;
+    lazy.expect("live", "all").await;
+    let mut eager = node.follow("/products/stream?after=INVENTORY:1", OPERATOR).await;
+    eager.expect("snapshot").await;
+    eager.expect("live").await;
+    let slow = "waybill_feed_dropped_total{projection=\"inventory\",reason=\"slow\"} ";
+    let mut prices = 1;
+    let dropped = async {
+        while node.counted(slow) < 1.0 {
+            rig.product("TEA").await;
+            prices += 1;
+            while eager.expect("change").await.data["price"]["amount"] != prices {}
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(3), dropped).await.expect("it is dropped");
+    let told = loop {
+        let message = lazy.hear().await;
+        if message["type"] != "change" {
+            break message;
+        }
+    };
+    assert_eq!(
+        (&told["type"], &told["problem"]["type"]),
+        (&json!("bye"), &json!("/problems/subscriber-too-slow"))
+    );
+    assert_eq!(lazy.hear().await, json!({ "closed": 1013 }));
+    assert_eq!(node.counted(slow).to_string(), "1", "it is counted once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_socket_says_why_it_ends() {
     let rig = Rig::start().await;
     let options = LiveOptions { heartbeat: Duration::from_millis(50), ..LiveOptions::default() };
