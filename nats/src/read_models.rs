@@ -255,3 +255,21 @@ impl Requests {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_left_is_what_is_left_at_the_rate_of_late() {
+        let left = |events, total, per_second| {
+            Build { events, total, per_second, ..Build::default() }.seconds_left()
+        };
+        assert_eq!(left(400, 1000, 100), Some(6));
+        assert_eq!(left(1000, 1000, 100), Some(0));
+        assert_eq!(left(999, 1000, 100), Some(0), "less than a second");
+        assert_eq!(left(1000, 1000, 0), Some(0), "there is nothing left, however slow it was");
+        assert_eq!(left(1001, 1000, 5), Some(0), "more came meanwhile");
+        assert_eq!(left(400, 1000, 0), None, "nobody knows while nothing moves");
+    }
+}

@@ -316,13 +316,7 @@ impl Builder {
         if self.rates.len() > BEATS {
             self.rates.pop_front();
         }
-        let per_second = match (self.rates.front(), self.rates.back()) {
-            (Some((from, before)), Some((to, after))) if to > from => {
-                let millis = (*to - *from).as_millis().max(1);
-                u64::try_from(u128::from(after.saturating_sub(*before)) * 1000 / millis).unwrap_or(0)
-            }
-            _ => 0,
-        };
+        let per_second = rate(&self.rates);
         let (stage, positions, fault) = (stage.to_owned(), at.to_vec(), self.fault.take());
         let build = Build { stage, positions, events, total: total.max(events), per_second, fault };
         let (number, me) = (self.entry.shown.number, self.shared.process);
@@ -344,6 +338,17 @@ async fn end(
     session.await
 }
 
+/// Events per second, from the first to the last of these beats; none where there is but one.
+fn rate(beats: &VecDeque<(Instant, u64)>) -> u64 {
+    match (beats.front(), beats.back()) {
+        (Some((from, before)), Some((to, after))) if to > from => {
+            let millis = (*to - *from).as_millis().max(1);
+            u64::try_from(u128::from(after.saturating_sub(*before)) * 1000 / millis).unwrap_or(0)
+        }
+        _ => 0,
+    }
+}
+
 /// The sequence of a stream among positions.
 fn sequence(positions: &[Position], of: Position) -> u64 {
     positions.iter().find(|one| one.context == of.context).map_or(0, |one| one.sequence)
@@ -357,4 +362,23 @@ fn reached(at: &[Position], bound: &[Position]) -> bool {
 /// Whether next to nothing is missing.
 fn near(progress: &Progress) -> bool {
     progress.streams.iter().all(|stream| stream.end.is_some() && stream.lag() < NEAR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_the_beats_that_are_kept() {
+        let start = Instant::now();
+        let beats = |beats: &[(u64, u64)]| {
+            rate(&beats.iter().map(|(at, events)| (start + Duration::from_millis(*at), *events)).collect())
+        };
+        assert_eq!(beats(&[]), 0);
+        assert_eq!(beats(&[(0, 500)]), 0, "what was read before it was looked at is no rate");
+        assert_eq!(beats(&[(0, 500), (500, 1500)]), 2000);
+        assert_eq!(beats(&[(0, 500), (1000, 9000), (4000, 2500)]), 500, "from the first to the last");
+        assert_eq!(beats(&[(0, 500), (1000, 500)]), 0);
+        assert_eq!(beats(&[(0, 500), (1000, 400)]), 0, "never less than nothing");
+    }
 }
