@@ -145,3 +145,51 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_differs_is_told_with_why_it_may() {
+        let none = || Compared {
+            checkpoints: vec![],
+            since: vec![],
+            events: 0,
+            differences: vec![],
+            waiting: vec![],
+            left_out: vec![],
+        };
+        let row = |key: &str, kind| Difference { table: "payments", key: key.to_owned(), kind };
+        let (differs, nobody) = (Disagreement::Differs(vec!["status", "amount"]), HashSet::new());
+        let by_hand = "the table was changed by hand, or the projection was, without a new version";
+        for (kind, what) in [
+            (Disagreement::Missing, "is missing from the tables"),
+            (Disagreement::Unexpected, "is in the tables, and the log knows nothing of it"),
+            (differs.clone(), "differs in status, amount"),
+        ] {
+            assert_eq!(said(&row("o-1", kind), &none(), &nobody), format!("{what}; perhaps {by_hand}"));
+        }
+
+        // What is known of the row itself goes before what is true of all.
+        let since: Vec<_> = ["ORDERS:7", "PAYMENTS:9"].map(|at| at.parse().unwrap()).into();
+        let partly = || Compared { since: since.clone(), ..none() };
+        let parked = Aggregate::Payment.subject("o-1");
+        let waits = || Compared { waiting: vec![parked.clone()], ..partly() };
+        let erased: HashSet<_> = ["u-1".to_owned()].into();
+        let of_parked = format!("its aggregate {parked} is parked: an event of it could not be read");
+        let of_since = "it was built since ORDERS:7, PAYMENTS:9 only, or the table was changed by hand";
+        for (key, compared, why) in [
+            ("o-1", waits(), &*of_parked),
+            ("u-1 o-1", waits(), &of_parked),
+            ("u-1", waits(), "its user was erased"),
+            ("u-1 order-updates", partly(), "its user was erased"),
+            ("o-2", waits(), of_since),
+            ("o-11", partly(), of_since),
+            ("o-1", none(), by_hand),
+        ] {
+            let told = said(&row(key, differs.clone()), &compared, &erased);
+            assert_eq!(told, format!("differs in status, amount; perhaps {why}"), "{key}");
+        }
+    }
+}
