@@ -4,6 +4,7 @@ mod document;
 mod feeds;
 mod messages;
 mod operations;
+mod told;
 
 use document::document;
 use reqwest::{Client, Response, StatusCode, header};
@@ -203,5 +204,6 @@ async fn the_document_says_what_a_running_system_does() {
         document["components"]["messages"]["user.created.1"]["headers"]["properties"]["ce-dataschema"]["const"],
         text
     );
+    told::is_what_the_document_says(&world, &document).await;
     assert!(world.stop().await);
 }
