@@ -1,10 +1,16 @@
-//! Which way rows get into PostgreSQL fastest: arrays through `unnest`, `COPY` into a temporary table and a merge from
-//! there, or `COPY` straight into the table. Rows of a history, all new, 1000 to a transaction; on a database that is
+//! Which way rows get into PostgreSQL fastest: an array for each column through `unnest`, one array of rows, `COPY` into a
+//! temporary table and a merge from there, or `COPY` straight into the table. Rows of a history, all new, 1000 to a transaction; on a database that is
 //! given. And what lanes would give: the same rows written by two and by four connections at a time, each its own.
 //!
 //! `cargo run --release -p projections --example copy postgres://... [rows] [batch]`
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, query, raw_sql};
+use sqlx::{
+    AssertSqlSafe, Connection, Encode, PgConnection, Postgres,
+    encode::IsNull,
+    error::BoxDynError,
+    postgres::{PgArgumentBuffer, PgTypeInfo, types::Oid},
+    query, query_scalar, raw_sql,
+};
 use std::{error::Error, time::Instant};
 use uuid::Uuid;
 
@@ -40,6 +46,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
         let (took, rate) = (started.elapsed(), u128::from(rows) * 1_000_000 / started.elapsed().as_micros());
         println!("{round}: COPY and merge {took:.2?}, {rate} rows/s");
+        raw_sql(MAKE).execute(&mut connection).await?;
+        let kind = query_scalar("SELECT to_regtype('history')::oid").fetch_one(&mut connection).await?;
+        let started = Instant::now();
+        for first in (0..rows).step_by(usize::try_from(batch)?) {
+            as_rows(&mut connection, kind, first..first + batch).await?;
+        }
+        let (took, rate) = (started.elapsed(), u128::from(rows) * 1_000_000 / started.elapsed().as_micros());
+        println!("{round}: array of rows {took:.2?}, {rate} rows/s");
         raw_sql(MAKE).execute(&mut connection).await?;
         let started = Instant::now();
         for first in (0..rows).step_by(usize::try_from(batch)?) {
@@ -96,6 +110,64 @@ async fn arrays(connection: &mut PgConnection, numbers: std::ops::Range<u64>) ->
     Ok(transaction.commit().await?)
 }
 
+/// The fields of a row in binary, each with its type.
+fn fields(number: u64) -> [(u32, Vec<u8>); 8] {
+    const UUID: u32 = 2950;
+    const TEXT: u32 = 25;
+    let id = id(number).as_bytes().to_vec();
+    let time = number.cast_signed() * 1_000_000 - 946_684_800_000_000;
+    [
+        (UUID, id.clone()),
+        (TEXT, b"ORDERS".to_vec()),
+        (20, number.to_be_bytes().to_vec()),
+        (UUID, id.clone()),
+        (TEXT, b"order.created".to_vec()),
+        (1184, time.to_be_bytes().to_vec()),
+        (TEXT, ACTOR.as_bytes().to_vec()),
+        (UUID, id),
+    ]
+}
+
+/// A parameter in binary, whose type the statement says.
+struct Binary(Vec<u8>);
+
+impl sqlx::Type<Postgres> for Binary {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(0))
+    }
+}
+
+impl Encode<'_, Postgres> for Binary {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend_from_slice(&self.0);
+        Ok(IsNull::No)
+    }
+}
+
+async fn as_rows(
+    connection: &mut PgConnection,
+    Oid(kind): Oid,
+    numbers: std::ops::Range<u64>,
+) -> Result<(), Box<dyn Error>> {
+    let count = u32::try_from(numbers.end - numbers.start)?;
+    let mut data: Vec<u8> = [1, 1, kind, count, 1].into_iter().flat_map(u32::to_be_bytes).collect();
+    for number in numbers {
+        let fields = fields(number);
+        let length = 4 + fields.iter().map(|(_, field)| 8 + field.len()).sum::<usize>();
+        data.extend(u32::try_from(length)?.to_be_bytes());
+        data.extend(8_u32.to_be_bytes());
+        for (kind, field) in fields {
+            data.extend(kind.to_be_bytes());
+            data.extend(u32::try_from(field.len())?.to_be_bytes());
+            data.extend(field);
+        }
+    }
+    let mut transaction = connection.begin().await?;
+    let sql = "INSERT INTO history SELECT * FROM unnest($1::history[])";
+    query(sql).bind(Binary(data)).execute(&mut *transaction).await?;
+    Ok(transaction.commit().await?)
+}
+
 async fn copied(
     connection: &mut PgConnection,
     into: &'static str,
@@ -104,19 +176,8 @@ async fn copied(
     let mut transaction = connection.begin().await?;
     let mut data = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
     for number in numbers {
-        let (id, time) = (id(number), (number.cast_signed() * 1_000_000 - 946_684_800_000_000).to_be_bytes());
-        let fields: [&[u8]; 8] = [
-            id.as_bytes(),
-            b"ORDERS",
-            &number.to_be_bytes(),
-            id.as_bytes(),
-            b"order.created",
-            &time,
-            ACTOR.as_bytes(),
-            id.as_bytes(),
-        ];
         data.extend(8_i16.to_be_bytes());
-        for field in fields {
+        for (_, field) in fields(number) {
             data.extend(i32::try_from(field.len())?.to_be_bytes());
             data.extend(field);
         }

@@ -4,9 +4,9 @@
 //! the server makes it: with its own setting nothing that was answered is missing after a crash.
 
 mod cluster;
-mod copy;
 mod examine;
 mod generation;
+mod insert;
 mod moment;
 mod parked;
 mod provision;

@@ -1,7 +1,7 @@
-//! Bulk writes: the rows of one table and one shape are one statement, with one array per column; or go in by `COPY`, where
-//! they are whole and, as far as is known, new.
+//! Bulk writes: the rows of one table and one shape are one statement, with one array per column; those that are new need
+//! less.
 
-use super::{copy, value::Column};
+use super::{insert::Inserts, value::Column};
 use crate::{
     change::{Cell, Change, Rows},
     database::DatabaseError,
@@ -9,7 +9,7 @@ use crate::{
 };
 use sqlx::{Arguments, AssertSqlSafe, PgConnection, postgres::PgArguments, query_with};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -22,12 +22,11 @@ enum Shape {
     Delete,
 }
 
-/// What is known of the statements used so far.
+/// The texts of the statements used so far, and what is known of tables.
 #[derive(Debug, Default)]
 pub(super) struct Statements {
     texts: HashMap<(&'static str, Shape), Arc<str>>,
-    /// Tables where a whole row was not a new one.
-    replaced: HashSet<&'static str>,
+    inserts: Inserts,
 }
 
 impl Statements {
@@ -43,13 +42,8 @@ impl Statements {
             shapes.entry(Shape::of(&change)).or_default().push((key, change));
         }
         for (shape, rows) in shapes {
-            let may_copy =
-                shape.is_whole(table) && rows.len() >= copy::PAYS && !self.replaced.contains(table.name);
-            if may_copy && copy::insert(connection, table, &rows).await? {
+            if shape.is_whole(table) && self.inserts.insert(connection, table, &rows).await? {
                 continue;
-            }
-            if may_copy {
-                self.replaced.insert(table.name);
             }
             self.merge(connection, table, shape, rows).await?;
         }

@@ -29,6 +29,11 @@ const fn oids(kind: Type) -> (u32, u32) {
     }
 }
 
+/// The database's type.
+pub(super) const fn oid(kind: Type) -> u32 {
+    oids(kind).0
+}
+
 /// What a value is; nothing is of any type.
 const fn kind(value: &Value) -> Option<Type> {
     Some(match value {
@@ -107,7 +112,16 @@ impl Column {
     }
 }
 
-/// Writes a value with its length before it, as an array and `COPY` have it. An error where it is not of the column's type.
+/// Begins an array: one dimension, which may hold nothing in places, of this type, so long, counted from 1.
+pub(super) fn array(kind: u32, count: i32, to: &mut Vec<u8>) {
+    to.extend(1_i32.to_be_bytes());
+    to.extend(1_i32.to_be_bytes());
+    to.extend(kind.to_be_bytes());
+    to.extend(count.to_be_bytes());
+    to.extend(1_i32.to_be_bytes());
+}
+
+/// Writes a value with its length before it, as arrays have it. An error where it is not of the column's type.
 pub(super) fn field(value: &Value, of: Type, to: &mut Vec<u8>) -> Result<(), DatabaseError> {
     let place = to.len();
     to.extend((-1_i32).to_be_bytes());
@@ -131,12 +145,7 @@ impl sqlx::Type<Postgres> for Column {
 
 impl Encode<'_, Postgres> for Column {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        // One dimension, which may hold nothing in places, of this type, so long, counted from 1.
-        buffer.extend(1_i32.to_be_bytes());
-        buffer.extend(1_i32.to_be_bytes());
-        buffer.extend(oids(self.kind).0.to_be_bytes());
-        buffer.extend(self.count.to_be_bytes());
-        buffer.extend(1_i32.to_be_bytes());
+        array(oid(self.kind), self.count, buffer);
         buffer.extend_from_slice(&self.bytes);
         Ok(IsNull::No)
     }
