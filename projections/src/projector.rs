@@ -30,11 +30,11 @@ use std::{
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// Events of one transaction at most, give or take a chunk.
-const BATCH: usize = 2000;
+/// Events of one transaction at most, give or take a chunk. Half as many cost a tenth of the rate, twice as many give none.
+const BATCH: usize = 4000;
 
-/// Chunks read ahead, over all streams.
-const AHEAD: usize = 4;
+/// Chunks read ahead, over all streams: the next batch, while one is written.
+const AHEAD: usize = 8;
 
 /// How often the database is asked whether it is there, and how long it may take to answer.
 const BEAT: Duration = Duration::from_secs(1);

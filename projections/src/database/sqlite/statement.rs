@@ -16,8 +16,9 @@ use std::{
 };
 
 /// Rows of one statement at most. What remains of a batch goes into statements of half the rows, and half again, so that
-/// few texts are enough for every batch.
-const MOST: usize = 128;
+/// few texts are enough for every batch. Each statement is handed to the thread of the connection and back; SQLite takes
+/// 32766 values at a time.
+const MOST: usize = 512;
 
 /// What a statement does to each of its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
