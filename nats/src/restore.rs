@@ -20,6 +20,7 @@ use futures::TryStreamExt;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     fmt,
+    ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
@@ -284,22 +285,36 @@ fn mark(copy: &str) -> HashMap<String, String> {
     HashMap::from([(MARK.to_owned(), copy.to_owned())])
 }
 
-/// Says that the import is done: services may start. `armed` is where timers were armed again.
+/// Says that the import is done: services may start. `armed` is where timers were armed again: before, as the configuration
+/// of the stream in the copy has it, where that was imported itself, and now.
 pub async fn complete(
     connection: &Connection,
     context: Context,
     replicas: usize,
-    armed: Option<(u64, u64)>,
+    (before, now): (&serde_json::Value, Option<(u64, u64)>),
 ) -> Result<(), RestoreError> {
     // Timers are gone one day, and nothing else tells that there was no fact.
-    let metadata = armed.map(|(first, last)| (ARMED.to_owned(), format!("{first}-{last}")));
+    let known = before["metadata"][ARMED].as_str().map(ToOwned::to_owned);
+    let armed: Vec<_> = known.into_iter().chain(now.map(|(first, last)| format!("{first}-{last}"))).collect();
+    let metadata = (!armed.is_empty()).then(|| (ARMED.to_owned(), armed.join(" ")));
     let config = Config { metadata: metadata.into_iter().collect(), ..topology::stream(context, replicas) };
     connection.jetstream.update_stream(config).await.map_err(refused("complete", context.stream()))?;
     Ok(())
 }
 
-/// In the metadata of a stream whose timers were armed again: the first and the last sequence where they stood.
+/// In the metadata of a stream whose timers were armed again: of each time the first and the last sequence where they stood,
+/// such as `5-6 40-42`.
 pub const ARMED: &str = "waybill-armed";
+
+/// Where timers of a stream with this configuration stood that were armed again.
+pub fn armed(config: &serde_json::Value) -> Vec<RangeInclusive<u64>> {
+    let ranges = config["metadata"][ARMED].as_str().into_iter().flat_map(str::split_whitespace);
+    let range = |text: &str| {
+        let (first, last) = text.split_once('-')?;
+        Some(first.parse().ok()?..=last.parse().ok()?)
+    };
+    ranges.filter_map(range).collect()
+}
 
 /// Arms timers that stood when the copy was made, and says where: behind everything else. Late ones fire at once.
 pub async fn arm(connection: &Connection, timers: Vec<Raw>) -> Result<Option<(u64, u64)>, RestoreError> {

@@ -178,12 +178,26 @@ async fn what_is_lost_comes_back_from_a_copy() {
 
     // A copy of what was put back is the same copy, as far as it goes.
     let again = shop.copy.with_file_name("again");
-    shop.done(&["export", again.to_str().unwrap()]).await;
-    let again = manifest(&again);
-    let users = |of: &Value| of["streams"]["USERS"]["hash"].clone();
-    assert_eq!(users(&again), users(&manifest(&shop.copy)), "nothing happened to users since");
+    shop.done(&["export", again.to_str().unwrap(), "--keys"]).await;
+    let users = |of: &Path| manifest(of)["streams"]["USERS"]["hash"].clone();
+    assert_eq!(users(&again), users(&shop.copy), "nothing happened to users since");
     // And the old copy is brought up to date from the new place.
     shop.done(&["export", shop.copy()]).await;
+    shop.stop().await;
+
+    // The other way, as docs/verify.md has it: a copy with its keys, into a folder of its own.
+    let drill = shop.data.with_file_name("drill");
+    let master_key = fs::read(shop.data.join("master.key")).unwrap();
+    shop.data = drill;
+    shop.done(&["import", again.to_str().unwrap(), "--keys"]).await;
+    fs::write(shop.data.join("master.key"), master_key).unwrap();
+    shop.start(FLAGS).await;
+    shop.is(order, "completed").await;
+    let said = shop.done(&["verify"]).await;
+    assert!(said.contains("everything agrees"), "{said}");
+    let parcel = format!("/shipments/{order}");
+    let parcel = shop.process().api.get(Service::Shipping, &parcel).await.unwrap().body;
+    assert_eq!(parcel["address"]["city"], "Berlin", "its keys came too: {parcel}");
     shop.stop().await;
 }
 

@@ -216,7 +216,7 @@ impl Import<'_> {
             let timers = copy.timers.as_ref().map(|file| events(self.archive, file)).transpose()?;
             let timers = timers.into_iter().flatten().collect::<Result<_, _>>()?;
             let armed = restore::arm(connection, timers).await?;
-            restore::complete(connection, context, self.replicas, armed).await?;
+            restore::complete(connection, context, self.replicas, (&copy.config, armed)).await?;
         }
         println!("{total} events are back, up to {:.3}", self.manifest.moment);
         Ok(())

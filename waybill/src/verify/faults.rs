@@ -346,7 +346,7 @@ async fn a_log_on_a_server_is_read_as_a_whole() {
             restore.append(draft.raw()).await.unwrap();
         }
         restore.finish(drafts.last().unwrap().sequence, drafts.len() as u64).await.unwrap();
-        restore::complete(&connection, context, 1, None).await.unwrap();
+        restore::complete(&connection, context, 1, (&serde_json::Value::Null, None)).await.unwrap();
     }
     let plan = Plan {
         parts: BOTH,

@@ -14,7 +14,7 @@ use crate::{
 };
 use events::{Context, Position, envelope::header};
 use jiff::Timestamp;
-use nats::{Connection, Raw, restore::ARMED};
+use nats::{Connection, Raw, restore};
 use serde::Serialize;
 use std::{collections::BTreeMap, ops::RangeInclusive};
 
@@ -43,7 +43,7 @@ pub(super) struct StreamCheck {
     pub(super) timers_gone: u64,
     /// Where timers stood that were armed by an import.
     #[serde(skip)]
-    armed: Option<RangeInclusive<u64>>,
+    armed: Vec<RangeInclusive<u64>>,
     /// The batch of the last message.
     #[serde(skip)]
     batch: Option<Batch>,
@@ -77,8 +77,7 @@ impl LogCheck {
     fn prepare(&mut self, cut: &Cut) {
         for (context, state) in &cut.streams {
             let stream = self.streams.entry(context.stream()).or_default();
-            let armed = state.config["metadata"][ARMED].as_str().and_then(|armed| armed.split_once('-'));
-            stream.armed = armed.and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?));
+            stream.armed = restore::armed(&state.config);
         }
     }
 
@@ -147,8 +146,7 @@ impl LogCheck {
             Some(behind) if behind.id == before.id => behind.place == before.place + count + 1,
             _ => true,
         });
-        let armed = |at: &u64| stream.armed.as_ref().is_some_and(|armed| armed.contains(at));
-        let is_armed = armed(missing.start()) && armed(missing.end());
+        let is_armed = missing.clone().all(|at| stream.armed.iter().any(|armed| armed.contains(&at)));
         if context.has_timers() && (of_batch || is_armed) {
             stream.timers_gone += count;
             return;
