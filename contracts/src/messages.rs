@@ -1,7 +1,12 @@
-//! What each service reads of the events of the others: its interests, as the code has them, and of each type what its
-//! schema requires. Examples are the recorded bodies of `events/golden`.
+//! What each service reads of the events of the others: what it answers, what it keeps copies of and what its read model
+//! shows, as the code has them, and of each type what its schema requires. Examples are the recorded bodies of
+//! `events/golden`.
 
-use events::{Context, Fact, FactType, envelope::header, schema, users::UserEvent};
+use commands::{Aggregate as _, inventory::Product};
+use events::{
+    Aggregate, Context, Fact, FactType, Position, UserId, envelope::header, schema, users::UserEvent,
+};
+use nats::Recorded;
 use pact_consumer::{
     builders::MessageInteractionBuilder,
     patterns::{EachLike, JsonPattern, Like, Term},
@@ -12,6 +17,7 @@ use pact_models::{
     path_exp::DocPath,
     v4::async_message::AsynchronousMessage,
 };
+use projections::{Changes, View};
 use regex::Regex;
 use serde_json::{Map, Value, json};
 use std::{collections::HashMap, fs, path::Path};
@@ -30,6 +36,41 @@ pub const CONSUMERS: [(&str, Interests); 7] = [
     ("fulfilment", commands::fulfilment::INTERESTS),
 ];
 
+/// What orders keep copies of: products as they are, and of users whether they are there, which every fact but the last
+/// one says alike.
+pub const COPIES: Interests = &[
+    (Context::Inventory, &["product.added", "product.repriced"]),
+    (Context::Users, &["user.created", "user.erased"]),
+];
+
+/// Every consumer with what it reads of each context.
+pub fn pairs() -> Vec<(&'static str, Context, Vec<Wanted>)> {
+    let mut pairs: Vec<(_, _, Vec<Wanted>)> = Vec::new();
+    for (consumer, interests) in CONSUMERS {
+        let of = |(context, kinds): &(Context, &[&str])| {
+            (consumer, *context, kinds.iter().map(|kind| Wanted::new(consumer, *context, kind)).collect())
+        };
+        pairs.extend(interests.iter().map(of));
+    }
+    let copied =
+        COPIES.iter().flat_map(|(context, kinds)| kinds.iter().map(|kind| ("orders", *context, *kind)));
+    let shown = View::ALL.into_iter().flat_map(|view| {
+        let others = view.aggregates.iter().filter(|aggregate| aggregate.context().token() != view.name);
+        others.flat_map(|aggregate| {
+            FactType::of(*aggregate).iter().map(|fact| (view.name, aggregate.context(), fact.name))
+        })
+    });
+    for (consumer, context, kind) in copied.chain(shown) {
+        let wanted = Wanted::taken(consumer, context, kind);
+        match pairs.iter_mut().find(|(who, of, _)| (*who, *of) == (consumer, context)) {
+            Some((_, _, known)) if known.iter().any(|known| known.fact.name == kind) => {}
+            Some((_, _, known)) => known.push(wanted),
+            None => pairs.push((consumer, context, vec![wanted])),
+        }
+    }
+    pairs
+}
+
 const UUID: &str = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
 const VISIBLE: &str = "^[!-~]{1,128}$";
 
@@ -41,6 +82,8 @@ pub struct Wanted {
     fact: &'static FactType,
     /// Fields that have to hold these values for the consumer to do something about it.
     pinned: Map<String, Value>,
+    /// Whether it is not answered, but taken into a copy or a read model.
+    taken: bool,
 }
 
 impl Wanted {
@@ -49,9 +92,7 @@ impl Wanted {
     /// # Panics
     /// Where there is no such type.
     pub fn new(consumer: &'static str, context: Context, kind: &str) -> Self {
-        let fact = FactType::all().find(|fact| fact.name == kind);
-        let fact = fact.unwrap_or_else(|| panic!("{consumer} is interested in {kind}, which is no fact"));
-        let mut wanted = Self { consumer, context, fact, pinned: Map::new() };
+        let mut wanted = Self { taken: false, ..Self::taken(consumer, context, kind) };
         let body = wanted.golden();
         if body.get("workflow").is_some() {
             // The saga reads what became of what it has asked for, the others also what is no saga's.
@@ -64,6 +105,16 @@ impl Wanted {
             wanted.pin("step", step);
         }
         wanted
+    }
+
+    /// A type that a consumer takes into a copy, or into its read model, whatever it holds.
+    ///
+    /// # Panics
+    /// Where there is no such type.
+    pub fn taken(consumer: &'static str, context: Context, kind: &str) -> Self {
+        let fact = FactType::all().find(|fact| fact.name == kind);
+        let fact = fact.unwrap_or_else(|| panic!("{consumer} is interested in {kind}, which is no fact"));
+        Self { consumer, context, fact, pinned: Map::new(), taken: true }
     }
 
     fn pin(&mut self, field: &str, value: &str) {
@@ -188,15 +239,35 @@ impl Wanted {
             .collect();
         let envelope = events::Envelope::read_headers(|name| metadata.get(name).copied());
         let envelope = envelope.unwrap_or_else(|error| panic!("{}: {error}", self.fact.name));
-        let aggregate = events::Aggregate::ALL
+        let aggregate = Aggregate::ALL
             .into_iter()
             .find(|aggregate| FactType::of(*aggregate).iter().any(|fact| fact.name == envelope.kind));
+        let aggregate = aggregate.unwrap_or_else(|| panic!("{} is of no aggregate", self.fact.name));
         let body = message.contents.contents.value().unwrap_or_default();
-        let read =
-            aggregate.map(|aggregate| Fact::from_json(aggregate, &envelope.kind, envelope.schema, &body));
-        let fact = read.unwrap_or_else(|| panic!("{} is of no aggregate", self.fact.name));
+        let fact = Fact::from_json(aggregate, &envelope.kind, envelope.schema, &body);
         let fact = fact.unwrap_or_else(|error| panic!("{}: {error:?}", self.fact.name));
-        answers(self.consumer, &fact)
+        if !self.taken {
+            return answers(self.consumer, &fact);
+        }
+        let subject = aggregate.subject(&envelope.subject);
+        let position = Position { context: self.context, sequence: 1 };
+        let recorded = Recorded { position, subject, stored: envelope.time, envelope, fact };
+        takes(self.consumer, aggregate, &recorded)
+    }
+}
+
+/// Whether a fact changes what a service shows or keeps.
+fn takes(consumer: &str, aggregate: Aggregate, recorded: &Recorded) -> bool {
+    if let Some(view) = View::of(consumer).filter(|view| view.aggregates.contains(&aggregate)) {
+        let mut changes = Changes::default();
+        (view.project)(recorded, &mut changes);
+        return !changes.is_empty();
+    }
+    match &recorded.fact {
+        // Each fact of a product holds the whole product.
+        Fact::Product(event) => Product::evolve(None, event).is_some(),
+        Fact::User(_) => recorded.subject.id().parse::<UserId>().is_ok(),
+        _ => false,
     }
 }
 

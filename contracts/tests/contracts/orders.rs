@@ -1,8 +1,8 @@
 //! Orders ask the users service: the interaction of the article, and what the code of orders asks before it takes an order.
 
 use commands::orders::{Said, UsersService};
-use contracts::agree;
-use events::UserId;
+use contracts::{agree, messages::pairs};
+use events::{Context, UserId};
 use pact_consumer::{builders::InteractionBuilder, prelude::*};
 use pact_models::generators::Generator;
 use serde_json::{Value, json};
@@ -84,9 +84,15 @@ fn only(description: &str) -> PactBuilder {
     alone
 }
 
+/// And what they copy: one file holds both.
 #[test]
 fn the_pact_is_what_orders_ask_for() {
-    agree(pact().build().as_ref());
+    let mut pact = pact();
+    let copied = pairs().into_iter().find(|(who, of, _)| *who == "orders" && *of == Context::Users);
+    for message in copied.unwrap().2 {
+        pact.push_interaction(&message.interaction());
+    }
+    agree(pact.build().as_ref());
 }
 
 #[test]

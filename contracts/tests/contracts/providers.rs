@@ -1,6 +1,7 @@
 //! Providers are held to the pacts: the services of the real executable over HTTP, and the events that they really record.
 
 use contracts::{Answer, Log, Ports, Provider, Spoiled, States, verify};
+use reqwest::Method;
 use serde_json::{Value, json};
 use std::{collections::HashMap, sync::Arc};
 use uuid::Uuid;
@@ -85,6 +86,9 @@ async fn trade(provider: &Provider, log: &Log) {
         let product = json!({ "sku": sku, "name": "Tea", "price": { "amount": 450, "currency": "EUR" } });
         created(provider.ask("inventory", "/products", Some(&product)).await);
     }
+    let price = json!({ "price": { "amount": 460, "currency": "EUR" } });
+    let (put, token) = (Method::PUT, provider.operator());
+    created(provider.send(put, "inventory", "/products/PACT-2/price", Some(&price), token).await);
     let receipt = json!({ "quantity": 100 });
     created(provider.ask("inventory", "/inventory/PACT-1/receipts", Some(&receipt)).await);
     let customer = Customer::new(provider).await;
@@ -116,7 +120,9 @@ async fn trade(provider: &Provider, log: &Log) {
     }
     let completed = wanted("orders", "order.completed", &json!({ "orderId": good }));
     log.wait_for(&completed).await;
-    created(provider.ask("shipping", &format!("/shipments/{good}/dispatch"), Some(&json!({}))).await);
+    for step in ["dispatch", "deliver"] {
+        created(provider.ask("shipping", &format!("/shipments/{good}/{step}"), Some(&json!({}))).await);
+    }
 
     // Somebody is told once more.
     let sent = log.eventually("somebody was told", || async {
