@@ -21,8 +21,8 @@ pub(super) use place::Place;
 use projections::database::{PostgresUrl, Storage};
 use std::{sync::Arc, time::Instant};
 
-/// Two events each.
-const ORDERS: u64 = 50_000;
+/// Two events each: so many that what a service takes to start hardly counts.
+const ORDERS: u64 = 150_000;
 /// Events that are written one by one, which takes long.
 const SINGLE: u64 = 5000;
 
