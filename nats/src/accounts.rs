@@ -174,7 +174,8 @@ impl Layout {
     }
 }
 
-/// The account of the servers, by the name that it has where nobody gives it another, so that `--signal reload` takes it. Its user could end connections and delete what is in other accounts, were it not for the list.
+/// The account of the servers, by the name that it has where nobody gives it another, so that `--signal reload` takes it. Its
+/// user could end connections and delete what is in other accounts, were it not for the list.
 fn system(key: Option<&String>, text: &mut String) {
     let inboxes = ["_INBOX.>".to_owned(), format!("{}.>", inbox(SYSTEM))];
     let user = key.map(|key| {
