@@ -3,10 +3,12 @@
 use crate::{Access, Refusals, SHARED_API};
 use async_nats::{
     Client, ConnectErrorKind, ConnectOptions, Event, Message, Request, RequestError, RequestErrorKind,
-    connection::State, jetstream, subject::ToSubject,
+    ServerAddr, connection::State, jetstream, subject::ToSubject,
 };
+use percent_encoding::percent_decode_str;
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 /// Oldest server whose atomic batches are right: earlier ones reject valid batches (nats-server #8376).
 pub(crate) const MIN_SERVER: [u64; 3] = [2, 14, 4];
@@ -67,8 +69,8 @@ pub enum ConnectError {
 
 impl Connection {
     /// Connects to the first server that answers, and refuses one that is too old or has no JetStream. `urls` are the
-    /// addresses of one or more nodes of a cluster, with commas between them; `name` shows up in the server's connection
-    /// list.
+    /// addresses of one or more nodes of a cluster, with commas between them, a user and a password or a token in them where
+    /// the server asks for that; `name` shows up in the server's connection list.
     pub async fn connect(urls: &str, name: &str) -> Result<Self, ConnectError> {
         Self::connect_as(urls, name, &Access::default()).await
     }
@@ -116,7 +118,13 @@ impl Connection {
                 }
                 async move { tracing::info!(%event, "nats connection") }
             });
-        let addresses: Vec<_> = urls.split(',').map(str::trim).collect();
+        let options = match Login::of(urls) {
+            // A key says better who it is.
+            Some(login) if access.seed.is_none() => login.apply(options),
+            _ => options,
+        };
+        // The client takes no login out of an address, but might show it.
+        let addresses: Vec<_> = urls.split(',').map(|url| without_secret(url.trim())).collect();
         let unreachable = |source: async_nats::ConnectError| match source.kind() {
             ConnectErrorKind::AuthorizationViolation => ConnectError::Unknown { url: shown(urls) },
             _ => ConnectError::Unreachable { url: shown(urls), source },
@@ -174,6 +182,38 @@ impl Connection {
     }
 }
 
+/// Who comes, where the address says it: a user with a password, or a token.
+enum Login {
+    User(String, Zeroizing<String>),
+    Token(Zeroizing<String>),
+}
+
+impl Login {
+    /// Of the first address that has one: nodes of a cluster know the same users.
+    fn of(urls: &str) -> Option<Self> {
+        urls.split(',').find_map(|url| {
+            let address: ServerAddr = url.trim().parse().ok()?;
+            let user = decoded(address.username()?);
+            Some(match address.password() {
+                Some(password) => Self::User(user, Zeroizing::new(decoded(password))),
+                None => Self::Token(Zeroizing::new(user)),
+            })
+        })
+    }
+
+    fn apply(&self, options: ConnectOptions) -> ConnectOptions {
+        match self {
+            Self::User(user, password) => options.user_and_password(user.clone(), (**password).clone()),
+            Self::Token(token) => options.token((**token).clone()),
+        }
+    }
+}
+
+/// What an address has as `%40` and so on, for there an `@` has a meaning.
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
 /// The addresses as they may be shown.
 fn shown(urls: &str) -> String {
     urls.split(',').map(|url| without_secret(url.trim())).collect::<Vec<_>>().join(", ")
@@ -202,6 +242,19 @@ mod tests {
         assert_eq!(without_secret("nats://ada:s3cret@host:4222"), "nats://host:4222");
         assert_eq!(without_secret("token@host"), "host");
         assert_eq!(without_secret("nats://host:4222"), "nats://host:4222");
+    }
+
+    #[test]
+    fn an_address_says_who_comes() {
+        let login = |urls: &str| match Login::of(urls)? {
+            Login::User(user, password) => Some((user, Some(password.to_string()))),
+            Login::Token(token) => Some((token.to_string(), None)),
+        };
+        let user = |name: &str, password: &str| Some((name.to_owned(), Some(password.to_owned())));
+        assert_eq!(login("nats://ada:s3cret@host:4222"), user("ada", "s3cret"));
+        assert_eq!(login("nats://a, tls://ada:p%40ss%2Cw%C3%B6rd@b"), user("ada", "p@ss,wörd"));
+        assert_eq!(login("t0ken@host"), Some(("t0ken".to_owned(), None)));
+        assert_eq!(login("nats://host:4222,host"), None);
     }
 
     #[test]

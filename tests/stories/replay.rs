@@ -3,7 +3,7 @@
 use events::Context;
 use jiff::Timestamp;
 use nats::{
-    Access, Connection, Filter, From, Reader, Until,
+    Access, Connection, Filter, From, Reader, Seed, Until,
     server::{self, Binary, Server},
     topology,
 };
@@ -21,7 +21,7 @@ use tokio::{
 };
 use uuid::Uuid;
 use waybill::{api::Cart, system::Service};
-use waybill_tests::{Front, Process, World, request};
+use waybill_tests::{Front, Process, World, request, run};
 
 /// Whether an event is one of those that are asked for.
 type Fits<'a> = &'a dyn Fn(&Value) -> bool;
@@ -89,6 +89,27 @@ async fn particular() -> (Server, TempDir) {
     let guard = server::Guard { folder: folder.path().to_owned(), access: Access::default() };
     let config = server::Config::new(Binary::locate(None).await.unwrap(), folder.path().join("nats"));
     (Server::start(server::Config { guard: Some(guard), ..config }).await.unwrap(), folder)
+}
+
+/// The same, which speaks TLS, and asks everybody who comes. Answers the seed of one user, the other one is ada.
+async fn guarded() -> (Server, TempDir, Seed) {
+    let (folder, seed) = (tempfile::tempdir().unwrap(), Seed::generate());
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (code, said) = run(&["dev-certs", "--out", &at("tls")]).await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    let users = format!(
+        r#"accounts: {{ A: {{ jetstream: enabled, users: [ {{ nkey: {} }}, {{ user: ada, password: "p@ss,word" }} ] }} }}"#,
+        seed.public()
+    );
+    let tls = format!("tls {{ cert_file: {:?}, key_file: {:?} }}", at("tls/node.pem"), at("tls/node.key"));
+    let conf = format!("{}\ninclude accounts.conf\n{tls}\n", include_str!("../../nats/conf/single.conf"));
+    fs::write(at("single.conf"), conf).unwrap();
+    fs::write(at("accounts.conf"), users).unwrap();
+    fs::write(at("copies.nk"), seed.reveal()).unwrap();
+    let access = Access { seed: Some(seed.clone()), ca: Some(at("tls/ca.pem").into()), ..Access::default() };
+    let guard = server::Guard { folder: folder.path().to_owned(), access };
+    let config = server::Config::new(Binary::locate(None).await.unwrap(), at("nats"));
+    (Server::start(server::Config { guard: Some(guard), ..config }).await.unwrap(), folder, seed)
 }
 
 /// Has a stream keep what comes on these subjects.
@@ -396,6 +417,46 @@ async fn another_nats_gets_what_it_is_sent_at_the_pace_it_is_asked_for() {
     let output = to_other(&["--stream", "ORDERS"]).await;
     assert_eq!(output.status.code(), Some(64), "{}", said(&output));
     assert!(said(&output).contains("inventory-orders"), "{}", said(&output));
+    assert!(world.stop().await);
+}
+
+/// Another NATS has users of its own: they come with a key, or with what the address says, and nobody else does.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_nats_is_told_who_comes_and_nobody_else_is() {
+    let mut world = World::start().await.unwrap();
+    orders(&world, 2).await;
+    let (other, folder, seed) = guarded().await;
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (ca, key, plain) = (at("tls/ca.pem"), at("copies.nk"), other.url());
+    let as_user = |login: &str| plain.replace("nats://", &format!("nats://{login}@"));
+    let access = Access { ca: Some(ca.clone().into()), ..Access::default() };
+    let ada = as_user("ada:p%40ss%2Cword");
+    let connection = Connection::connect_as(&ada, "test", &access).await.unwrap();
+    topology::ensure(&connection, &[Context::Orders], 1).await.unwrap();
+    let copy = async |to: &str, flags: &[&str]| {
+        let nats = world.nats.url();
+        replay(&nats, &[&["--stream", "ORDERS", "--to-nats", to, "--to-nats-ca", &ca], flags].concat()).await
+    };
+    let output = copy(&ada, &[]).await;
+    assert!(output.status.success() && said(&output).contains("4 events copied"), "{}", said(&output));
+    assert!(!said(&output).contains("there already"), "{}", said(&output));
+    let output = copy(&plain, &["--to-nats-nkey-file", &key]).await;
+    assert!(output.status.success() && said(&output).contains("4 were there already"), "{}", said(&output));
+    // A key goes before what the address says.
+    let output = copy(&as_user("ada:wrong"), &["--to-nats-nkey-file", &key]).await;
+    assert!(output.status.success(), "{}", said(&output));
+
+    for (to, log) in [(&plain, "warn"), (&as_user("ada:s3cret"), "trace"), (&as_user("t0ken"), "trace")] {
+        let output = copy(to, &["--log", log]).await;
+        let told = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("--to-nats-nkey-file"), "{told}");
+        assert!(!told.contains("s3cret") && !told.contains("t0ken"), "{told}");
+    }
+    let output = copy(&ada, &["--log", "trace"]).await;
+    let told = said(&output);
+    assert!(output.status.success(), "{told}");
+    assert!(!told.contains("p@ss") && !told.contains("p%40ss") && !told.contains(seed.reveal()), "{told}");
     assert!(world.stop().await);
 }
 

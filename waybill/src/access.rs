@@ -92,7 +92,8 @@ impl NatsAccess {
     }
 }
 
-fn seed(file: &Path) -> Result<Seed, String> {
+/// The seed in a file.
+pub(crate) fn seed(file: &Path) -> Result<Seed, String> {
     let shown = file.display();
     let text = fs::read_to_string(file).map_err(|error| format!("{shown}: {error}"))?;
     let text = zeroize::Zeroizing::new(text);

@@ -11,6 +11,7 @@ mod sink;
 
 use crate::{
     access::{AccessArgs, OPERATOR, as_role},
+    databases::Secret,
     dev::find_nats,
     failure::{Failure, because},
     settings::MasterKeyArgs,
@@ -34,7 +35,8 @@ Examples:
   waybill replay --since 2026-01-31T12:00:00Z --until 2026-01-31T13:00:00Z \\
       --output cloudevents --file noon.jsonl
   waybill replay --to-subject audit --rate 500          copies, on audit.orders.order.<id> and so on
-  waybill replay --to-nats nats://staging:4222 --to-subject copy --speed 10x";
+  waybill replay --to-nats nats://staging:4222 --to-subject copy --speed 10x
+  waybill replay --to-nats tls://staging:4222 --to-nats-nkey-file copies.nk --to-nats-ca staging.pem --to-subject copy";
 
 /// Flags of `waybill replay`.
 #[derive(Debug, clap::Args)]
@@ -110,9 +112,17 @@ struct Copies {
     #[arg(long, value_name = "PREFIX", conflicts_with_all = ["file", "reveal"])]
     to_subject: Option<String>,
     /// Send to this NATS; without --to-subject on the subjects events have, which the NATS they come from refuses, and one
-    /// where services of Waybill work
+    /// where services of Waybill work. A user and a password, or a token, may stand before an @: whoever may list the
+    /// processes of this machine sees them
     #[arg(long, value_name = "URL", conflicts_with_all = ["file", "reveal"])]
-    to_nats: Option<String>,
+    to_nats: Option<Secret>,
+    /// File with the seed of the nkey by which that NATS knows who comes; or the seed itself in the variable
+    /// `WAYBILL_TO_NATS_NKEY`
+    #[arg(long, value_name = "FILE", env = "WAYBILL_TO_NATS_NKEY_FILE")]
+    to_nats_nkey_file: Option<PathBuf>,
+    /// Certificate of who signs those of that NATS, in PEM: from then on it has to be TLS
+    #[arg(long, value_name = "FILE", env = "WAYBILL_TO_NATS_CA")]
+    to_nats_ca: Option<PathBuf>,
     /// So many events per second at most
     #[arg(long, value_name = "EVENTS", conflicts_with = "speed")]
     rate: Option<String>,
@@ -138,6 +148,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     };
     sink.sum_up(done.as_ref().is_ok_and(|complete| *complete));
     as_role(OPERATOR, &request.access, done).map(|_| ()).or_else(quiet_when_nobody_reads)
+}
+
+/// Says everything that is wrong with the settings.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    Request::read(args, &service::Clock::system()).map(|_| ())
 }
 
 async fn replay(connection: &Connection, request: &Request, sink: &mut Sink) -> Result<(), Failure> {

@@ -1,19 +1,25 @@
 //! What is to be replayed, read from the flags with all their faults at once.
 
 use super::{
-    Args,
+    Args, Copies,
     output::Output,
     pace::{Rate, Speed},
 };
-use crate::{access::OPERATOR, dev, failure::Failure, settings};
+use crate::{
+    access::{self, OPERATOR},
+    databases::Secret,
+    dev,
+    failure::Failure,
+    settings,
+};
 use events::{Aggregate, Context, FactType, Position, Subject};
 use jiff::Timestamp;
-use nats::{Access, Filter, From, MasterKey, Prefix, Until};
+use nats::{Access, Filter, From, MasterKey, Prefix, SeedError, Until};
 use service::{
     Clock,
     config::{Faults, Span},
 };
-use std::{path::PathBuf, str::FromStr};
+use std::{env, fs, path::PathBuf, str::FromStr};
 use uuid::Uuid;
 
 /// Which events, from where to where, and what becomes of them.
@@ -41,7 +47,9 @@ pub(super) struct Target {
     /// To other subjects; else to those that events have.
     pub(super) prefix: Option<Prefix>,
     /// To another NATS.
-    pub(super) nats: Option<String>,
+    pub(super) nats: Option<Secret>,
+    /// Who comes to that.
+    pub(super) access: Access,
 }
 
 /// From where to where.
@@ -145,13 +153,14 @@ impl Request {
         let key = |faults| dev::master_key(&args.master_key, &args.data, "--reveal", faults);
         let reveal = if args.reveal { key(faults) } else { None };
         let access = args.access.only(OPERATOR, faults);
+        let there = copies.access(env::var(NKEY).ok(), faults);
         let request = output.map(|output| Self {
             contexts,
             between: Between { from, to, since, until },
             filter: Filter { subject, ..filter },
             output,
             file: args.file.clone(),
-            target: copied.then(|| Target { prefix, nats: copies.to_nats.clone() }),
+            target: copied.then(|| Target { prefix, nats: copies.to_nats.clone(), access: there }),
             rate,
             speed,
             follow: args.follow,
@@ -178,6 +187,26 @@ impl Request {
             (None, Some(time)) => Until::Time(time),
             (None, None) => Until::End,
         }
+    }
+}
+
+/// The variable that holds the seed for another NATS. There is no such flag, for every user of the machine would see it.
+const NKEY: &str = "WAYBILL_TO_NATS_NKEY";
+
+impl Copies {
+    /// Who comes to the other NATS, as far as its address does not say it.
+    fn access(&self, variable: Option<String>, faults: &mut Faults) -> Access {
+        let variable = variable.filter(|text| !text.is_empty());
+        let (name, seed) = match (&self.to_nats_nkey_file, variable) {
+            (Some(file), _) => ("--to-nats-nkey-file", Some(access::seed(file))),
+            (None, Some(text)) => (NKEY, Some(text.parse().map_err(|error: SeedError| error.to_string()))),
+            (None, None) => (NKEY, None),
+        };
+        let seed = seed.and_then(|seed| seed.map_err(|why| faults.add(name, why)).ok());
+        if let Some(Err(error)) = self.to_nats_ca.as_ref().map(fs::File::open) {
+            faults.add("--to-nats-ca", error);
+        }
+        Access { seed, ca: self.to_nats_ca.clone(), ..Access::default() }
     }
 }
 
@@ -234,6 +263,7 @@ fn time(flag: &'static str, text: &str, clock: &Clock, faults: &mut Faults) -> O
 mod tests {
     use super::*;
     use clap::Parser;
+    use nats::Seed;
 
     #[derive(Parser)]
     struct Line {
@@ -281,7 +311,7 @@ mod tests {
     fn copies_go_elsewhere_or_are_refused() {
         let request = read(&["--to-subject", "audit", "--rate", "500"]).unwrap();
         let target = request.target.unwrap();
-        assert_eq!((target.prefix, target.nats), ("audit".parse().ok(), None));
+        assert!(target.prefix == "audit".parse().ok() && target.nats.is_none());
         assert_eq!(request.rate, Some(Rate(500.0)));
         for own in ["evt", "evt.orders", "$KV.x", "a.>"] {
             assert!(read(&["--to-subject", own]).unwrap_err().contains("--to-subject"), "{own}");
@@ -292,9 +322,22 @@ mod tests {
     }
 
     #[test]
+    fn what_says_who_comes_to_another_nats_is_never_shown() {
+        let request = read(&["--to-nats", "nats://ada:s3cret@staging"]).unwrap();
+        assert!(!format!("{request:?}").contains("s3cret"), "{request:?}");
+        let (line, seed) = (Line::parse_from(["replay"]), Seed::generate());
+        let mut faults = Faults::default();
+        let access = line.args.copies.access(Some(seed.reveal().to_owned()), &mut faults);
+        assert_eq!(access.seed.map(|seed| seed.public().to_owned()).as_deref(), Some(seed.public()));
+        line.args.copies.access(Some("SUSECRET".to_owned()), &mut faults);
+        let faults = faults.to_string();
+        assert!(faults.contains(NKEY) && !faults.contains("SUSECRET"), "{faults}");
+    }
+
+    #[test]
     fn every_fault_is_named_at_once() {
         let flags = "--stream ORDERS,NOPE --from x --to y --type order.gone --aggregate cart/1 --output xml --since then \
-                     --causation me --event you --rate none --nats-ca /no/ca";
+                     --causation me --event you --rate none --nats-ca /no/ca --to-nats-nkey-file /no/seed --to-nats-ca /no/ca";
         let flags: Vec<_> = flags.split_whitespace().collect();
         assert!(read(&flags).unwrap_err().contains("--since"), "clap: either from or since");
         let flags: Vec<_> = flags.into_iter().filter(|flag| !["--since", "then"].contains(flag)).collect();
@@ -310,6 +353,8 @@ mod tests {
             "--event",
             "--rate",
             "--nats-ca",
+            "--to-nats-nkey-file",
+            "--to-nats-ca",
         ] {
             assert!(faults.contains(&format!("{flag}:")), "{flag} is missing in {faults}");
         }

@@ -10,7 +10,7 @@ use crate::{
     settings::fault,
 };
 use events::Position;
-use nats::{Connection, KeyRing, Message, Relay, RelayError};
+use nats::{ConnectError, Connection, KeyRing, Message, Relay, RelayError};
 use std::{
     fs::File,
     io::{self, Write},
@@ -88,7 +88,10 @@ fn behind(reached: &[Position]) -> String {
 
 async fn relay(connection: &Connection, request: &Request, target: &Target) -> Result<Sink, Failure> {
     let to = match &target.nats {
-        Some(url) => Connection::connect_any(url, "waybill replay").await?,
+        Some(url) => {
+            let to = Connection::connect_any_as(&url.reveal(), "waybill replay", &target.access).await;
+            to.map_err(unknown_there)?
+        }
         None => connection.clone(),
     };
     let relay = Relay::open(connection, to, target.prefix.clone(), &request.contexts).await;
@@ -99,6 +102,17 @@ async fn relay(connection: &Connection, request: &Request, target: &Target) -> R
         error => error.into(),
     })?;
     Ok(Sink::Relay(Box::new(relay), 0))
+}
+
+/// The other NATS knows others than ours.
+fn unknown_there(error: ConnectError) -> Failure {
+    match error {
+        ConnectError::Unknown { url } => {
+            let why = "say who comes with --to-nats-nkey-file, or with a user and a password in --to-nats";
+            format!("NATS at {url} does not know who this is: {why}").into()
+        }
+        error => error.into(),
+    }
 }
 
 #[cfg(test)]
