@@ -224,7 +224,7 @@ async fn the_commands_of_operators_work_as_the_roles_that_they_are_for() {
     let (code, said) = operate(&world, &copies).await;
     assert!(code == Some(1) && said.contains("this is done as operator"), "{said}");
     let (code, said) = operate(&world, &[&copies[..], &["--to-nats", &world.config.nats_url]].concat()).await;
-    assert!(code == Some(1) && said.contains("--nats-nkey-file"), "{said}");
+    assert!(code == Some(1) && said.contains("--to-nats-nkey-file"), "{said}");
 
     let copy = path("copy");
     let (code, said) = operate(&world, &["export", &copy, "--keys"]).await;
@@ -687,6 +687,59 @@ async fn a_database_shows_a_certificate_too() {
         let (code, said) = provision(url).await;
         assert!(code == Some(1) && said.contains("certificate"), "{said}");
     }
+}
+
+/// And it can ask for one, in the place of a password: each role comes with its own, and with no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_asks_for_a_certificate_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = dir.path().join("tls");
+    let at = |name: &str| tls.join(name).to_str().unwrap().to_owned();
+    let (code, said) = run(&["dev-certs", "--out", tls.to_str().unwrap()]).await.unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    let files = [("cert", "postgres.pem"), ("key", "postgres.key"), ("ca", "ca.pem")];
+    let files = files.map(|(what, name)| format!("ssl_{what}_file={}", at(name)));
+    let cluster = Cluster::start(&["fsync=off", "ssl=on", &files[0], &files[1], &files[2]]).unwrap();
+    let plain = cluster.url("postgres");
+    let sql = |text: &str| cluster.sql(&plain, text).unwrap();
+    let hosts =
+        "hostnossl all postgres 127.0.0.1/32 scram-sha-256\nhostssl all all 127.0.0.1/32 cert map=roles\n";
+    fs::write(sql("SHOW hba_file"), hosts).unwrap();
+    fs::write(sql("SHOW ident_file"), "roles postgres postgres\nroles orders waybill_orders\n").unwrap();
+    sql("SELECT pg_reload_conf()");
+    let nobody =
+        plain.replace("sslmode=disable", &format!("sslmode=verify-full&sslrootcert={}", at("ca.pem")));
+    let shown =
+        |role: &str| format!("&sslcert={}&sslkey={}", at(&format!("{role}.pem")), at(&format!("{role}.key")));
+    let provision =
+        async |url: &str| run(&["provision-databases", "orders", "--admin-url", url]).await.unwrap();
+    eventually("who shows none is refused", SOON, async || {
+        let (code, said) = provision(&nobody).await;
+        (code == Some(1) && said.contains("requires a valid client certificate")).then_some(())
+    })
+    .await;
+    let (code, said) = provision(&format!("{nobody}{}", shown("orders"))).await;
+    assert!(code == Some(1) && said.contains("certificate authentication failed"), "{said}");
+    let (code, said) = provision(&format!("{nobody}{}", shown("postgres"))).await;
+    assert!(code == Some(0) && said.contains("sslcert="), "{said}");
+
+    // A service comes with the certificate of its role; its password alone opens nothing.
+    let line = said.lines().find_map(|line| line.strip_prefix("WAYBILL_DATABASE_URL_ORDERS='")).unwrap();
+    let of_admin = line.trim_end_matches('\'').to_owned();
+    let of_orders = of_admin.replace("postgres.pem", "orders.pem").replace("postgres.key", "orders.key");
+    for url in [&of_admin, of_admin.split("&sslcert").next().unwrap()] {
+        assert!(cluster.sql(url, "SELECT 1").is_err(), "{url}");
+    }
+    let mut world = World::start().await.unwrap();
+    let orders = Serve::with(&world, "orders", "with-certificate", &["--database-url", &of_orders]).unwrap();
+    let address = orders.address().await;
+    eventually("orders are ready", SOON, async || {
+        let answer = world.api.http().get(format!("http://{address}/ready")).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    drop(orders);
+    assert!(world.stop().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
