@@ -67,6 +67,12 @@ pub enum TelemetryError {
 #[must_use]
 pub struct Telemetry(Export, Handle);
 
+/// Whether this is a filter, such as `info,http=warn`.
+pub fn check(filter: &str) -> Result<(), TelemetryError> {
+    EnvFilter::try_new(filter)?;
+    Ok(())
+}
+
 /// Sends the log of this process to standard error, as far as `filter` lets through (`info,http=warn`), and panics into
 /// the log. Exports telemetry as `settings` ask for it, on this runtime.
 pub fn init(

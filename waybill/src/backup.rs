@@ -136,6 +136,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
+/// Says everything that is wrong with the settings.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    Ok(read(args).map(|_| ())?)
+}
+
 /// What opens the backup, and who makes it.
 fn read(args: &Args) -> Result<(Option<Unlock>, Access), Faults> {
     let mut faults = Faults::default();

@@ -147,11 +147,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
 
 /// Says everything that is wrong with the settings, those of the gateway included.
 pub(crate) fn check(args: &Args) -> Result<(), Failure> {
-    read(args)?;
-    edge::routes(args.gateway_config.as_deref()).map(|_| ())
+    edge::and_routes(read(args).map(|_| ()), args.gateway_config.as_deref())
 }
 
-fn read(args: &Args) -> Result<Plan, Failure> {
+/// What is to run, as the settings want it.
+pub(crate) fn read(args: &Args) -> Result<Plan, Failure> {
     let given = args.outside.flags().into_iter().chain(args.calls.flags());
     let given = given.chain(args.channels.flags()).chain(args.flow.flags());
     let given = given.chain(args.subscriptions.flags());

@@ -141,6 +141,11 @@ impl Plan {
     }
 }
 
+/// Says everything that is wrong with the settings.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    Ok(Plan::read(args).map(|_| ())?)
+}
+
 /// Looks at everything, prints what was found, and fails where anything is wrong.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let mut plan = Plan::read(&args)?;

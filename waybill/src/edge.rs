@@ -1,11 +1,12 @@
 //! The gateway of a process: what it needs of NATS, and how it starts and stops.
 
-use crate::failure::{Failure, because};
+use crate::failure::{Failure, because, report};
 use gateway::{Config, Dialer, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
 use nats::{Access, Connection, Registry, RegistryOptions};
 use serde_json::Map;
 use service::{
     Clock, Metrics,
+    config::Faults,
     tls::{Listener, Tls},
 };
 use std::{
@@ -131,6 +132,19 @@ impl Edge {
         }
         finished
     }
+}
+
+/// What is wrong with settings, and what is wrong with routes and limits in the same breath.
+pub(crate) fn and_routes(settings: Result<(), Failure>, file: Option<&Path>) -> Result<(), Failure> {
+    let mut faults = Faults::default();
+    if let Err(failure) = settings {
+        faults.extend(*failure.downcast::<Faults>()?);
+    }
+    if let Err(failure) = routes(file) {
+        let said = report(&*failure);
+        faults.add("--gateway-config", said.strip_prefix("error: ").unwrap_or(&said));
+    }
+    Ok(faults.none()?)
 }
 
 fn read(edge: &EdgeConfig) -> Result<Config, Failure> {

@@ -16,7 +16,7 @@ use crate::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use events::Context;
-use nats::{Connection, Raw, RawReader, raw, restore};
+use nats::{Access, Connection, Raw, RawReader, raw, restore};
 use service::{Clock, config::Faults};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -76,12 +76,23 @@ pub(crate) fn streams(names: &[String], faults: &mut Faults) -> Vec<Context> {
     Context::ALL.into_iter().filter(wanted).collect()
 }
 
-/// Copies until the copy is whole. Stopped, it can be gone on with.
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+/// Says everything that is wrong with the settings.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    Ok(read(args).map(|_| ())?)
+}
+
+/// Which streams, and who reads them.
+fn read(args: &Args) -> Result<(Vec<Context>, Access), Faults> {
     let mut faults = Faults::default();
     let contexts = streams(&args.stream, &mut faults);
     let access = args.access.only(OPERATOR, &mut faults);
     faults.none()?;
+    Ok((contexts, access))
+}
+
+/// Copies until the copy is whole. Stopped, it can be gone on with.
+pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let (contexts, access) = read(&args)?;
     let url = find_nats(args.nats_url.clone(), &args.data)?;
     let connection = Connection::connect_as(&url, "waybill export", &access).await?;
     let archive = Archive::open(&args.to, None)?;

@@ -55,6 +55,11 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     if status.is_success() { Ok(()) } else { Err(format!("{url} says {status}").into()) }
 }
 
+/// Says everything that is wrong with the settings.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    read(args).map(|_| ())
+}
+
 fn read(args: &Args) -> Result<(String, Duration, Option<ClientTls>), Failure> {
     let mut flags = settings::flags([
         ("--url", args.url.clone()),

@@ -95,6 +95,14 @@ pub(crate) struct Import<'a> {
     pub(crate) replicas: usize,
 }
 
+/// Says everything that is wrong with the settings, but for the folder, which is none of them.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    let mut faults = Faults::default();
+    streams(&args.stream, &mut faults);
+    args.target.read(&mut faults);
+    Ok(faults.none()?)
+}
+
 /// Checks every file, then puts all of it back and reads it again.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let mut faults = Faults::default();

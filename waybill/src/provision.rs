@@ -14,7 +14,7 @@ use commands::{
 use events::Context;
 use nats::{Access, Bucket, ChangeFeed, Connection, FeedOptions, KeyRing, MasterKey, topology};
 use projections::View;
-use service::Clock;
+use service::{Clock, config::Faults};
 use std::path::PathBuf;
 
 pub(crate) const EXAMPLES: &str = "\
@@ -87,6 +87,20 @@ impl Provision {
 
 /// Makes everything, and says so.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+    let (url, provision, access) = read(&args)?;
+    let connection = Connection::connect_as(&url, "waybill provision", &access).await?;
+    as_role(PROVISIONING, &access, provision.run(&connection, &Clock::system()).await)?;
+    println!("every stream, bucket and consumer is there");
+    Ok(())
+}
+
+/// Says everything that is wrong with the settings.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    Ok(read(args).map(|_| ())?)
+}
+
+/// Where it is made, what, and as whom.
+fn read(args: &Args) -> Result<(String, Provision, Access), Faults> {
     let given = args.subscriptions.flags().into_iter().chain(args.access.flags());
     let mut flags = settings::flags(
         given.chain([("--nats-url", args.nats_url.clone()), ("--replicas", Some(args.replicas.clone()))]),
@@ -108,8 +122,5 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     });
     let (url, provision) = flags.finish(url.zip(provision))?;
     let access = Access { provisions: true, ..access.of(PROVISIONING).clone() };
-    let connection = Connection::connect_as(&url, "waybill provision", &access).await?;
-    as_role(PROVISIONING, &access, provision.run(&connection, &Clock::system()).await)?;
-    println!("every stream, bucket and consumer is there");
-    Ok(())
+    Ok((url, provision, access))
 }

@@ -40,6 +40,14 @@ pub(crate) struct Args {
     target: Target,
 }
 
+/// Says everything that is wrong with the settings, but for the folder, which is none of them.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    let mut faults = Faults::default();
+    args.target.read(&mut faults);
+    args.seal.read(&mut faults);
+    Ok(faults.none()?)
+}
+
 /// Checks every file, then puts all of it back and reads it again.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let mut faults = Faults::default();

@@ -176,8 +176,7 @@ async fn bind(name: &str, host: &str, port: u16) -> Result<TcpListener, Failure>
 
 /// Says everything that is wrong with the settings, those of the gateway included.
 pub(crate) fn check(args: &Args) -> Result<(), Failure> {
-    read(args)?;
-    edge::routes(args.gateway_config.as_deref()).map(|_| ())
+    edge::and_routes(read(args).map(|_| ()), args.gateway_config.as_deref())
 }
 
 fn read(args: &Args) -> Result<Plan, Failure> {

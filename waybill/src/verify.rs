@@ -121,6 +121,11 @@ impl Plan {
     }
 }
 
+/// Says everything that is wrong with the settings.
+pub(crate) fn check(args: &Args) -> Result<(), Failure> {
+    Ok(Plan::read(args).map(|_| ())?)
+}
+
 /// Verifies, prints what was found, and fails where there is anything.
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let plan = Plan::read(&args)?;

@@ -1,21 +1,21 @@
 //! Everything that is wrong with a configuration file, at once.
 
-use super::File;
+use super::{File, Origins};
 use crate::{
+    backup,
     cli::{Cli, Command},
-    dev,
+    dev, doctor, export,
     failure::{Failure, because},
-    serve,
+    health, import, provision, replay, restore, serve, verify,
 };
-use clap::{CommandFactory, FromArgMatches};
-use service::config::Faults;
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
+use service::{config::Faults, telemetry};
 use std::path::Path;
 
 /// Reads a file as the commands of its sections would, with the environment as it is here, and says that all is well.
 pub(super) fn check(path: &Path) -> Result<String, Failure> {
-    let command = Cli::command();
-    let file = File::read(path, &command)?;
-    let mut faults = Faults::default();
+    let (file, mut faults) = File::read_all(path, &Cli::command())?;
+    check_log(&file, &mut faults);
     for section in file.sections() {
         if let Err(failure) = check_section(&file, section) {
             match failure.downcast::<Faults>() {
@@ -30,19 +30,70 @@ pub(super) fn check(path: &Path) -> Result<String, Failure> {
     Err(faults.into())
 }
 
+/// The one setting of all commands that is read when they begin.
+fn check_log(file: &File, faults: &mut Faults) {
+    // What else is wrong with the line is said of each section.
+    let Ok((matches, origins)) = parse(file, &["waybill"]) else { return };
+    let wrong = matches.get_one::<String>("log").and_then(|filter| telemetry::check(filter).err());
+    if let Some(wrong) = wrong {
+        let mut found = Faults::default();
+        found.add("--log", wrong);
+        faults.extend(origins.named(found));
+    }
+}
+
 fn check_section(file: &File, section: &str) -> Result<(), Failure> {
-    let command = file.as_defaults_of(Cli::command());
     // What runs is not part of the file: all of it has to be right.
-    let line = ["waybill", section].into_iter().chain((section == "serve").then_some("all"));
-    let matches = command.clone().try_get_matches_from(line).map_err(|error| error.to_string())?;
-    let origins = file.origins(&command, &matches);
+    let line: Vec<_> =
+        ["waybill", section].into_iter().chain((section == "serve").then_some("all")).collect();
+    let (matches, origins) = parse(file, &line).map_err(|why| only(&file.place("", section), why))?;
     let checked = match Cli::from_arg_matches(&matches)?.into_command() {
         Some(Command::Serve(args)) => serve::check(&args),
         Some(Command::Dev(args)) => dev::check(&args),
-        // Nothing else takes settings that could be wrong before it runs.
-        _ => Ok(()),
+        Some(Command::Provision(args)) => provision::check(&args),
+        Some(Command::Doctor(args)) => doctor::check(&args),
+        Some(Command::Verify(args)) => verify::check(&args),
+        Some(Command::Replay(args)) => replay::check(&args),
+        Some(Command::Backup(args)) => backup::check(&args),
+        Some(Command::Restore(args)) => restore::check(&args),
+        Some(Command::Export(args)) => export::check(&args),
+        Some(Command::Import(args)) => import::check(&args),
+        Some(Command::Health(args)) => health::check(&args),
+        _ => Err(only(&file.place("", section), "cannot be checked before it runs: say these by flags")),
     };
     checked.map_err(|failure| origins.name(failure))
+}
+
+/// A line without what comes on the command line alone, such as the folder of a backup: any will do.
+fn parse(file: &File, line: &[&str]) -> Result<(ArgMatches, Origins), String> {
+    let open = |argument: Arg| {
+        if argument.is_positional() && argument.is_required_set() {
+            let name = argument.get_id().to_string();
+            return argument.required(false).default_value(name);
+        }
+        argument
+    };
+    let mut command = file.as_defaults_of(Cli::command());
+    if let Some(section) = line.get(1) {
+        command = command.mut_subcommand(*section, |section| section.mut_args(open));
+    }
+    let matches = command.clone().try_get_matches_from(line).map_err(|error| said(&error))?;
+    let origins = file.origins(&command, &matches);
+    Ok((matches, origins))
+}
+
+/// What the command line says, in one line and without how it is used.
+fn said(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let text = lines.join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+}
+
+fn only(key: &str, why: impl std::fmt::Display) -> Failure {
+    let mut faults = Faults::default();
+    faults.add(key, why);
+    faults.into()
 }
 
 #[cfg(test)]
@@ -63,7 +114,53 @@ mod tests {
         for key in ["serve.replicas", "serve.carrier", "--nats-url", "dev.fraud-limit"] {
             assert!(faults.contains(key), "{key} is missing in {faults}");
         }
-        assert!(checked("[serve]\ngateway-config = \"/no/such/file\"").is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_hides_nothing_else_that_is() {
+        let faults = checked(
+            "log = \"http=loudly\"\nlgo = 1\n[serve]\ngateway-config = \"/no/such/file\"\nreplicas = 2\n\
+             [dev]\ngateway-config = \"/no/such/file\"\nhost = \"nowhere\"\nprots = \"x\"\n\
+             [provision]\nreplicas = 2\n[doctor]\nlag = \"x\"\nreplicas = \"y\"\n[verify]\npatience = \"long\"\n\
+             [replay]\nrate = \"none\"\n[backup]\nkey-file = \"/no/key\"\nread-models = \"some\"\n\
+             [restore]\nreplicas = \"z\"\n[export]\nstream = \"CARTS\"\n[import]\nstream = \"CARTS\"\n\
+             [health]\ntimeout = \"soon\"\n[token]\nttl = \"1h\"\n[demo]\nuntil = 1",
+        )
+        .unwrap_err();
+        for key in [
+            "log: the log filter",
+            "lgo: there is no",
+            "serve.gateway-config: cannot read",
+            "serve.replicas",
+            "dev.gateway-config: cannot read",
+            "dev.host",
+            "dev.prots",
+            "provision.replicas",
+            "doctor.lag",
+            "doctor.replicas",
+            "verify.patience",
+            "replay.rate",
+            "backup: invalid value 'some'",
+            "restore.replicas",
+            "export.stream",
+            "import.stream",
+            "health.timeout",
+            "token: ",
+        ] {
+            assert!(faults.contains(key), "{key} is missing in {faults}");
+        }
+        for line in ["[doctor]\nlag = \"x\"", "[doctor]\nreplicas = \"y\"", "log = \"http=loudly\""] {
+            assert!(checked(line).is_err(), "{line} alone");
+        }
+    }
+
+    #[test]
+    fn what_only_a_command_line_says_is_not_missed() {
+        for line in ["[backup]\nread-models = true", "[restore]\nread-models = true", "[export]\nkeys = true"]
+        {
+            assert!(checked(line).unwrap().contains("in order"), "{line}");
+        }
+        assert!(checked("log = \"info,http=warn\"").unwrap().contains("in order"));
     }
 
     #[test]

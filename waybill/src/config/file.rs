@@ -43,6 +43,12 @@ impl File {
 
     /// Reads a file. Keys that no command knows, values that no flag could have, and secrets are faults.
     pub(crate) fn read(path: &Path, command: &Command) -> Result<Self, Failure> {
+        let (file, faults) = Self::read_all(path, command)?;
+        if faults.is_empty() { Ok(file) } else { Err(faults.into()) }
+    }
+
+    /// The same, and what is right beside what is wrong.
+    pub(super) fn read_all(path: &Path, command: &Command) -> Result<(Self, Faults), Failure> {
         let name = path.display().to_string();
         let text = fs::read_to_string(path).map_err(because(format!("cannot read {name}")))?;
         let table: Table = text.parse().map_err(because(format!("{name} is not TOML")))?;
@@ -57,7 +63,7 @@ impl File {
                 (value, _) => file.add("", &key, &value, command, &mut faults),
             }
         }
-        if faults.is_empty() { Ok(file) } else { Err(faults.into()) }
+        Ok((file, faults))
     }
 
     fn add(&mut self, section: &str, key: &str, value: &Value, command: &Command, faults: &mut Faults) {
@@ -130,7 +136,8 @@ impl File {
         Origins(origins)
     }
 
-    fn place(&self, section: &str, key: &str) -> String {
+    /// How a setting of this file is called.
+    pub(super) fn place(&self, section: &str, key: &str) -> String {
         let dot = if section.is_empty() { "" } else { "." };
         format!("{}: {section}{dot}{key}", self.name)
     }
@@ -140,9 +147,14 @@ impl Origins {
     /// Names the places of what is wrong: the variable, or the key of the file, instead of the flag that was not used.
     pub(crate) fn name(&self, failure: Failure) -> Failure {
         match failure.downcast::<Faults>() {
-            Ok(faults) => faults.named(|flag| self.0.get(flag).cloned()).into(),
+            Ok(faults) => self.named(*faults).into(),
             Err(failure) => failure,
         }
+    }
+
+    /// The same of faults.
+    pub(super) fn named(&self, faults: Faults) -> Faults {
+        faults.named(|flag| self.0.get(flag).cloned())
     }
 }
 
