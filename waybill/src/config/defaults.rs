@@ -55,9 +55,18 @@ fn section(text: &mut String, command: &Command) {
 
 /// The default as TOML has it.
 fn default(argument: &Arg) -> Option<String> {
-    let value = argument.get_default_values().first()?.to_string_lossy().into_owned();
+    let known = argument.get_default_values().first().map(|value| value.to_string_lossy().into_owned());
+    let value = known.or_else(|| told(&argument.get_help()?.to_string()))?;
     let plain = value.parse::<i64>().is_ok() || value.parse::<bool>().is_ok();
     Some(if plain { value } else { toml::Value::String(value).to_string() })
+}
+
+/// What the help says is the default, where that is a value: `3s`, and not `that of the running dev`, nor ports, for `dev`
+/// takes others where its usual ones are taken. The command line itself does not know it: what is not given is not set.
+fn told(help: &str) -> Option<String> {
+    let (_, rest) = help.rsplit_once("[default: ")?;
+    let value = rest.strip_suffix(']')?;
+    (!value.contains([' ', ',']) || value.contains('@')).then(|| value.to_owned())
 }
 
 fn example(argument: &Arg) -> String {
@@ -72,6 +81,7 @@ fn example(argument: &Arg) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::FromArgMatches;
     use toml::Table;
 
     #[test]
@@ -90,9 +100,66 @@ mod tests {
                 );
             }
         }
+        for (key, value) in [
+            ("users-timeout", "3s"),
+            ("breaker-window", "10s"),
+            ("breaker-open", "30s"),
+            ("carrier", "accept"),
+            ("on-failure", "park:12"),
+            ("mail-from", "Waybill <waybill@localhost>"),
+        ] {
+            let table: Table = print("serve").unwrap().parse().unwrap();
+            assert_eq!(table["serve"][key].as_str(), Some(value), "{key}");
+        }
+        let table: Table = print("dev").unwrap().parse().unwrap();
+        assert_eq!(table["dev"]["breaker-errors"].as_integer(), Some(50));
+        assert_eq!(table["dev"]["breaker-minimum"].as_integer(), Some(10));
+        assert_eq!(table["dev"]["rebuilds"].as_integer(), Some(2));
         let routes: Table = print("gateway").unwrap().parse().unwrap();
         let limit = &routes["limits"]["default"];
         assert_eq!((limit["quota"].as_integer(), limit["window"].as_str()), (Some(100), Some("15m")));
         assert!(print("replay").is_err());
+    }
+
+    /// What it is when nobody says anything is seen in review when it changes. To write the files anew:
+    /// `waybill config --print-defaults serve > waybill/src/config/serve.defaults.toml`, and the same of dev.
+    #[test]
+    fn what_is_printed_is_what_was_agreed_on() {
+        assert_eq!(print("serve").unwrap(), include_str!("serve.defaults.toml"));
+        assert_eq!(print("dev").unwrap(), include_str!("dev.defaults.toml"));
+    }
+
+    /// The help says what the code does: who keeps the file changes nothing.
+    #[test]
+    fn what_is_printed_changes_nothing_and_is_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |text: &str| {
+            let path = dir.path().join("waybill.toml");
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let plan = |text: &str| {
+            let command = Cli::command();
+            let read = super::super::File::read(&file(text), &command).unwrap();
+            let matches = read.as_defaults_of(command).try_get_matches_from(["waybill", "dev"]).unwrap();
+            match Cli::from_arg_matches(&matches).unwrap().into_command() {
+                Some(crate::cli::Command::Dev(args)) => format!("{:?}", crate::dev::read(&args).unwrap()),
+                other => panic!("{other:?}"),
+            }
+        };
+        let printed = print("dev").unwrap();
+        // Of the one that follows the definition of a saga the usual value is told: it is in all of them.
+        assert_eq!(plan(&printed).replace("pause: Some(1s)", "pause: None"), plan(""));
+        super::super::check::check(&file(&printed)).unwrap();
+        // Two things have no default: where NATS is, and the master key.
+        let key = dir.path().join("master.key");
+        std::fs::write(&key, &*nats::MasterKey::generate().to_base64()).unwrap();
+        let printed = print("serve").unwrap();
+        let said = printed.replace("# nats-url = \"URL,..\"", "nats-url = \"nats://nats:4222\"");
+        let said = said.replace(
+            "# master-key-file = \"FILE\"",
+            &format!("master-key-file = {:?}", key.to_str().unwrap()),
+        );
+        super::super::check::check(&file(&said)).unwrap();
     }
 }
