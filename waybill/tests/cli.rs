@@ -5,11 +5,16 @@
 use std::process::{Command, Output};
 
 fn waybill(arguments: &[&str]) -> Output {
+    waybill_with(arguments, &[])
+}
+
+/// The same, with variables.
+fn waybill_with(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_waybill"));
-    for name in ["WAYBILL_NATS_URL", "WAYBILL_DATA", "WAYBILL_LOG", "WAYBILL_CARRIER"] {
-        command.env_remove(name);
+    for name in ["NATS_URL", "DATA", "LOG", "CARRIER", "CONFIG", "MASTER_KEY", "MASTER_KEY_FILE"] {
+        command.env_remove(format!("WAYBILL_{name}"));
     }
-    command.args(arguments).output().unwrap()
+    command.args(arguments).envs(variables.iter().copied()).output().unwrap()
 }
 
 fn said(output: &Output) -> String {
@@ -70,6 +75,44 @@ fn wrong_settings_are_named_all_at_once() {
     ] {
         assert!(said.contains(fault), "{fault} is missing in {said}");
     }
+}
+
+/// What is said on the command line and by variables, and the place that is wrong.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], Option<usize>);
+
+/// The place that decides is named, and no other.
+#[test]
+fn a_flag_goes_before_a_variable_and_a_variable_before_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("waybill.toml");
+    // Without a master key nothing ever runs here, however right the rest is.
+    std::fs::write(&file, "[serve]\ncarrier = \"rude\"\nnats-url = \"nats://127.0.0.1:1\"\n").unwrap();
+    let places =
+        [format!("{}: serve.carrier: ", file.display()), "WAYBILL_CARRIER: ".into(), "--carrier: ".into()];
+    let config = ("WAYBILL_CONFIG", file.to_str().unwrap());
+    let variable = |value| [config, ("WAYBILL_CARRIER", value)];
+    let cases: [Case<'_>; 6] = [
+        (&["serve", "all"], &[config], Some(0)),
+        (&["serve", "all"], &variable("odd"), Some(1)),
+        (&["serve", "all"], &variable("down"), None),
+        (&["serve", "all", "--carrier", "mad"], &variable("odd"), Some(2)),
+        (&["serve", "all", "--carrier", "mad"], &variable("down"), Some(2)),
+        (&["serve", "all", "--carrier", "down"], &variable("odd"), None),
+    ];
+    for (line, variables, named) in cases {
+        let output = waybill_with(line, variables);
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains("WAYBILL_MASTER_KEY: is missing") && !said.contains("--nats-url"), "{said}");
+        for (number, place) in places.iter().enumerate() {
+            assert_eq!(said.contains(place), named == Some(number), "{line:?} {variables:?}: {said}");
+        }
+    }
+    // A file that a flag names goes before the one of the variable.
+    let other = folder.path().join("other.toml");
+    std::fs::write(&other, "[serve]\ncarrier = \"down\"\n").unwrap();
+    let output = waybill_with(&["serve", "all", "--config", other.to_str().unwrap()], &[config]);
+    assert!(!said(&output).contains("carrier") && said(&output).contains("--nats-url"), "{}", said(&output));
 }
 
 #[test]
