@@ -16,7 +16,7 @@ pub use secured::Secured;
 use crate::{Access, Durability};
 use async_nats::{ConnectOptions, jetstream};
 use launch::Launch;
-use process::{GRACE, POLL, ask_to_end, end_orphan, signal};
+use process::{GRACE, POLL, ask_to_end, end_orphan, signal, stopped};
 use rustix::process::Signal;
 use std::{
     fs::{self, File, TryLockError},
@@ -200,6 +200,9 @@ impl Server {
     /// Stops the process from running, without ending it: as if the machine hung.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        if let Some(pid) = self.pid() {
+            stopped(pid);
+        }
     }
 
     /// Lets a paused process run on.

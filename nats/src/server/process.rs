@@ -1,7 +1,7 @@
 //! Processes by their id: signals, and a server that an earlier Waybill left behind.
 
 use super::launch::{conf, pid_file};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use std::{fs, path::Path, time::Duration};
 use tokio::{
     process::Command,
@@ -17,6 +17,16 @@ pub(super) const POLL: Duration = Duration::from_millis(20);
 pub(super) fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         kill_process(pid, signal).ok();
+    }
+}
+
+/// Waits until a child that was told to stand still does, or has ended: the signal takes a moment, and a process that still runs
+/// may still answer.
+pub(super) fn stopped(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // Only looked at: whoever waits for its end is told of it all the same.
+        let either = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), either).ok();
     }
 }
 
