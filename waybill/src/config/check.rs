@@ -16,18 +16,26 @@ use std::path::Path;
 pub(super) fn check(path: &Path) -> Result<String, Failure> {
     let (file, mut faults) = File::read_all(path, &Cli::command())?;
     check_log(&file, &mut faults);
+    let mut unread = Vec::new();
     for section in file.sections() {
-        if let Err(failure) = check_section(&file, section) {
-            match failure.downcast::<Faults>() {
+        match check_section(&file, section) {
+            Ok(Reading::Whole) => {}
+            Ok(Reading::Keys) => unread.push(section),
+            Err(failure) => match failure.downcast::<Faults>() {
                 Ok(found) => faults.extend(*found),
                 Err(failure) => return Err(because(format!("{}: {section}", path.display()))(failure)),
-            }
+            },
         }
     }
-    if faults.is_empty() {
-        return Ok(format!("{}: in order: {}", path.display(), file.sections().join(", ")));
+    if !faults.is_empty() {
+        return Err(faults.into());
     }
-    Err(faults.into())
+    let keys = if unread.is_empty() {
+        String::new()
+    } else {
+        format!("; of {} the keys, their values are read when they run", unread.join(", "))
+    };
+    Ok(format!("{}: in order: {}{keys}", path.display(), file.sections().join(", ")))
 }
 
 /// The one setting of all commands that is read when they begin.
@@ -42,7 +50,15 @@ fn check_log(file: &File, faults: &mut Faults) {
     }
 }
 
-fn check_section(file: &File, section: &str) -> Result<(), Failure> {
+/// How far a section was read.
+enum Reading {
+    /// As its command reads it.
+    Whole,
+    /// Its keys, and values that the command line itself knows to be wrong.
+    Keys,
+}
+
+fn check_section(file: &File, section: &str) -> Result<Reading, Failure> {
     // What runs is not part of the file: all of it has to be right.
     let line: Vec<_> =
         ["waybill", section].into_iter().chain((section == "serve").then_some("all")).collect();
@@ -59,9 +75,9 @@ fn check_section(file: &File, section: &str) -> Result<(), Failure> {
         Some(Command::Export(args)) => export::check(&args),
         Some(Command::Import(args)) => import::check(&args),
         Some(Command::Health(args)) => health::check(&args),
-        _ => Err(only(&file.place("", section), "cannot be checked before it runs: say these by flags")),
+        _ => return Ok(Reading::Keys),
     };
-    checked.map_err(|failure| origins.name(failure))
+    checked.map(|()| Reading::Whole).map_err(|failure| origins.name(failure))
 }
 
 /// A line without what comes on the command line alone, such as the folder of a backup: any will do.
@@ -124,7 +140,7 @@ mod tests {
              [provision]\nreplicas = 2\n[doctor]\nlag = \"x\"\nreplicas = \"y\"\n[verify]\npatience = \"long\"\n\
              [replay]\nrate = \"none\"\n[backup]\nkey-file = \"/no/key\"\nread-models = \"some\"\n\
              [restore]\nreplicas = \"z\"\n[export]\nstream = \"CARTS\"\n[import]\nstream = \"CARTS\"\n\
-             [health]\ntimeout = \"soon\"\n[token]\nttl = \"1h\"\n[demo]\nuntil = 1",
+             [health]\ntimeout = \"soon\"\n[bench]\nworkflow = \"luck\"",
         )
         .unwrap_err();
         for key in [
@@ -145,7 +161,7 @@ mod tests {
             "export.stream",
             "import.stream",
             "health.timeout",
-            "token: ",
+            "bench: invalid value 'luck'",
         ] {
             assert!(faults.contains(key), "{key} is missing in {faults}");
         }
@@ -161,6 +177,13 @@ mod tests {
             assert!(checked(line).unwrap().contains("in order"), "{line}");
         }
         assert!(checked("log = \"info,http=warn\"").unwrap().contains("in order"));
+    }
+
+    #[test]
+    fn of_commands_that_read_their_values_only_when_they_run_the_keys_are_checked() {
+        let said = checked("[token]\nttl = \"1h\"\n[doctor]\nlag = 10").unwrap();
+        assert!(said.contains("in order: doctor, token; of token the keys"), "{said}");
+        assert!(checked("[token]\nltt = \"1h\"").unwrap_err().contains("token.ltt"));
     }
 
     #[test]
