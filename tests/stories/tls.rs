@@ -209,10 +209,18 @@ async fn who_shows_no_certificate_or_one_of_somebody_else_is_refused_and_told_wh
     let health = async |client: Client| client.get(&url).send().await;
 
     assert_eq!(health(certificates.client(Some("gateway"))).await.unwrap().status(), 200);
-    let none = health(certificates.client(None)).await.unwrap_err();
-    assert_eq!(why(&none), "it asks for a certificate, and none was shown");
-    let foreign = health(others.client(Some("gateway"))).await.unwrap_err();
-    assert_eq!(why(&foreign), "its certificate is signed by somebody who is not believed");
+    // Each time it is refused. In TLS 1.3 the reason comes behind the handshake: a client that is about to send may find
+    // the connection gone before it has read why.
+    let refused = async |client: &dyn Fn() -> Client, reason: &str| {
+        eventually(reason, SOON, async || {
+            let error = health(client()).await.unwrap_err();
+            (why(&error) == reason).then_some(())
+        })
+        .await;
+    };
+    refused(&|| certificates.client(None), "it asks for a certificate, and none was shown").await;
+    let foreign = "its certificate is signed by somebody who is not believed";
+    refused(&|| others.client(Some("gateway")), foreign).await;
     // One that it believes shows a certificate that somebody else has signed.
     let mixed = tempfile::tempdir().unwrap();
     fs::copy(certificates.path("ca.pem"), mixed.path().join("ca.pem")).unwrap();
@@ -220,8 +228,8 @@ async fn who_shows_no_certificate_or_one_of_somebody_else_is_refused_and_told_wh
         let name = format!("gateway.{end}");
         fs::copy(others.path(&name), mixed.path().join(&name)).unwrap();
     }
-    let mixed = health(Certificates(mixed).client(Some("gateway"))).await.unwrap_err();
-    assert_eq!(why(&mixed), "it does not accept the certificate that was shown");
+    let mixed = Certificates(mixed);
+    refused(&|| mixed.client(Some("gateway")), "it does not accept the certificate that was shown").await;
     // Whoever speaks plainly is hung up on.
     let mut plain = TcpStream::connect(inventory).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut plain, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
