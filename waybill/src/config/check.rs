@@ -8,7 +8,7 @@ use crate::{
     failure::{Failure, because},
     health, import, provision, replay, restore, serve, verify,
 };
-use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, error::ErrorKind};
 use service::{config::Faults, telemetry};
 use std::path::Path;
 
@@ -63,7 +63,13 @@ fn check_section(file: &File, section: &str) -> Result<Reading, Failure> {
     let line: Vec<_> =
         ["waybill", section].into_iter().chain((section == "serve").then_some("all")).collect();
     let (matches, origins) = parse(file, &line).map_err(|why| only(&file.place("", section), why))?;
-    let checked = match Cli::from_arg_matches(&matches)?.into_command() {
+    let command = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli.into_command(),
+        // A flag that the command line has to say, such as the role of a token.
+        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => return Ok(Reading::Keys),
+        Err(error) => return Err(error.into()),
+    };
+    let checked = match command {
         Some(Command::Serve(args)) => serve::check(&args),
         Some(Command::Dev(args)) => dev::check(&args),
         Some(Command::Provision(args)) => provision::check(&args),
@@ -82,12 +88,13 @@ fn check_section(file: &File, section: &str) -> Result<Reading, Failure> {
 
 /// A line without what comes on the command line alone, such as the folder of a backup: any will do.
 fn parse(file: &File, line: &[&str]) -> Result<(ArgMatches, Origins), String> {
-    let open = |argument: Arg| {
-        if argument.is_positional() && argument.is_required_set() {
+    let open = |argument: Arg| match (argument.is_required_set(), argument.is_positional()) {
+        (true, true) => {
             let name = argument.get_id().to_string();
-            return argument.required(false).default_value(name);
+            argument.required(false).default_value(name)
         }
-        argument
+        (true, false) => argument.required(false),
+        (false, _) => argument,
     };
     let mut command = file.as_defaults_of(Cli::command());
     if let Some(section) = line.get(1) {
