@@ -15,9 +15,9 @@ use std::{error::Error, time::Instant};
 use uuid::Uuid;
 
 const MAKE: &str = "
-    DROP TABLE IF EXISTS history;
-    CREATE TABLE history (order_id uuid, stream text COLLATE \"C\", sequence bigint, id uuid, kind text, time timestamptz,
+    CREATE TABLE IF NOT EXISTS history (order_id uuid, stream text COLLATE \"C\", sequence bigint, id uuid, kind text, time timestamptz,
         actor text, causation uuid, PRIMARY KEY (order_id, stream, sequence));
+    TRUNCATE history;
     CREATE TEMPORARY TABLE IF NOT EXISTS incoming (order_id uuid, stream text, sequence bigint, id uuid, kind text,
         time timestamptz, actor text, causation uuid) ON COMMIT DELETE ROWS;";
 const MERGE: &str = "ON CONFLICT (order_id, stream, sequence) DO UPDATE SET id = excluded.id, kind = excluded.kind, \
