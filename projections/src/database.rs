@@ -81,6 +81,22 @@ pub struct Parked {
     pub asked: u64,
 }
 
+impl Parked {
+    /// Of the rows that keep them.
+    fn all(rows: impl Iterator<Item = Row>) -> Result<Vec<Self>, DatabaseError> {
+        let parked = |row: Row| {
+            let Some(subject) = Subject::parse(&row.get::<String>("subject")?) else { return Ok(None) };
+            Ok(Some(Self {
+                subject,
+                sequence: row.get::<i64>("sequence")?.cast_unsigned(),
+                error: row.get("error")?,
+                asked: row.get::<i64>("asked")?.cast_unsigned(),
+            }))
+        };
+        rows.filter_map(|row| parked(row).transpose()).collect()
+    }
+}
+
 /// What a batch passes over.
 #[derive(Debug, Default)]
 pub(crate) struct Past {

@@ -3,10 +3,10 @@
 use super::Writer;
 use crate::{
     change::Changes,
-    database::{Commit, DatabaseError, Parked},
+    database::{Commit, DatabaseError, Parked, Row},
 };
 use events::{Position, Subject};
-use sqlx::{Connection, PgConnection, Row as _, query};
+use sqlx::{Connection, PgConnection, query};
 use std::collections::HashSet;
 
 fn failed(error: sqlx::Error) -> DatabaseError {
@@ -20,15 +20,7 @@ pub(in crate::database) async fn all(
 ) -> Result<Vec<Parked>, DatabaseError> {
     let sql = "SELECT subject, sequence, error, asked FROM waybill_parked WHERE projection = $1";
     let rows = query(sql).bind(projection).fetch_all(connection).await.map_err(failed)?;
-    let parked = |row: &sqlx::postgres::PgRow| {
-        Some(Parked {
-            subject: Subject::parse(row.get("subject"))?,
-            sequence: row.get::<i64, _>("sequence").cast_unsigned(),
-            error: row.get("error"),
-            asked: row.get::<i64, _>("asked").cast_unsigned(),
-        })
-    };
-    Ok(rows.iter().filter_map(parked).collect())
+    Parked::all(rows.into_iter().map(Row::from))
 }
 
 impl Writer {

@@ -3,10 +3,10 @@
 use super::Writer;
 use crate::{
     change::Changes,
-    database::{Commit, DatabaseError, Parked},
+    database::{Commit, DatabaseError, Parked, Row},
 };
 use events::{Position, Subject};
-use sqlx::{Connection, Row as _, SqliteConnection, query};
+use sqlx::{Connection, SqliteConnection, query};
 
 fn failed(error: sqlx::Error) -> DatabaseError {
     DatabaseError::new("keep what waits", error)
@@ -19,15 +19,7 @@ pub(in crate::database) async fn all(
 ) -> Result<Vec<Parked>, DatabaseError> {
     let sql = "SELECT subject, sequence, error, asked FROM waybill_parked WHERE projection = $1";
     let rows = query(sql).bind(projection).fetch_all(connection).await.map_err(failed)?;
-    let parked = |row: &sqlx::sqlite::SqliteRow| {
-        Some(Parked {
-            subject: Subject::parse(row.get("subject"))?,
-            sequence: row.get::<i64, _>("sequence").cast_unsigned(),
-            error: row.get("error"),
-            asked: row.get::<i64, _>("asked").cast_unsigned(),
-        })
-    };
-    Ok(rows.iter().filter_map(parked).collect())
+    Parked::all(rows.into_iter().map(Row::from))
 }
 
 impl Writer {
