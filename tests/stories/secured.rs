@@ -643,6 +643,20 @@ async fn both_sides_show_certificates() {
     }
 }
 
+/// Keeps the read model of orders in a database, until they are ready.
+async fn orders_are_ready_on(database: &str) {
+    let mut world = World::start().await.unwrap();
+    let orders = Serve::with(&world, "orders", "orders-2", &["--database-url", database]).unwrap();
+    let address = orders.address().await;
+    eventually("orders are ready", SOON, async || {
+        let answer = world.api.http().get(format!("http://{address}/ready")).send().await.ok()?;
+        answer.status().is_success().then_some(())
+    })
+    .await;
+    drop(orders);
+    assert!(world.stop().await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_shows_a_certificate_too() {
     let dir = tempfile::tempdir().unwrap();
@@ -666,17 +680,7 @@ async fn a_database_shows_a_certificate_too() {
     assert!(code == Some(0) && said.contains("sslmode=verify-full"), "{said}");
     // The read model is kept there.
     let url = said.lines().find_map(|line| line.strip_prefix("WAYBILL_DATABASE_URL_ORDERS='")).unwrap();
-    let mut world = World::start().await.unwrap();
-    let flags = ["--database-url", url.trim_end_matches('\'')];
-    let orders = Serve::with(&world, "orders", "with-tls", &flags).unwrap();
-    let address = orders.address().await;
-    eventually("orders are ready", SOON, async || {
-        let answer = world.api.http().get(format!("http://{address}/ready")).send().await.ok()?;
-        answer.status().is_success().then_some(())
-    })
-    .await;
-    drop(orders);
-    assert!(world.stop().await);
+    orders_are_ready_on(url.trim_end_matches('\'')).await;
     // One that somebody else has signed, or of another host, is refused.
     let other = dir.path().join("other");
     let (code, _) = run(&["dev-certs", "--out", other.to_str().unwrap()]).await.unwrap();
@@ -730,16 +734,7 @@ async fn a_database_asks_for_a_certificate_too() {
     for url in [&of_admin, of_admin.split("&sslcert").next().unwrap()] {
         assert!(cluster.sql(url, "SELECT 1").is_err(), "{url}");
     }
-    let mut world = World::start().await.unwrap();
-    let orders = Serve::with(&world, "orders", "with-certificate", &["--database-url", &of_orders]).unwrap();
-    let address = orders.address().await;
-    eventually("orders are ready", SOON, async || {
-        let answer = world.api.http().get(format!("http://{address}/ready")).send().await.ok()?;
-        answer.status().is_success().then_some(())
-    })
-    .await;
-    drop(orders);
-    assert!(world.stop().await);
+    orders_are_ready_on(&of_orders).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
