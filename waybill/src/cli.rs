@@ -116,6 +116,17 @@ pub(crate) enum Command {
     Bench(bench::Args),
 }
 
+/// Help shows no value of an address that may have a login in it.
+fn discreet(command: clap::Command) -> clap::Command {
+    let hide = |argument: clap::Arg| {
+        if argument.get_id() != "nats_url" {
+            return argument;
+        }
+        argument.hide_env_values(true).hide_default_value(true)
+    };
+    command.mut_subcommands(|section| section.mut_args(hide))
+}
+
 impl Cli {
     /// Reads the command line; the error is the exit code after help, version or a usage message was printed.
     pub fn read() -> Result<Self, ExitCode> {
@@ -126,7 +137,7 @@ impl Cli {
             eprintln!("{}", failure::report(&*failure));
             failure::exit_code(&*failure)
         })?;
-        let command = file.as_defaults_of(Self::command());
+        let command = discreet(file.as_defaults_of(Self::command()));
         let parse = |arguments: &[_]| {
             let matches = command.clone().try_get_matches_from(arguments)?;
             let origins = file.origins(&command, &matches);

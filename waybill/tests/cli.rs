@@ -33,6 +33,23 @@ fn every_command_helps_with_examples() {
     }
 }
 
+/// An address may have a login in it, in a variable or in the file.
+#[test]
+fn help_shows_no_login() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[serve]\nnats-url = \"nats://ada:s3cret@nats\"\n").unwrap();
+    let file = [("WAYBILL_CONFIG", file.path().to_str().unwrap())];
+    let login = [("WAYBILL_NATS_URL", "nats://ada:s3cret@nats")];
+    for (command, variables) in
+        [("serve", &login), ("replay", &login), ("doctor", &login), ("saga", &login), ("serve", &file)]
+    {
+        let output = waybill_with(&[command, "--help"], variables);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("--nats-url"), "{command}: {text}");
+        assert!(!text.contains("s3cret"), "{command}: {text}");
+    }
+}
+
 #[test]
 fn wrong_usage_exits_with_64() {
     for arguments in
