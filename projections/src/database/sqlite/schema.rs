@@ -140,7 +140,15 @@ pub(super) async fn finish(
 ) -> Result<(), DatabaseError> {
     let failed = |error| DatabaseError::new("make the indexes", error);
     let sql = view.tables.iter().map(|table| indexes(table, "CREATE INDEX IF NOT EXISTS"));
-    raw_sql(AssertSqlSafe(sql.collect::<String>())).execute(connection).await.map_err(failed)?;
+    let sql = sql.collect::<String>();
+    // What is sorted for them grows with the rows: it goes into temporary files.
+    let in_files = format!("PRAGMA temp_store = FILE; {sql}");
+    if let Err(error) = raw_sql(AssertSqlSafe(in_files)).execute(&mut *connection).await {
+        tracing::warn!(projection = view.name, %error, "cannot sort in temporary files, so in memory");
+    }
+    // As it was before; and whatever is still missing.
+    let in_memory = format!("PRAGMA temp_store = MEMORY; {sql}");
+    raw_sql(AssertSqlSafe(in_memory)).execute(connection).await.map_err(failed)?;
     Ok(())
 }
 
