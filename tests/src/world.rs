@@ -4,7 +4,7 @@ use crate::{Cluster, eventually, request, run};
 use events::Context;
 use futures::future::try_join_all;
 use nats::{
-    Access, Connection, Filter, From, Reader, Until,
+    Access, Connection, Filter, From, Reader, ReplayError, Until,
     server::{self, Binary, Guard, Node, Server},
     topology,
 };
@@ -29,7 +29,7 @@ use waybill::{
 };
 
 const READY_WITHIN: Duration = Duration::from_mins(1);
-const SETTLED_WITHIN: Duration = Duration::from_mins(1);
+const SETTLED_WITHIN: Duration = Duration::from_mins(2);
 
 /// A nats-server of its own, or a cluster, and services against it. Dropped, everything ends.
 pub struct World {
@@ -260,17 +260,27 @@ pub async fn told(nats_url: &str, channels: &[&str]) {
 pub async fn settled(connection: &Connection, api: &Api) -> Result<Audit, Failure> {
     let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
     loop {
-        let audit = Audit::of_log(connection, From::Start).await?;
-        let mut faults = audit.faults();
-        if faults.is_empty() {
-            faults = audit.differences(api).await?;
-        }
-        if faults.is_empty() {
-            return Ok(audit);
-        }
+        // A log that cannot be read yet, because its node has just died, has not settled: the others take a while to
+        // agree on who leads it.
+        let faults = match Audit::of_log(connection, From::Start).await {
+            Ok(audit) => match faults(&audit, api).await? {
+                none if none.is_empty() => return Ok(audit),
+                faults => faults,
+            },
+            Err(error) => match error.downcast_ref::<ReplayError>() {
+                Some(ReplayError::Unavailable { .. }) => vec![error.to_string()],
+                _ => return Err(error),
+            },
+        };
         assert!(tokio::time::Instant::now() < deadline, "does not settle:\n{}", faults.join("\n"));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// What does not hold of the log, or of what the services say of it.
+async fn faults(audit: &Audit, api: &Api) -> Result<Vec<String>, Failure> {
+    let faults = audit.faults();
+    if faults.is_empty() { audit.differences(api).await } else { Ok(faults) }
 }
 
 /// Runs a command that has to succeed.
