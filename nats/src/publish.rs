@@ -111,7 +111,8 @@ static ROOM: LazyLock<HeaderMap> = LazyLock::new(|| {
 });
 
 /// Sequence that the subject's last message must have.
-const EXPECT: &str = "Nats-Expected-Last-Subject-Sequence";
+/// The guard of a write: the last sequence of its subject.
+pub(crate) const EXPECT: &str = "Nats-Expected-Last-Subject-Sequence";
 /// Where the aggregate's earlier events stand; see [`crate::Tail`].
 pub(crate) const TAIL: &str = "Waybill-Tail";
 

@@ -9,7 +9,7 @@ mod bucket;
 
 pub use bucket::{BucketCopy, complete_bucket, copy_bucket, put_bucket};
 
-use crate::{Connection, Raw, RawError, raw, topology};
+use crate::{Connection, Raw, RawError, publish::EXPECT, raw, topology};
 use async_nats::{
     HeaderMap, HeaderName, HeaderValue,
     jetstream::{consumer, context::PublishAckFuture, message::PublishMessage, stream::Config},
@@ -91,7 +91,10 @@ pub struct Restore {
     /// An earlier attempt has finished it.
     closed: bool,
     next: u64,
-    pending: VecDeque<(u64, PublishAckFuture)>,
+    /// Where each message under way belongs, and to which subject.
+    pending: VecDeque<(u64, String, PublishAckFuture)>,
+    /// Where the last message under way to each subject belongs.
+    under_way: HashMap<String, u64>,
     /// Ids that the server may still know.
     recent: VecDeque<(Instant, String)>,
     known: HashSet<String>,
@@ -139,6 +142,7 @@ impl Restore {
             closed,
             next,
             pending: VecDeque::with_capacity(WINDOW),
+            under_way: HashMap::new(),
             recent: VecDeque::new(),
             known: HashSet::new(),
         })
@@ -159,6 +163,13 @@ impl Restore {
         let (subject, headers, body) = raw.into_parts();
         if is_repeated {
             return self.publish_again(&subject, &own(&headers), &body).await;
+        }
+        // Nodes that keep copies refuse a guard while another message to the subject is under way.
+        if self.replicas > 1
+            && headers.get(EXPECT).is_some()
+            && let Some(last) = self.under_way.get(&subject)
+        {
+            self.settle(usize::try_from(self.next - 1 - last).unwrap_or(WINDOW)).await?;
         }
         self.publish(subject, own(&headers), body).await
     }
@@ -205,9 +216,10 @@ impl Restore {
         body: Bytes,
     ) -> Result<(), RestoreError> {
         let message = PublishMessage::build().headers(headers).payload(body);
-        let sent = self.connection.jetstream.send_publish(subject, message).await;
+        let sent = self.connection.jetstream.send_publish(subject.clone(), message).await;
         let sent = sent.map_err(refused("write to", self.context.stream()))?;
-        self.pending.push_back((self.next, sent));
+        self.under_way.insert(subject.clone(), self.next);
+        self.pending.push_back((self.next, subject, sent));
         self.next += 1;
         self.settle(WINDOW - 1).await
     }
@@ -216,7 +228,10 @@ impl Restore {
     async fn settle(&mut self, most: usize) -> Result<(), RestoreError> {
         let stream = self.context.stream();
         while self.pending.len() > most {
-            let Some((sequence, sent)) = self.pending.pop_front() else { break };
+            let Some((sequence, subject, sent)) = self.pending.pop_front() else { break };
+            if self.under_way.get(&subject) == Some(&sequence) {
+                self.under_way.remove(&subject);
+            }
             let position = format!("{stream}:{sequence}");
             let stored = sent.await.map_err(refused("write", position))?.sequence;
             self.at(sequence, stored)?;

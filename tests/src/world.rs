@@ -146,20 +146,27 @@ impl World {
     /// # Panics
     /// When the nodes do not find each other in time.
     pub async fn cluster() -> Result<Self, Failure> {
+        let mut world = Self::empty_cluster().await?;
+        let connection = Connection::connect(&world.config.nats_url, "test").await?;
+        eventually("three nodes keep the streams", READY_WITHIN, async || {
+            topology::ensure(&connection, &Context::ALL, 3).await.ok()
+        })
+        .await;
+        world.resume().await?;
+        Ok(world)
+    }
+
+    /// The nodes alone, with nothing on them: services are there from [`resume`](Self::resume) on.
+    pub async fn empty_cluster() -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
         let base = server::Config::new(Binary::locate(None).await?, dir.path());
         let ports = free_ports(3).await?;
         let mut nodes = try_join_all(nodes(dir.path(), &ports, &base)).await?;
         let urls: Vec<_> = nodes.iter().map(Server::url).collect();
         let config = Config { replicas: 3, ..Config::new(urls.join(","), dir.path().join("views")) };
-        let connection = Connection::connect(&config.nats_url, "test").await?;
-        eventually("three nodes keep the streams", READY_WITHIN, async || {
-            topology::ensure(&connection, &Context::ALL, 3).await.ok()
-        })
-        .await;
-        let (system, api) = start(&config, &Service::ALL).await?;
         let nats = nodes.remove(0);
-        Ok(Self { system: Some(system), api, config, nats, others: nodes, dir })
+        let api = Api::at(BTreeMap::new());
+        Ok(Self { system: None, api, config, nats, others: nodes, dir })
     }
 
     /// The node of this name.
