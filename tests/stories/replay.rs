@@ -91,8 +91,9 @@ async fn particular() -> (Server, TempDir) {
     (Server::start(server::Config { guard: Some(guard), ..config }).await.unwrap(), folder)
 }
 
-/// The same, which speaks TLS, and asks everybody who comes. Answers the seed of one user, the other one is ada.
-async fn guarded() -> (Server, TempDir, Seed) {
+/// The same, which speaks TLS, and asks everybody who comes, also for a certificate where more of `tls` says so. Answers the seed
+/// of one user, the other one is ada.
+async fn guarded(more: &str) -> (Server, TempDir, Seed) {
     let (folder, seed) = (tempfile::tempdir().unwrap(), Seed::generate());
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (code, said) = run(&["dev-certs", "--out", &at("tls")]).await.unwrap();
@@ -101,12 +102,14 @@ async fn guarded() -> (Server, TempDir, Seed) {
         r#"accounts: {{ A: {{ jetstream: enabled, users: [ {{ nkey: {} }}, {{ user: ada, password: "p@ss,word" }} ] }} }}"#,
         seed.public()
     );
-    let tls = format!("tls {{ cert_file: {:?}, key_file: {:?} }}", at("tls/node.pem"), at("tls/node.key"));
+    let [cert, key, ca] = ["node.pem", "node.key", "ca.pem"].map(|name| at(&format!("tls/{name}")));
+    let tls = format!("tls {{ cert_file: {cert:?}, key_file: {key:?}, ca_file: {ca:?}{more} }}");
     let conf = format!("{}\ninclude accounts.conf\n{tls}\n", include_str!("../../nats/conf/single.conf"));
     fs::write(at("single.conf"), conf).unwrap();
     fs::write(at("accounts.conf"), users).unwrap();
     fs::write(at("copies.nk"), seed.reveal()).unwrap();
-    let access = Access { seed: Some(seed.clone()), ca: Some(at("tls/ca.pem").into()), ..Access::default() };
+    let certificate = Some((at("tls/operator.pem").into(), at("tls/operator.key").into()));
+    let access = Access { seed: Some(seed.clone()), ca: Some(ca.into()), certificate, ..Access::default() };
     let guard = server::Guard { folder: folder.path().to_owned(), access };
     let config = server::Config::new(Binary::locate(None).await.unwrap(), at("nats"));
     (Server::start(server::Config { guard: Some(guard), ..config }).await.unwrap(), folder, seed)
@@ -425,7 +428,7 @@ async fn another_nats_gets_what_it_is_sent_at_the_pace_it_is_asked_for() {
 async fn another_nats_is_told_who_comes_and_nobody_else_is() {
     let mut world = World::start().await.unwrap();
     orders(&world, 2).await;
-    let (other, folder, seed) = guarded().await;
+    let (other, folder, seed) = guarded("").await;
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (ca, key, plain) = (at("tls/ca.pem"), at("copies.nk"), other.url());
     let as_user = |login: &str| plain.replace("nats://", &format!("nats://{login}@"));
@@ -457,6 +460,37 @@ async fn another_nats_is_told_who_comes_and_nobody_else_is() {
     let told = said(&output);
     assert!(output.status.success(), "{told}");
     assert!(!told.contains("p@ss") && !told.contains("p%40ss") && !told.contains(seed.reveal()), "{told}");
+    assert!(world.stop().await);
+}
+
+/// It may ask for a certificate, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_nats_is_shown_a_certificate_where_it_asks_for_one() {
+    let mut world = World::start().await.unwrap();
+    orders(&world, 1).await;
+    let (other, folder, _) = guarded(", verify: true").await;
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (nats, to, key, ca) = (world.nats.url(), other.url(), at("copies.nk"), at("tls/ca.pem"));
+    let place = ["--stream", "ORDERS", "--to-nats", &to, "--to-subject", "copy"];
+    let known = ["--to-nats-nkey-file", &key, "--to-nats-ca", &ca];
+    let copy = async |flags: &[&str]| replay(&nats, &[&place[..], &known, flags].concat()).await;
+    let shown = |role: &str| [at(&format!("tls/{role}.pem")), at(&format!("tls/{role}.key"))];
+
+    let output = copy(&[]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("cannot connect"), "{}", said(&output));
+    let [certificate, private] = shown("operator");
+    let output = copy(&["--to-nats-cert", &certificate, "--to-nats-key", &private]).await;
+    assert!(output.status.success() && said(&output).contains("2 events copied"), "{}", said(&output));
+    // One that somebody else has signed opens nothing; one that is not whole is said before anything is tried.
+    let (code, told) = run(&["dev-certs", "--out", &at("others")]).await.unwrap();
+    assert_eq!(code, Some(0), "{told}");
+    let [theirs, its_key] = shown("operator").map(|file| file.replace("/tls/", "/others/"));
+    let output = copy(&["--to-nats-cert", &theirs, "--to-nats-key", &its_key]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let output = copy(&["--to-nats-cert", &certificate]).await;
+    assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+    assert!(said(&output).contains("--to-nats-key: is missing"), "{}", said(&output));
     assert!(world.stop().await);
 }
 

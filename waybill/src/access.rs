@@ -92,6 +92,29 @@ impl NatsAccess {
     }
 }
 
+/// A flag with the file that it names.
+type Named<'a> = (&'static str, &'a Option<PathBuf>);
+
+/// A certificate with its key, for a NATS whose own is signed by whom `ca` names. What is wrong is noted as faults.
+pub(crate) fn shown_to(
+    [certificate, key]: [Named<'_>; 2],
+    ca: Named<'_>,
+    faults: &mut Faults,
+) -> Option<(PathBuf, PathBuf)> {
+    for (name, file) in [ca, certificate, key] {
+        if let Some(Err(error)) = file.as_ref().map(fs::File::open) {
+            faults.add(name, error);
+        }
+    }
+    match (certificate.1, key.1) {
+        (Some(certificate), Some(key)) => return Some((certificate.clone(), key.clone())),
+        (None, None) => {}
+        (Some(_), None) => faults.add(key.0, "is missing: a certificate needs its key"),
+        (None, Some(_)) => faults.add(certificate.0, "is missing: a key needs its certificate"),
+    }
+    None
+}
+
 /// The seed in a file.
 pub(crate) fn seed(file: &Path) -> Result<Seed, String> {
     let shown = file.display();
@@ -122,25 +145,8 @@ impl AccessArgs {
     }
 
     fn read_from(&self, flags: &mut Settings, roles: &[&str], variable: Option<String>) -> NatsAccess {
-        let certificate = match (&self.nats_cert, &self.nats_key) {
-            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
-            (None, None) => None,
-            (Some(_), None) => {
-                flags.faults().add("--nats-key", "is missing: a certificate needs its key");
-                None
-            }
-            (None, Some(_)) => {
-                flags.faults().add("--nats-cert", "is missing: a key needs its certificate");
-                None
-            }
-        };
-        for (name, file) in
-            [("--nats-ca", &self.nats_ca), ("--nats-cert", &self.nats_cert), ("--nats-key", &self.nats_key)]
-        {
-            if let Some(Err(error)) = file.as_ref().map(fs::File::open) {
-                flags.faults().add(name, error);
-            }
-        }
+        let shown = [("--nats-cert", &self.nats_cert), ("--nats-key", &self.nats_key)];
+        let certificate = shown_to(shown, ("--nats-ca", &self.nats_ca), flags.faults());
         let common = Access {
             seed: None,
             ca: self.nats_ca.clone(),

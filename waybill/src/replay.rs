@@ -36,7 +36,8 @@ Examples:
       --output cloudevents --file noon.jsonl
   waybill replay --to-subject audit --rate 500          copies, on audit.orders.order.<id> and so on
   waybill replay --to-nats nats://staging:4222 --to-subject copy --speed 10x
-  waybill replay --to-nats tls://staging:4222 --to-nats-nkey-file copies.nk --to-nats-ca staging.pem --to-subject copy";
+  waybill replay --to-nats tls://staging:4222 --to-nats-nkey-file copies.nk --to-nats-ca staging.pem --to-subject copy
+  waybill replay --to-nats tls://staging:4222 --to-nats-ca staging.pem --to-nats-cert copies.pem --to-nats-key copies.key --to-subject copy";
 
 /// Flags of `waybill replay`.
 #[derive(Debug, clap::Args)]
@@ -123,6 +124,12 @@ struct Copies {
     /// Certificate of who signs those of that NATS, in PEM: from then on it has to be TLS
     #[arg(long, value_name = "FILE", env = "WAYBILL_TO_NATS_CA")]
     to_nats_ca: Option<PathBuf>,
+    /// Certificate that is shown to that NATS, in PEM, where it asks for one
+    #[arg(long, value_name = "FILE", env = "WAYBILL_TO_NATS_CERT")]
+    to_nats_cert: Option<PathBuf>,
+    /// Key of this certificate, in PEM
+    #[arg(long, value_name = "FILE", env = "WAYBILL_TO_NATS_KEY")]
+    to_nats_key: Option<PathBuf>,
     /// So many events per second at most
     #[arg(long, value_name = "EVENTS", conflicts_with = "speed")]
     rate: Option<String>,

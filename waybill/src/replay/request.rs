@@ -19,7 +19,7 @@ use service::{
     Clock,
     config::{Faults, Span},
 };
-use std::{env, fs, path::PathBuf, str::FromStr};
+use std::{env, path::PathBuf, str::FromStr};
 use uuid::Uuid;
 
 /// Which events, from where to where, and what becomes of them.
@@ -203,10 +203,9 @@ impl Copies {
             (None, None) => (NKEY, None),
         };
         let seed = seed.and_then(|seed| seed.map_err(|why| faults.add(name, why)).ok());
-        if let Some(Err(error)) = self.to_nats_ca.as_ref().map(fs::File::open) {
-            faults.add("--to-nats-ca", error);
-        }
-        Access { seed, ca: self.to_nats_ca.clone(), ..Access::default() }
+        let shown = [("--to-nats-cert", &self.to_nats_cert), ("--to-nats-key", &self.to_nats_key)];
+        let certificate = access::shown_to(shown, ("--to-nats-ca", &self.to_nats_ca), faults);
+        Access { seed, ca: self.to_nats_ca.clone(), certificate, ..Access::default() }
     }
 }
 
@@ -337,7 +336,8 @@ mod tests {
     #[test]
     fn every_fault_is_named_at_once() {
         let flags = "--stream ORDERS,NOPE --from x --to y --type order.gone --aggregate cart/1 --output xml --since then \
-                     --causation me --event you --rate none --nats-ca /no/ca --to-nats-nkey-file /no/seed --to-nats-ca /no/ca";
+                     --causation me --event you --rate none --nats-ca /no/ca --to-nats-nkey-file /no/seed --to-nats-ca /no/ca \
+                     --to-nats-cert /no/cert";
         let flags: Vec<_> = flags.split_whitespace().collect();
         assert!(read(&flags).unwrap_err().contains("--since"), "clap: either from or since");
         let flags: Vec<_> = flags.into_iter().filter(|flag| !["--since", "then"].contains(flag)).collect();
@@ -355,6 +355,8 @@ mod tests {
             "--nats-ca",
             "--to-nats-nkey-file",
             "--to-nats-ca",
+            "--to-nats-cert",
+            "--to-nats-key",
         ] {
             assert!(faults.contains(&format!("{flag}:")), "{flag} is missing in {faults}");
         }
