@@ -1,7 +1,7 @@
 //! `docker-compose.yml`: valid by the specification, and what it promises, by value.
 
 use crate::{
-    file,
+    file, known_variables,
     yaml::{documents, interpolated, refused},
 };
 use serde_json::{Value, json};
@@ -244,6 +244,33 @@ async fn each_shows_a_certificate_of_its_own_and_believes_one_authority() {
             assert!(services[name]["volumes"].as_array().unwrap().contains(&mounted), "{name}: {file}");
         }
     }
+    // A database by the certificate that is for the names of all of them.
+    for service in with_database() {
+        let database = &services[&format!("{service}-db")];
+        let given = database["secrets"].as_array().unwrap();
+        let certificate = json!({ "source": "tls-postgres", "target": "tls-certificate" });
+        let key = json!({ "source": "tls-postgres-key", "target": "tls-key" });
+        for secret in [json!("tls-ca"), certificate, key] {
+            assert!(given.contains(&secret), "{service} has no {secret}");
+        }
+        let folder = json!("./deploy/compose/postgres:/etc/postgresql:ro");
+        assert!(database["volumes"].as_array().unwrap().contains(&folder), "{service}");
+        assert_eq!(database["entrypoint"], json!(["sh", "/etc/postgresql/start.sh"]), "{service}");
+        let settings = [
+            "postgres",
+            "--ssl=on",
+            "--ssl_cert_file=/run/secrets/tls-certificate",
+            "--ssl_key_file=/var/run/postgresql/tls-key",
+            "--ssl_ca_file=/run/secrets/tls-ca",
+            "--hba_file=/etc/postgresql/pg_hba.conf",
+        ];
+        assert_eq!(database["command"], json!(settings), "{service}");
+    }
+    let hosts = fs::read_to_string(file("deploy/compose/postgres/pg_hba.conf")).unwrap();
+    let hosts = hosts.lines().filter(|line| !line.starts_with('#'));
+    let hosts: Vec<Vec<_>> = hosts.map(|line| line.split_whitespace().collect()).collect();
+    let from_outside = ["hostssl", "sameuser", "all", "all", "scram-sha-256", "clientcert=verify-full"];
+    assert_eq!(hosts, [&["local", "all", "all", "trust"][..], &from_outside]);
     // As the generated configuration of the cluster has it.
     let tls = "cert_file: \"/etc/nats/tls/node.pem\", key_file: \"/etc/nats/tls/node.key\", ca_file: \"/etc/nats/tls/ca.pem\", verify: true";
     assert!(fs::read_to_string(file("deploy/compose/node.conf")).unwrap().contains(tls));
@@ -260,15 +287,28 @@ async fn the_script_makes_every_secret() {
     let folder = dir.path().join("deploy/compose");
     fs::create_dir_all(&folder).unwrap();
     fs::copy(file("deploy/compose/secrets"), folder.join("secrets")).unwrap();
-    for _ in 0..2 {
+    let run_script = async || {
         let mut script = tokio::process::Command::new(folder.join("secrets"));
         let output = script.env("WAYBILL", Process::executable()).output().await.unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    }
+    };
+    run_script().await;
+    run_script().await;
     for (name, secret) in compose["secrets"].as_object().unwrap() {
         let made = dir.path().join(secret["file"].as_str().unwrap());
         assert!(fs::metadata(&made).is_ok_and(|made| made.len() > 0), "{name}: {}", made.display());
     }
+    // A database is reached with TLS only; a URL of an older version is made again, and one of the user's own is not.
+    let url = |service: &str| dir.path().join(format!("secrets/{service}-database-url"));
+    let shown = "?sslmode=verify-full&sslrootcert=/run/secrets/tls-ca&sslcert=/run/secrets/tls-certificate&sslkey=/run/secrets/tls-key";
+    let made = fs::read_to_string(url("orders")).unwrap();
+    let plain = made.strip_suffix(shown).unwrap();
+    let elsewhere = "postgres://orders:secret@db.example.com/orders";
+    fs::write(url("orders"), plain).unwrap();
+    fs::write(url("users"), elsewhere).unwrap();
+    run_script().await;
+    assert_eq!(fs::read_to_string(url("orders")).unwrap(), made);
+    assert_eq!(fs::read_to_string(url("users")).unwrap(), elsewhere);
     let cluster = fs::read_to_string(dir.path().join("secrets/nats/cluster.conf")).unwrap();
     let routes = cluster.lines().find(|line| line.trim_start().starts_with("routes:")).unwrap();
     assert!(routes.contains("@nats-3:6222") && cluster.contains("include \"accounts.conf\""), "{routes}");
@@ -311,4 +351,30 @@ async fn what_it_mounts_and_reads_is_there() {
         assert!(script.contains(made), "{name}");
     }
     assert!(fs::read_to_string(file(".gitignore")).unwrap().lines().any(|line| line == "/secrets"));
+}
+
+/// A name that is written wrong is no setting, and where there is a default nobody would notice.
+#[tokio::test]
+async fn every_variable_is_one_that_is_read() {
+    let compose = compose().await;
+    let known = known_variables().await;
+    let recipe = fs::read_to_string(file("Dockerfile")).unwrap();
+    let image = recipe.lines().filter_map(|line| line.strip_prefix("ENV ")).flat_map(str::split_whitespace);
+    let image = image.map(|one| ("the image", one.split_once('=').unwrap().0.to_owned()));
+    let services = compose["services"].as_object().unwrap();
+    let waybill = services.iter().filter(|(_, one)| one["environment"]["WAYBILL_NATS_URL"].is_string());
+    let told = waybill.flat_map(|(name, one)| {
+        one["environment"].as_object().unwrap().keys().map(|variable| (name.as_str(), variable.clone()))
+    });
+    for (name, variable) in image.chain(told) {
+        assert!(known.contains(&variable), "{name}: nobody reads {variable}");
+    }
+    let conf = ["nats/conf/cluster.conf", "deploy/compose/node.conf"]
+        .map(|conf| fs::read_to_string(file(conf)).unwrap())
+        .concat();
+    for name in ["nats", "nats-1", "nats-2", "nats-3"] {
+        for variable in services[name]["environment"].as_object().unwrap().keys() {
+            assert!(conf.contains(&format!("${variable}\n")), "{name}: {variable}");
+        }
+    }
 }

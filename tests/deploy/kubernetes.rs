@@ -1,7 +1,7 @@
 //! The manifests of Kubernetes: what they promise, by value. `waybill.yaml` is what `kubectl kustomize` makes of them.
 
 use crate::{
-    file,
+    file, known_variables,
     yaml::{documents, faults},
 };
 use serde_json::{Value, json};
@@ -383,5 +383,30 @@ async fn the_metric_that_services_scale_by_is_served() {
     assert_eq!(rule["metricsQuery"], "sum by (<<.GroupBy>>) (<<.Series>>{<<.LabelMatchers>>})");
     for label in ["namespace", "pod"] {
         assert_eq!(rule["resources"]["overrides"][label]["resource"], label);
+    }
+}
+
+/// Those of the map, and those of each container.
+#[tokio::test]
+async fn every_variable_is_one_that_is_read() {
+    let known = known_variables().await;
+    for overlay in ["waybill.yaml", "waybill-tls.yaml"] {
+        let all = documents(&file(&format!("deploy/kubernetes/{overlay}"))).await;
+        let map = &named(&all, "ConfigMap", "waybill")["data"];
+        let mut told: Vec<_> =
+            map.as_object().unwrap().keys().map(|name| ("the map", name.as_str())).collect();
+        for one in of_kind(&all, "Deployment").chain(of_kind(&all, "Job")) {
+            let container = &one["spec"]["template"]["spec"]["containers"][0];
+            assert_eq!(container["envFrom"][0]["configMapRef"]["name"], "waybill");
+            let env = container["env"].as_array().unwrap();
+            let name = one["metadata"]["name"].as_str().unwrap();
+            told.extend(env.iter().map(|variable| (name, variable["name"].as_str().unwrap())));
+        }
+        for (name, variable) in told {
+            // What others are made of by Kubernetes itself.
+            let parts = map.to_string().contains(&format!("$({variable})"))
+                || all.iter().any(|one| one.to_string().contains(&format!("$({variable})")));
+            assert!(parts || known.contains(variable), "{overlay}: {name}: nobody reads {variable}");
+        }
     }
 }

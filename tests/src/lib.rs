@@ -7,8 +7,8 @@
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes; [`Intruder`]: one with
 //!   a key that he should not have
 //! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
-//! - [`Cluster`]: a PostgreSQL server
-//! - [`installed`], [`python`], [`node`]: packages of Python and of Node
+//! - [`Cluster`]: a PostgreSQL server; [`Compose`]: all that `docker-compose.yml` starts
+//! - [`installed`], [`python`], [`node`]: packages of Python and of Node; [`yaml`]
 //! - [`eventually`]: waiting for a condition, with a deadline; [`settled`]: waiting until all that must hold does
 //!
 //! Everything runs in temporary folders on ports that the system gives, and ends with the test.
@@ -18,6 +18,7 @@
 //! alone builds it first: `cargo build -p waybill && cargo test -p waybill-tests`.
 
 mod collector;
+mod compose;
 mod front;
 mod intruder;
 mod mail;
@@ -31,10 +32,12 @@ mod subscriber;
 mod trap;
 mod wait;
 mod world;
+pub mod yaml;
 
 use projections::database::Cluster as Started;
 
 pub use collector::{CollectedLog, CollectedSpan, Collector};
+pub use compose::Compose;
 pub use front::Front;
 pub use intruder::{Intruder, Refusal};
 pub use mail::{MailServer, Received as ReceivedMail};

@@ -7,6 +7,7 @@ mod again;
 mod asyncapi;
 mod backup;
 mod cluster;
+mod compose;
 mod contention;
 mod crash;
 mod customers;

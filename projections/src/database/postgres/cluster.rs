@@ -43,9 +43,9 @@ pub struct Cluster {
 impl Cluster {
     /// Makes one and starts it with these parameters, such as `fsync=off`.
     pub fn start(settings: &[&str]) -> Result<Self, ClusterError> {
-        let programs = programs()?;
+        let programs = Self::programs()?;
         let folder = tempfile::tempdir().map_err(|error| failed("a temporary folder", &error))?;
-        let user = if rustix::process::getuid().is_root() { Some(unprivileged()?) } else { None };
+        let user = Self::runs_as()?;
         if let Some((user, group)) = user {
             chown(folder.path(), Some(user), Some(group)).map_err(|error| failed("chown", &error))?;
         }
@@ -69,6 +69,16 @@ impl Cluster {
         succeeds(initdb.arg(secret).arg("-D").arg(cluster.data()))?;
         cluster.launch()?;
         Ok(cluster)
+    }
+
+    /// Where the programs of the server are.
+    pub fn programs() -> Result<PathBuf, ClusterError> {
+        programs()
+    }
+
+    /// Ids of the user and the group that it runs as; none for whoever starts it.
+    pub fn runs_as() -> Result<Option<(u32, u32)>, ClusterError> {
+        rustix::process::getuid().is_root().then(unprivileged).transpose()
     }
 
     /// A new, empty database for whoever may do everything.
