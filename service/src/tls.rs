@@ -8,11 +8,12 @@ mod listener;
 
 pub use listener::{Listener, ServerTls, Stream};
 
+use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
-        WebPkiServerVerifier,
+        ResolvesClientCert, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs},
@@ -20,6 +21,7 @@ use rustls::{
         CertificateDer, PrivateKeyDer, ServerName, UnixTime,
         pem::{self, PemObject},
     },
+    sign::CertifiedKey,
 };
 use std::{
     error::Error,
@@ -63,6 +65,19 @@ pub struct Tls {
     pub listen: Option<ServerTls>,
     /// Others are called with it where they speak TLS.
     pub call: Option<ClientTls>,
+}
+
+impl Tls {
+    /// Listens and calls with the certificates of another one from the next connection on, as do all clones of this one.
+    /// Those that are open stay as they are.
+    pub fn take(&self, fresh: &Self) {
+        if let (Some(listen), Some(fresh)) = (&self.listen, &fresh.listen) {
+            listen.take(fresh);
+        }
+        if let (Some(call), Some(fresh)) = (&self.call, &fresh.call) {
+            call.take(fresh);
+        }
+    }
 }
 
 /// A certificate, with those that lead to who signed it, and its key.
@@ -151,20 +166,43 @@ fn unfit(error: impl fmt::Display) -> TlsError {
     TlsError::Unfit(error.to_string())
 }
 
-/// What others are called with: who is believed, and the certificate to show.
+/// What others are called with: who is believed, and the certificate to show. Clones share both.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
-    roots: Arc<RootCertStore>,
-    identity: Option<Arc<Identity>>,
+    current: Arc<Current>,
     optional: bool,
+}
+
+/// Exchanged while connections are made.
+struct Current {
+    believed: ArcSwap<WebPkiServerVerifier>,
+    shown: Option<ArcSwap<CertifiedKey>>,
+}
+
+impl fmt::Debug for Current {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Current")
+    }
 }
 
 impl ClientTls {
     /// Believes certificates that one of these has signed. Says at once where the identity is none.
     pub fn new(roots: Arc<RootCertStore>, identity: Option<Arc<Identity>>) -> Result<Self, TlsError> {
-        let tls = Self { roots, identity, optional: false };
-        tls.by_host()?;
-        Ok(tls)
+        let believed =
+            WebPkiServerVerifier::builder_with_provider(roots, provider()).build().map_err(unfit)?;
+        let certified = |identity: Arc<Identity>| {
+            let (chain, key) = identity.parts();
+            CertifiedKey::from_der(chain, key, &provider()).map_err(|error| unfit(in_words(&error)))
+        };
+        let shown = identity.map(certified).transpose()?.map(ArcSwap::from_pointee);
+        Ok(Self { current: Arc::new(Current { believed: ArcSwap::from(believed), shown }), optional: false })
+    }
+
+    fn take(&self, fresh: &Self) {
+        self.current.believed.store(fresh.current.believed.load_full());
+        if let (Some(shown), Some(fresh)) = (&self.current.shown, &fresh.current.shown) {
+            shown.store(fresh.load_full());
+        }
     }
 
     /// Whether instances that do not speak TLS are called all the same: for the time in which an installation is changed
@@ -187,34 +225,28 @@ impl ClientTls {
 
     /// For calls of a URL: its host has to be in the certificate.
     pub fn by_host(&self) -> Result<ClientConfig, TlsError> {
-        self.config(self.verifier()?)
+        self.config(None)
     }
 
     /// For calls of the service of this name, wherever it is.
     pub fn by_name(&self, name: &str) -> Result<ClientConfig, TlsError> {
-        let name = server_name(name)?;
-        self.config(Arc::new(Named { inner: self.verifier()?, name }))
+        self.config(Some(server_name(name)?))
     }
 
-    fn verifier(&self) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
-        WebPkiServerVerifier::builder_with_provider(Arc::clone(&self.roots), provider())
-            .build()
-            .map_err(unfit)
-    }
-
-    fn config(&self, verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, TlsError> {
+    fn config(&self, name: Option<ServerName<'static>>) -> Result<ClientConfig, TlsError> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .map_err(unfit)?
             .dangerous()
-            .with_custom_certificate_verifier(verifier);
-        match &self.identity {
-            Some(identity) => {
-                let (chain, key) = identity.parts();
-                builder.with_client_auth_cert(chain, key).map_err(|error| unfit(in_words(&error)))
-            }
-            None => Ok(builder.with_no_client_auth()),
+            .with_custom_certificate_verifier(Arc::new(Believed {
+                current: Arc::clone(&self.current),
+                name,
+            }));
+        if self.current.shown.is_none() {
+            return Ok(builder.with_no_client_auth());
         }
+        let current: Arc<dyn ResolvesClientCert> = Arc::<Current>::clone(&self.current);
+        Ok(builder.with_client_cert_resolver(current))
     }
 
     /// For who calls nobody with TLS, and has to have one all the same: no certificate is accepted.
@@ -230,23 +262,36 @@ pub fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
     ServerName::try_from(name.to_owned()).map_err(unfit)
 }
 
-/// Checks that a certificate is for one name, whatever address was called. Everything else is checked as ever.
-#[derive(Debug)]
-struct Named {
-    inner: Arc<WebPkiServerVerifier>,
-    name: ServerName<'static>,
+/// Shows the certificate that is there when a connection is made.
+impl ResolvesClientCert for Current {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.shown.as_ref().map(ArcSwap::load_full)
+    }
+
+    fn has_certs(&self) -> bool {
+        self.shown.is_some()
+    }
 }
 
-impl ServerCertVerifier for Named {
+/// Checks certificates by who is believed when a connection is made; with a name, that they are for this one, whatever address
+/// was called.
+#[derive(Debug)]
+struct Believed {
+    current: Arc<Current>,
+    name: Option<ServerName<'static>>,
+}
+
+impl ServerCertVerifier for Believed {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _called: &ServerName<'_>,
+        called: &ServerName<'_>,
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
+        let (believed, name) = (self.current.believed.load(), self.name.as_ref().unwrap_or(called));
+        believed.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
     }
 
     fn verify_tls12_signature(
@@ -255,7 +300,7 @@ impl ServerCertVerifier for Named {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, certificate, signature)
+        self.current.believed.load().verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -264,11 +309,11 @@ impl ServerCertVerifier for Named {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, certificate, signature)
+        self.current.believed.load().verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
+        self.current.believed.load().supported_verify_schemes()
     }
 }
 

@@ -436,3 +436,78 @@ async fn what_is_wrong_with_certificates_is_said_all_at_once_at_the_start() {
     let (code, said) = run(&["config", "--check", file.to_str().unwrap()]).await.unwrap();
     assert!(code == Some(64) && said.contains("serve.advertise: the services listen with TLS"), "{said}");
 }
+
+/// Waits until a process has read its certificates again so many times.
+async fn renewed(process: &Serve, times: usize) {
+    eventually("the certificates are read again", SOON, async || {
+        let read = |line: &Value| line["message"] == "the certificates have been read again";
+        (process.log().iter().filter(|line| read(line)).count() >= times).then_some(())
+    })
+    .await;
+}
+
+/// As operators change an authority: first both are believed, then everybody shows a certificate of the new one, then the
+/// old one is believed no more. Nothing is started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_and_who_signs_them_are_changed_while_everything_runs() {
+    let (old, new) = (Certificates::make().await, Certificates::make().await);
+    let world = World::of(&[], |_| ()).await.unwrap();
+    let used = Certificates::make().await;
+    let put = |name: &str, text: String| fs::write(used.path(name), text).unwrap();
+    let read = |of: &Certificates, name: &str| fs::read_to_string(of.path(name)).unwrap();
+    let shows = |of: &Certificates| {
+        for role in ["inventory", "gateway"] {
+            for end in ["pem", "key"] {
+                put(&format!("{role}.{end}"), read(of, &format!("{role}.{end}")));
+            }
+        }
+    };
+    put("ca.pem", read(&old, "ca.pem"));
+    shows(&old);
+    let mut first = Serve::with(&world, "inventory", "one", &used.as_role("inventory")).unwrap();
+    let (edge, address) = gateway(&world, "edge", &used.edge()).await;
+    let place = first.address().await;
+    // Each time a new connection.
+    let inside = async |of: &Certificates| {
+        let asked = of.client(Some("operator")).get(format!("https://{place}/health")).send().await;
+        asked.map(|answer| answer.status().as_u16()).map_err(|error| why(&error))
+    };
+    let outside = async |of: &Certificates| {
+        let asked = of.client(None).get(format!("https://{address}/api/products/TEA")).send().await;
+        asked.map(|answer| answer.status().as_u16()).map_err(|error| why(&error))
+    };
+    let answers = async |of: &Certificates| {
+        eventually("both answer", SOON, async || {
+            // There is no such product, which the inventory has said.
+            (inside(of).await == Ok(200) && outside(of).await == Ok(404)).then_some(())
+        })
+        .await;
+    };
+    answers(&old).await;
+    assert!(inside(&new).await.is_err() && outside(&new).await.is_err());
+
+    put("ca.pem", [read(&old, "ca.pem"), read(&new, "ca.pem")].concat());
+    renewed(&first, 1).await;
+    renewed(&edge, 1).await;
+    answers(&old).await;
+    shows(&new);
+    answers(&new).await;
+    put("ca.pem", read(&new, "ca.pem"));
+    eventually("the old ones are believed no more", SOON, async || inside(&old).await.err()).await;
+    assert!(outside(&old).await.is_err());
+    // Another instance knows the new ones only: it is called with what the gateway has read, and believed by that.
+    let second = Serve::with(&world, "inventory", "two", &used.as_role("inventory")).unwrap();
+    second.address().await;
+    first.terminate().unwrap();
+    assert!(first.ended().await.unwrap().success());
+    eventually("the other instance is called", SOON, async || (outside(&new).await == Ok(404)).then_some(()))
+        .await;
+
+    // What does not fit together changes nothing, also when it is asked for.
+    put("inventory.key", read(&old, "inventory.key"));
+    second.hang_up().unwrap();
+    says(&second, "the certificates do not fit together, the old ones stay").await;
+    assert_eq!(outside(&new).await, Ok(404));
+    put("inventory.key", read(&new, "inventory.key"));
+    renewed(&second, 1).await;
+}

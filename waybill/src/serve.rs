@@ -12,7 +12,7 @@ use crate::{
     settings::{self, MasterKeyArgs},
     subscriptions::{SubscriptionArgs, Subscriptions},
     system::{Advertise, Config, Service, System},
-    tls::TlsArgs,
+    tls::{Renewal, TlsArgs},
 };
 use futures::future::OptionFuture;
 use nats::{Durability, MasterKey};
@@ -127,6 +127,8 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
             "TLS is optional: instances that do not speak it are called with plain HTTP; --tls-optional"
         );
     }
+    let inside = (!services.is_empty()).then_some(&config.tls);
+    let renewal = Renewal::new(&args.tls, inside, gateway.as_ref().map(|(edge, _)| &edge.tls))?;
     let mut listeners = Vec::new();
     for (service, port) in services {
         listeners.push((service, bind(service.name(), &args.host, port).await?));
@@ -142,6 +144,7 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     tracing::info!(durability = %config.durability, replicas = config.replicas, "running");
     let result = tokio::select! {
         signal = service::signal() => signal.map_err(Failure::from),
+        Some(never) = OptionFuture::from(renewal.map(Renewal::follow)) => match never {},
         Some(failure) = OptionFuture::from(system.as_mut().map(System::failed)) => Err(failure),
         Some(failure) = OptionFuture::from(edge.as_mut().map(Edge::failed)) => Err(failure),
     };

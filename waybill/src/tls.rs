@@ -1,5 +1,9 @@
 //! Certificates between gateway and services, and in front of the gateway, by flags, variables and files.
 
+mod renewal;
+
+pub(crate) use renewal::Renewal;
+
 use crate::failure::Failure;
 use service::{
     config::Faults,

@@ -2,6 +2,7 @@
 
 use super::{HTTP, Identity, TlsError, fault, in_words, provider, unfit};
 use crate::http::{STALLED, prepare};
+use arc_swap::ArcSwap;
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use std::{
     collections::VecDeque,
@@ -26,9 +27,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How many may be at it: one more takes the place of the one who has been at it longest. Who means it takes milliseconds.
 const HANDSHAKES: usize = 1024;
 
-/// The certificate that connections are accepted with.
+/// The certificate that connections are accepted with. Clones share it.
 #[derive(Clone)]
-pub struct ServerTls(TlsAcceptor);
+pub struct ServerTls(Arc<ArcSwap<ServerConfig>>);
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,12 +53,17 @@ impl ServerTls {
         let (chain, key) = identity.parts();
         let mut config = builder.with_single_cert(chain, key).map_err(|error| unfit(in_words(&error)))?;
         config.alpn_protocols = vec![HTTP.to_vec()];
-        Ok(Self(TlsAcceptor::from(Arc::new(config))))
+        Ok(Self(Arc::new(ArcSwap::from_pointee(config))))
+    }
+
+    /// Accepts with what another one accepts with, from the next connection on.
+    pub(super) fn take(&self, fresh: &Self) {
+        self.0.store(fresh.0.load_full());
     }
 
     /// Agrees on TLS with whoever has connected, within this time.
     pub async fn accept(&self, stream: TcpStream, within: Duration) -> io::Result<Stream> {
-        match timeout(within, self.0.accept(stream)).await {
+        match timeout(within, TlsAcceptor::from(self.0.load_full()).accept(stream)).await {
             Ok(accepted) => accepted.map(|stream| Stream::Tls(Box::new(stream))),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }

@@ -29,15 +29,14 @@ pub(super) fn check(args: &Args, plan: &Plan, report: &mut Report) {
         file(
             &path,
             Iterator::min,
-            "make a new one, and restart who shows it: docs/security.md",
+            "put a new one in its place, with its key: docs/security.md",
             plan,
             report,
         );
     }
     for path in files(&BELIEVED, believed) {
         // While one takes the place of another both are there.
-        let todo =
-            "make a new one, with certificates that it signs, and restart who reads it: docs/security.md";
+        let todo = "put a new one beside it, then certificates that it signs: docs/security.md";
         file(&path, Iterator::max, todo, plan, report);
     }
 }
