@@ -10,6 +10,7 @@
 mod audit;
 mod fingerprint;
 mod notice;
+mod said;
 
 use crate::{
     AppendError, Bucket, BucketConfig, BucketError, Connection, EventStore, Filter, From, LoadError, Message,
@@ -25,6 +26,7 @@ use events::{
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 pub use notice::Asked;
+use said::Histories;
 use serde::{Deserialize, Serialize};
 use service::Clock;
 use std::time::Duration;
@@ -113,6 +115,7 @@ pub struct Parking {
     pub(crate) bucket: Bucket,
     store: EventStore,
     clock: Clock,
+    histories: Histories,
 }
 
 /// A failure, before it is known what it is called.
@@ -169,7 +172,12 @@ impl Parking {
         clock: Clock,
         replicas: usize,
     ) -> Result<Self, TopologyError> {
-        Ok(Self { bucket: Bucket::ensure(connection, &config(replicas)).await?, store, clock })
+        Ok(Self {
+            bucket: Bucket::ensure(connection, &config(replicas)).await?,
+            store,
+            clock,
+            histories: Histories::default(),
+        })
     }
 
     /// Everything that is parked at this moment, the oldest first.

@@ -233,9 +233,10 @@ impl EventStore {
         self.loader(subject).last().await
     }
 
-    /// Every message of an aggregate, however many there are: slow, for aggregates that have few.
-    pub(crate) async fn history(&self, subject: &Subject) -> Result<Vec<Message>, LoadError> {
-        self.loader(subject).by_subject(1).await
+    /// The messages of an aggregate from a sequence of its stream on, however many there are: slow, for aggregates that have
+    /// few.
+    pub(crate) async fn since(&self, subject: &Subject, sequence: u64) -> Result<Vec<Message>, LoadError> {
+        self.loader(subject).by_subject(sequence).await
     }
 
     /// The message of an aggregate at a sequence of its stream; `None` where there is none, or another aggregate's.

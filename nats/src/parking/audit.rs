@@ -1,7 +1,7 @@
 //! What was parked, passed over and resolved, as facts in the stream of operations.
 
-use super::{DeadLetter, Parking, ParkingError};
-use crate::{AppendError, Message, Write};
+use super::{DeadLetter, Parking, ParkingError, said};
+use crate::{AppendError, LoadError, Message, Write};
 use events::{
     Actor, Aggregate, CommandId, CorrelationId, DeadLetterId, DomainEvent, Envelope, Fact, Metadata, Subject,
     envelope::header,
@@ -78,7 +78,7 @@ impl Parking {
         loop {
             let last = self.store.last(&subject).await?;
             if let Some(last) = &last
-                && self.is_said(&subject, last, &event).await?
+                && self.is_said(id, &subject, last, &event).await?
             {
                 return Ok(());
             }
@@ -102,15 +102,24 @@ impl Parking {
             tries += 1;
             match self.store.append(vec![write]).await {
                 Err(AppendError::Conflict) if tries < TRIES => {}
-                result => return Ok(result.map(|_| ())?),
+                Err(error) => return Err(error.into()),
+                Ok(appended) => {
+                    if let DeadLetterEvent::Skipped(skipped) = &event {
+                        let mut all = self.histories.0.lock().await;
+                        said::of(&mut all, id).said(skipped.failure.sequence, guard, appended.first);
+                    }
+                    return Ok(());
+                }
             }
         }
     }
 
     /// Whether a fact is the last one of its dead letter, or, where messages are passed over, any of them: two processes
     /// may pass those of one aggregate in another order than they came, and then what was said last is of another one.
+    /// Of the history only what is new is read.
     async fn is_said(
         &self,
+        id: DeadLetterId,
         subject: &Subject,
         last: &Message,
         event: &DeadLetterEvent,
@@ -118,11 +127,20 @@ impl Parking {
         if says(last, event) {
             return Ok(true);
         }
-        if !matches!(event, DeadLetterEvent::Skipped(_)) {
-            return Ok(false);
+        let DeadLetterEvent::Skipped(skipped) = event else { return Ok(false) };
+        let mut all = self.histories.0.lock().await;
+        let history = said::of(&mut all, id);
+        if history.through < last.position.sequence {
+            for fact in self.store.since(subject, history.through + 1).await? {
+                history.hear(&fact);
+            }
         }
-        let history = self.store.history(subject).await?;
-        Ok(history.iter().any(|said| says(said, event)))
+        if history.through < last.position.sequence {
+            // Another node answered than the one that had the last fact.
+            let (subject, detail) = (subject.clone(), "a copy of the stream is behind".to_owned());
+            return Err(LoadError::Unavailable { subject, detail }.into());
+        }
+        Ok(history.has(skipped.failure.sequence))
     }
 }
 

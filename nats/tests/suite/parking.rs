@@ -6,6 +6,7 @@ use events::{
     Actor, Aggregate, CommandId, Context, DeadLetterId, DomainEvent, Envelope, Fact, Metadata, Subject,
     ops::{DeadLetterDiscarded, DeadLetterEvent, DeadLetterRetried, Holds},
 };
+use futures::StreamExt;
 use jiff::Timestamp;
 use nats::{
     AppendError, Connection, Consumer, ConsumerMetrics, DeadLetter, EventStore, Filter, From, Handler,
@@ -448,6 +449,46 @@ async fn what_is_skipped_out_of_order_is_said_of_each_message_once() {
     });
     let sequences = [2, 0, 1].map(|index: usize| messages[index].position.sequence);
     assert_eq!(said.collect::<Vec<_>>(), sequences);
+}
+
+/// However many of one aggregate are passed over, and by however many processes: what was said before is read once by each.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_skipped_one_by_one_reads_what_was_said_once() {
+    const MESSAGES: usize = 60;
+    let rig = Rig::start().await;
+    let bad = item();
+    add(&rig, &bad, 1..=MESSAGES as u64).await;
+    let mut reader =
+        Reader::open(&rig.connection, Context::Inventory, From::Start, Until::End, Filter::default())
+            .await
+            .unwrap();
+    let messages: Vec<Message> = soon("the events", crate::rig::rest(&mut reader)).await;
+    assert_eq!(messages.len(), MESSAGES);
+    let processes = [parking(&rig).await, parking(&rig).await];
+    // Every answer that anybody gets.
+    let observer = rig.client().await;
+    let mut answers = observer.subscribe("_INBOX.>").await.unwrap();
+    observer.flush().await.unwrap();
+    for (message, number) in messages.iter().zip(0..) {
+        processes[number % 2].skip("test", DURABLE, message, "poisoned".to_owned()).await.unwrap();
+    }
+    // A third one, which knows nothing, says nothing again.
+    let third = parking(&rig).await;
+    for message in &messages {
+        third.skip("test", DURABLE, message, "poisoned".to_owned()).await.unwrap();
+    }
+    observer.publish("_INBOX.end", "".into()).await.unwrap();
+    let mut read = 0;
+    while let Some(answer) = soon("an answer", answers.next()).await {
+        if answer.subject.as_str() == "_INBOX.end" {
+            break;
+        }
+        let of_log = answer.headers.as_ref().and_then(|headers| headers.get("Nats-Subject"));
+        read += usize::from(of_log.is_some_and(|subject| subject.as_str().contains(".deadletter.")));
+    }
+    // For each of them the last one, by whoever says so and by the third; what the other one said; and all of it, once.
+    assert!((2 * MESSAGES..=5 * MESSAGES).contains(&read), "{read} facts were read");
+    assert_eq!(nats::last_sequence(&rig.connection, Context::Ops).await.unwrap(), MESSAGES as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]
