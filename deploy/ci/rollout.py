@@ -8,6 +8,9 @@
 3. promote  the deployment takes the image, a few instances at a time; the canary goes.
 4. back     whatever goes wrong before: the canary goes, and a deployment that had taken the image takes its old one again.
 
+The image may be an older one, to go back to. Where it does not know `waybill health --metrics`, it is asked whether it is ready
+instead, and it is said that failures are not counted.
+
 What instances count is asked of them with `kubectl exec` and, at the gateway, through the proxy of the API server: whoever runs
 this needs the rights to `pods/exec` and `pods/proxy`.
 
@@ -37,6 +40,7 @@ class Cluster:
     def __init__(self, namespace):
         self.base = ["kubectl", "--namespace", namespace]
         self.namespace = namespace
+        self.older = False
 
     def run(self, *words, given=None):
         done = subprocess.run([*self.base, *words], input=given, text=True, capture_output=True)
@@ -54,9 +58,23 @@ class Cluster:
         spec = pod["spec"]["containers"][0]
         name = pod["metadata"]["name"]
         if pod["metadata"]["labels"]["app"] != "gateway":
-            return self.run("exec", name, "--container", spec["name"], "--", "waybill", "health", "--metrics")
+            return self.counted(["exec", name, "--container", spec["name"], "--", "waybill", "health"])
         place = f"{'https:' if 'WAYBILL_GATEWAY_CERT' in variables(pod['spec']) else ''}{name}:3000"
         return self.run("get", "--raw", f"/api/v1/namespaces/{self.namespace}/pods/{place}/proxy/metrics")
+
+    def counted(self, health):
+        """What a service counts, as it says from inside; nothing where its image is older than the question: then it has to say
+        that it is ready."""
+        if not self.older:
+            try:
+                return self.run(*health, "--metrics")
+            except Trouble as trouble:
+                if "'--metrics'" not in str(trouble):
+                    raise
+                self.older = True
+                print("the image is too old to say what it counts: only whether it is ready is watched", flush=True)
+        self.run(*health, "--ready")
+        return ""
 
 
 def variables(pod):

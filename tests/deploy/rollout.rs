@@ -8,8 +8,8 @@ use std::{
     process::{Command, Output},
 };
 
-/// The cluster: one deployment and its canary; `REFUSES` is what fails, `READY`, `RESTARTS`, `METRICS` and `ENV` are the canary's.
-/// `MANIFESTS` is what kustomize makes.
+/// The cluster: one deployment and its canary; `REFUSES` is what fails, `READY`, `RESTARTS`, `METRICS` and `ENV` are the canary's,
+/// `OLDER` what its image does not know. `MANIFESTS` is what kustomize makes.
 const KUBECTL: &str = r#"#!/usr/bin/env python3
 import json, os, sys
 words = sys.argv[3:]
@@ -20,6 +20,9 @@ with open(os.environ["CALLS"], "a") as calls:
 refuses = os.environ.get("REFUSES")
 if refuses and refuses in line:
     sys.exit("no: " + refuses)
+older = os.environ.get("OLDER")
+if older and older in words:
+    sys.exit(f"error: unexpected argument '{older}' found\ncommand terminated with exit code 64")
 container = {"name": "waybill", "image": "waybill:old", "env": [{"name": os.environ.get("ENV", "X"), "value": "x"}]}
 if words[0] == "kustomize":
     print(open(os.environ["MANIFESTS"]).read())
@@ -113,6 +116,25 @@ fn a_canary_that_does_badly_goes_and_nothing_else_changes() {
             "{calls:#?}"
         );
     }
+}
+
+/// One goes back to it: how to ask for what is counted came later.
+#[test]
+fn an_older_image_that_does_not_say_what_it_counts_is_watched_by_whether_it_is_ready() {
+    let older = ("OLDER", "--metrics");
+    let (output, calls) = run("rollout.py", &["orders", "waybill:old", "--watch", "1"], &[older]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(said.matches("too old to say what it counts: only whether it is ready").count(), 1, "{said}");
+    let asked =
+        |how: &str| calls.iter().filter(|call| call.ends_with(&format!("waybill health {how}"))).count();
+    assert!(asked("--metrics") == 1 && asked("--ready") > 0, "{calls:#?}");
+    assert!(position(&calls, "set image deployment/orders-service *=waybill:old").is_some(), "{calls:#?}");
+
+    let (output, calls) = roll_out(&[older, ("REFUSES", "health --ready")]);
+    assert_eq!(output.status.code(), Some(1), "{calls:#?}");
+    assert!(position(&calls, "delete deployment orders-service-canary").is_some(), "{calls:#?}");
+    assert!(position(&calls, "set image").is_none(), "{calls:#?}");
 }
 
 #[test]
