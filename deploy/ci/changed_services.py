@@ -5,7 +5,7 @@
     deploy/ci/changed_services.py --deployed deployed       # in what HEAD differs from what runs
     git diff --name-only HEAD~1 | deploy/ci/changed_services.py -
 
-Prints a JSON list of service names, sorted; with --github-output also `services=...` and `any=true|false` for later
+Prints a JSON list of service names, in the order in which they are deployed; with --github-output also `services=...` and `any=true|false` for later
 steps of a workflow. A file that the script does not know counts for every service: it may say too many, never too few.
 """
 
@@ -32,7 +32,10 @@ MODULES = {
     "fulfilment": "fulfilment",
     "ops": "operations",
 }
-SERVICES = frozenset(MODULES.values()) | {GATEWAY}
+# Who reads comes before who records, so that nobody meets what he does not know yet: against the way that an order goes, from those
+# who only listen to those who begin it. The gateway asks all of them, and comes last.
+ORDER = ("notifications", "operations", "shipping", "payments", "inventory", "fulfilment", "orders", "users", GATEWAY)
+SERVICES = frozenset(ORDER)
 
 # Crates that are split by service inside.
 SIDES = ("commands", "projections")
@@ -99,6 +102,13 @@ def paths(text, root):
     return [path for start in starts for path in tree(start.end(), ())[0]]
 
 
+def executable():
+    """The text of every file of the executable, which is the same for every service. Benchmarks run in none."""
+    source = ROOT / "waybill/src"
+    files = (file for file in source.rglob("*.rs") if file.relative_to(source).parts[0] not in ("bench", "bench.rs"))
+    return [without_tests(file.read_text()) for file in files]
+
+
 class Side:
     """The modules of one side, and which of their files the modules of other services rest on."""
 
@@ -114,6 +124,16 @@ class Side:
         self.files = {
             path: of for path, of in self.files.items() if not (only_tests and re.search(rf"/({only_tests})(\.rs$|/)", path))
         }
+
+        # What the executable itself takes of a module, whichever service it runs.
+        self.assembled = {file for text in executable() for file in self.taken(text, name)}
+
+    def taken(self, text, root):
+        """The files of this side that a text outside of it rests on."""
+        wanted = [(first, rest if rest != ["self"] else []) for first, *rest in paths(text, root) if first in MODULES]
+        # A module that is imported whole is named by itself from there on.
+        wanted += [(first, rest) for first, inside in wanted if not inside for rest in paths(text, first)]
+        return {file for module, names in wanted for name in names[-1:] for file in self.defining(module, name)}
 
     def defining(self, module, name):
         """The files of a module that define a name; all of them where none does."""
@@ -135,6 +155,8 @@ class Side:
             file: {one for one in self.imports(file) if self.files[one][0] != owner}
             for file, (owner, _) in self.files.items()
         }
+        if path in reachable(self.assembled, self.imports):
+            return SERVICES - {GATEWAY}
         found = {MODULES[module]}
         for user, (owner, _) in self.files.items():
             if foreign[user] and path in reachable(foreign[user], self.imports):
@@ -200,7 +222,7 @@ def main():
     elif not files:
         parser.error("name files, or say --base or --deployed")
     house = crates()
-    services = sorted(set().union(*(affected(file, house) for file in files)))
+    services = sorted(set().union(*(affected(file, house) for file in files)), key=ORDER.index)
     print(json.dumps(services))
     if arguments.github_output:
         with open(os.environ["GITHUB_OUTPUT"], "a", encoding="utf-8") as output:

@@ -4,7 +4,8 @@
     deploy/ci/rollout.py orders ghcr.io/waybill/waybill:4f1c2d --namespace waybill
 
 1. canary   one instance of the new image beside the old ones. It registers like every other, so it gets its share.
-2. watch    for --watch seconds: it must stay ready, must not restart, and at most --failures of what it is asked may fail.
+2. watch    for --watch seconds: it must stay ready, must not restart, and of what it is asked and does at most --failures may fail:
+            commands, requests (of a service its queries too), reactions and the commits of its read model.
 3. promote  the deployment takes the image, a few instances at a time; the canary goes.
 4. back     whatever goes wrong before: the canary goes, and a deployment that had taken the image takes its old one again.
 
@@ -25,9 +26,18 @@ import subprocess
 import sys
 import time
 
-# What instances count of the requests and commands they could not do.
-COUNTERS = re.compile(r'^(waybill_commands_total|waybill_gateway_requests_total)\{([^}]*)\} (\d+)', re.MULTILINE)
-BAD = re.compile(r'outcome="(failed|unknown)"|status="5\d\d"')
+# What instances count of what they do: the whole, and what of it failed. Each is judged by itself, so that many commands do not
+# cover up a few queries. Where the failures are a counter of their own, they are not in the other one. What the world is to blame
+# for, and a race that another projector won, is no fault of the image.
+JUDGED = {
+    "commands": ("waybill_commands_total", "waybill_commands_total", r'outcome="(failed|unknown)"'),
+    "requests": ("waybill_http_requests_total", "waybill_http_requests_total", r'status="5\d\d"'),
+    "requests of clients": ("waybill_gateway_requests_total", "waybill_gateway_requests_total", r'status="5\d\d"'),
+    "reactions": ("waybill_reaction_seconds_count", "waybill_reaction_failures_total", r'cause="message"'),
+    "commits": ("waybill_projection_commit_seconds_count", "waybill_projection_failures_total", r'kind="(commit|decode|read)"'),
+}
+# Fewer say nothing.
+ENOUGH = 20
 
 
 class Trouble(Exception):
@@ -97,18 +107,23 @@ def canary_of(deployment, image):
     return canary
 
 
+def counted(metrics, name, labels=""):
+    """The sum of a counter, of those of its lines whose labels fit."""
+    lines = re.findall(rf"^{name}\{{([^}}]*)\}} (\d+)", metrics, re.MULTILINE)
+    return sum(int(count) for of, count in lines if re.search(labels, of))
+
+
 def failures(metrics):
-    """How much was asked and how much of it failed."""
-    asked = failed = 0
-    for _, labels, count in COUNTERS.findall(metrics):
-        asked += int(count)
-        failed += int(count) if BAD.search(labels) else 0
-    return asked, failed
+    """Of each thing that an instance does how much it did, and how much of it failed."""
+    for what, (whole, bad, labels) in JUDGED.items():
+        failed = counted(metrics, bad, labels)
+        yield what, counted(metrics, whole) + (failed if bad != whole else 0), failed
 
 
 def watch(cluster, name, seconds, share, sleep=time.sleep):
-    """Looks at the canary until the time is over; trouble where it does badly."""
+    """Looks at the canary until the time is over, and says of what it has done how much; trouble where it does badly."""
     end = time.monotonic() + seconds
+    done = {}
     while True:
         pods = cluster.get("pods", "--selector", f"app={name},track=canary")["items"]
         for pod in pods:
@@ -117,12 +132,15 @@ def watch(cluster, name, seconds, share, sleep=time.sleep):
                 raise Trouble("the canary was started again")
             if not states or not all(state["ready"] for state in states):
                 raise Trouble("the canary is no longer ready")
-            asked, failed = failures(cluster.metrics(pod))
-            if asked >= 20 and failed > asked * share:
-                raise Trouble(f"{failed} of {asked} requests and commands failed")
+            for what, whole, failed in failures(cluster.metrics(pod)):
+                done[what] = whole
+                if whole >= ENOUGH and failed > whole * share:
+                    raise Trouble(f"{failed} of {whole} {what} failed")
         if not pods:
             raise Trouble("the canary is gone")
         if time.monotonic() >= end:
+            told = [f"{whole} {what}" + ("" if whole >= ENOUGH else ": too few, not judged") for what, whole in done.items() if whole]
+            print(f"{name}: {'; '.join(told) or 'it was asked nothing, so it is not judged by what failed'}", flush=True)
             return
         sleep(min(5, max(0.01, end - time.monotonic())))
 

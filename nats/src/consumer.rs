@@ -13,6 +13,7 @@
 //! - Lost connections, missed heartbeats and deleted consumers are repaired for as long as it takes.
 
 mod lanes;
+mod measure;
 mod metrics;
 mod parked;
 mod policy;

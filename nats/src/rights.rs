@@ -31,6 +31,8 @@ pub enum Right {
     Consume(String),
     /// Be told of changes, in inboxes of one's own.
     Watch,
+    /// Take what is written with one consumer, which he makes himself and which is called as he is.
+    Follow,
     /// Make it and empty it: what is kept in memory only, by whom it belongs to.
     Remake,
     /// Overwrite single messages: of keys that are destroyed.
@@ -147,6 +149,13 @@ impl Holder {
         self.may(Right::Remake, told);
     }
 
+    /// May follow the feed of a service's read model, and see what it still holds.
+    pub fn follows(&mut self, service: &str) {
+        let told = feed::stream(service);
+        self.may(Right::Follow, &told);
+        self.may(Right::Look, told);
+    }
+
     /// May open personal data, and seal those of somebody new.
     pub fn seals(&mut self) {
         self.opens();
@@ -239,6 +248,14 @@ impl Holder {
                 doors.extend(ask(&["CONSUMER.CREATE.{}"]));
                 doors.push((format!("$JS.FC.{stream}.>"), Door::Ask));
                 doors.push((format!("{}.>", access::inbox(&self.name)), Door::Told));
+                doors
+            }
+            // With any other name it might be somebody else's.
+            Right::Follow => {
+                let own = |request: &str| format!("CONSUMER.{request}.{stream}.{}", self.name);
+                let mut doors = self.opened(&Right::Consume(self.name.clone()), stream);
+                let asked = [own("CREATE"), format!("{}.>", own("CREATE")), own("DELETE")];
+                doors.extend(asked.map(|request| api(&request, Door::Ask)));
                 doors
             }
             Right::Remake => ask(&["STREAM.CREATE.{}", "STREAM.UPDATE.{}", "STREAM.PURGE.{}"]),

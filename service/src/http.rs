@@ -1,11 +1,14 @@
 //! The layers around every route, and serving with a drain.
 
+mod answered;
+
 use crate::{
-    Clock, Problem,
+    Clock, Metrics, Problem,
     extract::MAX_BODY,
     telemetry::{Cause, KeyValue, Scope, Span, SpanKind, is_traceparent, semconv},
     tls::Listener,
 };
+use answered::Answered;
 use axum::{
     Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
@@ -33,8 +36,9 @@ pub const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id
 /// The header that carries [`TraceParent`] in.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Puts what every request needs around the routes of a service. Call it last: routes added later stay outside.
-pub fn layers(service: &'static str, router: Router, clock: Clock) -> Router {
+/// Puts what every request needs around the routes of a service, and counts what is answered. Call it last: routes added later
+/// stay outside.
+pub fn layers(service: &'static str, router: Router, clock: Clock, metrics: &Metrics) -> Router {
     router
         // A path that no route matches, and a method that its route does not know.
         .fallback(async || Problem::not_found("no-such-route", "There is nothing at this path."))
@@ -43,12 +47,12 @@ pub fn layers(service: &'static str, router: Router, clock: Clock) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
         })
         // Everything else in one step, which costs one allocation where a stack of layers costs one each.
-        .layer(middleware::from_fn_with_state((service, clock), around))
+        .layer(middleware::from_fn_with_state((service, clock, Answered::new(metrics)), around))
 }
 
 /// What happens around every request, outermost first.
 async fn around(
-    State((service, clock)): State<(&'static str, Clock)>,
+    State((service, clock, answered)): State<(&'static str, Clock, Answered)>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -93,8 +97,11 @@ async fn around(
             *response.body_mut() = problem.with_correlation_id(correlation.0.clone()).body();
         }
         response.headers_mut().insert(CORRELATION_ID, header);
-        // 6. One line per request, and the end of its span.
+        // 6. One line per request, one more in the metrics, and the end of its span.
         log(&method, route.as_ref(), response.status(), started, &correlation);
+        if !route.as_ref().is_some_and(|route| is_probe(route.as_str())) {
+            answered.count(response.status().as_u16());
+        }
         span.describe(|| [KeyValue::new(semconv::HTTP_STATUS, i64::from(response.status().as_u16()))]);
         span.end();
         response
@@ -273,7 +280,7 @@ mod tests {
             .route("/panic", get(panics))
             .route("/json", post(async |Body(_): Body<Value>| "ok"))
             .route("/bytes", post(async |bytes: bytes::Bytes| bytes.len().to_string()));
-        layers("test", routes, Clock::system())
+        layers("test", routes, Clock::system(), &Metrics::new())
     }
 
     #[cfg(target_os = "linux")]
@@ -301,6 +308,27 @@ mod tests {
             request = request.header(*name, HeaderValue::from_bytes(value).unwrap());
         }
         send(request.body(RawBody::empty()).unwrap()).await
+    }
+
+    #[tokio::test]
+    async fn answers_are_counted_by_their_status_and_probes_are_not() {
+        let metrics = Metrics::new();
+        let routes = Router::new()
+            .route("/fine", get(async || "fine"))
+            .route("/panic", get(panics))
+            .route("/ready", get(async || StatusCode::SERVICE_UNAVAILABLE));
+        let app = layers("test", routes, Clock::system(), &metrics);
+        for path in ["/fine", "/fine", "/panic", "/nowhere", "/ready"] {
+            app.clone().oneshot(Request::get(path).body(RawBody::empty()).unwrap()).await.unwrap();
+        }
+        let page = metrics.render();
+        let counted: Vec<_> =
+            page.lines().filter(|line| line.starts_with("waybill_http_requests_total{")).collect();
+        assert_eq!(counted.len(), 3, "{page}");
+        for (status, count) in [(200, 2), (500, 1), (404, 1)] {
+            let line = format!("waybill_http_requests_total{{status=\"{status}\"}} {count}");
+            assert!(counted.contains(&&*line), "{line}: {page}");
+        }
     }
 
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -422,7 +450,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
             let shutdown = CancellationToken::new();
-            let app = layers("test", Router::new().route("/slow", slow), Clock::system());
+            let app = layers("test", Router::new().route("/slow", slow), Clock::system(), &Metrics::new());
             let server = tokio::spawn(serve(listener, app, shutdown.clone(), drain));
 
             let mut client = TcpStream::connect(address).await.unwrap();

@@ -3,7 +3,7 @@
 
 use axum::{Router, body::Body, extract::Path, http::Request, routing::get};
 use serde_json::Value;
-use service::{Clock, http::layers};
+use service::{Clock, Metrics, http::layers};
 use std::{
     io,
     sync::{Arc, Mutex},
@@ -32,7 +32,7 @@ async fn one_line_per_request_with_the_route_and_not_the_path() {
     tracing::subscriber::set_global_default(subscriber.finish()).unwrap();
     let router = Router::new().route("/echo/{id}", get(|Path(id): Path<String>| async move { id }));
     let request = Request::get("/echo/secret").header("x-correlation-id", "c-9").body(Body::empty()).unwrap();
-    layers("test", router, Clock::system()).oneshot(request).await.unwrap();
+    layers("test", router, Clock::system(), &Metrics::new()).oneshot(request).await.unwrap();
 
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");

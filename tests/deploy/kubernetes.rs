@@ -4,6 +4,7 @@ use crate::{
     file, known_variables,
     yaml::{documents, faults},
 };
+use commands::reactions;
 use serde_json::{Value, json};
 use std::{fs, process::Command};
 use waybill::{access::OPERATOR, rights, system::Service};
@@ -29,6 +30,12 @@ fn named<'a>(all: &'a [Value], kind: &str, name: &str) -> &'a Value {
 fn deployed() -> Vec<String> {
     let services = Service::ALL.iter().map(|service| format!("{service}-service"));
     services.chain(["gateway".to_owned()]).collect()
+}
+
+/// Whether what is deployed under this name has consumers, and so the metric by which they are counted.
+fn consumes(name: &str) -> bool {
+    let service = Service::ALL.into_iter().find(|service| format!("{service}-service") == name);
+    service.is_some_and(|service| !reactions::durables(service.context(), &["email".to_owned()]).is_empty())
 }
 
 #[tokio::test]
@@ -122,16 +129,18 @@ async fn services_are_deployed_with_the_numbers_of_the_design() {
     }
 }
 
-#[tokio::test]
-async fn requests_cover_the_memory_that_was_measured() {
+/// MiB that a process takes, as docs/operations.md has it.
+fn measured(name: &str) -> u64 {
     let page = fs::read_to_string(file("docs/operations.md")).unwrap();
     let sizing = page.split("\n## ").find(|section| section.starts_with("Sizing\n")).unwrap();
     // | orders | 61 MiB |
-    let measured = |name: &str| {
-        let row = sizing.lines().find_map(|line| line.strip_prefix(&format!("| {name} | ")));
-        let figure = row.and_then(|row| row.split(" MiB").next()?.parse::<u64>().ok());
-        figure.unwrap_or_else(|| panic!("docs/operations.md does not say what {name} takes"))
-    };
+    let row = sizing.lines().find_map(|line| line.strip_prefix(&format!("| {name} | ")));
+    let figure = row.and_then(|row| row.split(" MiB").next()?.parse::<u64>().ok());
+    figure.unwrap_or_else(|| panic!("docs/operations.md does not say what {name} takes"))
+}
+
+#[tokio::test]
+async fn requests_cover_the_memory_that_was_measured() {
     let all = manifests().await;
     for deployment in of_kind(&all, "Deployment") {
         let name = deployment["metadata"]["name"].as_str().unwrap();
@@ -140,6 +149,34 @@ async fn requests_cover_the_memory_that_was_measured() {
         let measured = measured(name.strip_suffix("-service").unwrap_or(name));
         assert!(measured <= granted, "{name} takes {measured} MiB and asks for {granted}");
     }
+}
+
+#[tokio::test]
+async fn as_many_as_may_follow_fit_into_the_memory_that_there_is() {
+    let all = manifests().await;
+    let told = |name: &str| named(&all, "ConfigMap", "waybill")["data"][name].as_str().unwrap().to_owned();
+    let compose = crate::yaml::interpolated(&file("docker-compose.yml")).await;
+    let most = |value: &Value| value.as_str().unwrap().strip_suffix('M').unwrap().parse::<u64>().unwrap();
+    let (environment, limits) =
+        (&compose["x-environment"], &compose["x-waybill"]["deploy"]["resources"]["limits"]);
+    for one in of_kind(&all, "Deployment") {
+        let name = one["metadata"]["name"].as_str().unwrap();
+        let limit = &one["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"];
+        let limit = limit.as_str().unwrap().strip_suffix("Mi").unwrap().parse::<u64>().unwrap();
+        let itself = measured(name.strip_suffix("-service").unwrap_or(name));
+        let subscriptions: u64 = told("WAYBILL_SUBSCRIPTIONS").parse().unwrap();
+        assert!(itself + followers(subscriptions) <= limit, "{name} has {limit} MiB");
+        let subscriptions = environment["WAYBILL_SUBSCRIPTIONS"].as_u64().unwrap();
+        assert!(itself + followers(subscriptions) <= most(&limits["memory"]), "{name}");
+    }
+}
+
+/// MiB that so many subscriptions take, by what docs/benchmarks.md says that one takes.
+fn followers(subscriptions: u64) -> u64 {
+    let page = fs::read_to_string(file("docs/benchmarks.md")).unwrap();
+    let (before, _) = page.split_once(" KiB; the process, clients of").unwrap();
+    let each: u64 = before.rsplit(' ').next().unwrap().parse().unwrap();
+    (subscriptions * each).div_ceil(1024)
 }
 
 #[tokio::test]
@@ -197,15 +234,16 @@ async fn what_keeps_them_available_is_there_for_each() {
         let scaler = named(&all, "HorizontalPodAutoscaler", &name);
         assert_eq!(scaler["spec"]["scaleTargetRef"]["name"], name.as_str());
         assert_eq!((&scaler["spec"]["minReplicas"], &scaler["spec"]["maxReplicas"]), (&3.into(), &12.into()));
-        let lag = json!({ "type": "Pods", "pods": {
-            "metric": { "name": "waybill_consumer_lag" },
+        // A sum of the whole service, which the number of its instances divides: more of them, less for each.
+        let lag = json!({ "type": "External", "external": {
+            "metric": { "name": "waybill_consumer_lag", "selector": { "matchLabels": { "app": name } } },
             "target": { "type": "AverageValue", "averageValue": "1000" },
         } });
         let cpu = json!({ "type": "Resource", "resource": {
             "name": "cpu",
             "target": { "type": "Utilization", "averageUtilization": 80 },
         } });
-        let by = if name == "gateway" { vec![cpu] } else { vec![lag, cpu] };
+        let by = if consumes(&name) { vec![lag, cpu] } else { vec![cpu] };
         assert_eq!(scaler["spec"]["metrics"], json!(by), "{name}");
         let spread =
             named(&all, "Deployment", &name)["spec"]["template"]["spec"]["topologySpreadConstraints"].clone();
@@ -377,13 +415,13 @@ async fn nats_writes_to_disk_before_it_acknowledges() {
 #[tokio::test]
 async fn the_metric_that_services_scale_by_is_served() {
     let values = documents(&file("deploy/kubernetes/prometheus-adapter-values.yaml")).await.remove(0);
-    let [rule] = &values["rules"]["custom"].as_array().unwrap()[..] else { panic!("one rule") };
+    let [rule] = &values["rules"]["external"].as_array().unwrap()[..] else { panic!("one rule") };
     assert_eq!(rule["name"]["as"], "waybill_consumer_lag");
-    assert!(rule["seriesQuery"].as_str().unwrap().starts_with("waybill_consumer_lag{"));
-    assert_eq!(rule["metricsQuery"], "sum by (<<.GroupBy>>) (<<.Series>>{<<.LabelMatchers>>})");
-    for label in ["namespace", "pod"] {
-        assert_eq!(rule["resources"]["overrides"][label]["resource"], label);
-    }
+    assert_eq!(rule["seriesQuery"], r#"waybill_consumer_lag{namespace!="",app!=""}"#);
+    // Each instance says the same of a consumer: their sum would grow with every one that is added.
+    assert_eq!(rule["metricsQuery"], "sum(max by (durable) (<<.Series>>{<<.LabelMatchers>>}))");
+    assert_eq!(rule["resources"]["overrides"], json!({ "namespace": { "resource": "namespace" } }));
+    assert!(values["rules"]["custom"].is_null());
 }
 
 /// Those of the map, and those of each container.

@@ -1,4 +1,4 @@
-//! How an image comes into a cluster, `deploy/ci/provision.py` and `rollout.py`: with a `kubectl` that notes what it is asked and
+//! How an image comes into a cluster, `deploy/ci/provision.py`, `schema_gate.py`, `apply.py` and `rollout.py`: with a `kubectl` that notes what it is asked and
 //! plays a cluster, as there is none where the tests run.
 
 use crate::file;
@@ -9,7 +9,8 @@ use std::{
 };
 
 /// The cluster: one deployment and its canary; `REFUSES` is what fails, `READY`, `RESTARTS`, `METRICS` and `ENV` are the canary's,
-/// `OLDER` what its image does not know. `MANIFESTS` is what kustomize makes.
+/// `OLDER` what its image does not know. `MANIFESTS` is what kustomize makes, `JOB` how a job ends. `MISSING` does not run yet,
+/// `CHANGED` is changed by what is applied.
 const KUBECTL: &str = r#"#!/usr/bin/env python3
 import json, os, sys
 words = sys.argv[3:]
@@ -31,7 +32,19 @@ elif words[:2] == ["get", "deployment"]:
     template = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
     spec = {"replicas": 3, "selector": {"matchLabels": labels}, "template": template}
     print(json.dumps({"apiVersion": "apps/v1", "kind": "Deployment",
-                      "metadata": {"name": words[2], "resourceVersion": "7"}, "spec": spec, "status": {}}))
+                      "metadata": {"name": words[2], "resourceVersion": "7",
+                                   "generation": 2 if words[2] == os.environ.get("CHANGED") else 1}, "spec": spec, "status": {}}))
+elif words[:2] == ["get", "deployments"]:
+    names = "notifications operations shipping payments inventory fulfilment orders users".split()
+    names = [name + "-service" for name in names] + ["gateway"]
+    spec = {"replicas": 5, "template": {"spec": {"containers": [container]}}}
+    print(json.dumps({"items": [{"metadata": {"name": name, "generation": 1}, "spec": spec}
+                                for name in names if name != os.environ.get("MISSING")]}))
+elif words[:2] == ["get", "job"]:
+    end = {"type": os.environ.get("JOB", "Complete"), "status": "True"}
+    print(json.dumps({"status": {"conditions": [{"type": "SuccessCriteriaMet", "status": "True"}, end]}}))
+elif words[0] == "logs":
+    print("has no version 3")
 elif words[:2] == ["get", "pods"]:
     state = {"ready": os.environ.get("READY", "1") == "1", "restartCount": int(os.environ.get("RESTARTS", "0"))}
     labels = dict(one.split("=") for one in words[words.index("--selector") + 1].split(","))
@@ -137,6 +150,67 @@ fn an_older_image_that_does_not_say_what_it_counts_is_watched_by_whether_it_is_r
     assert!(position(&calls, "set image").is_none(), "{calls:#?}");
 }
 
+/// Each is judged by itself: many commands do not cover up that queries fail, or what nobody asked for.
+#[test]
+fn a_canary_is_judged_by_all_that_it_does() {
+    let many = "waybill_commands_total{outcome=\"recorded\"} 9000\n";
+    for (what, counted) in [
+        (
+            "requests",
+            "waybill_http_requests_total{status=\"200\"} 90\nwaybill_http_requests_total{status=\"500\"} 10",
+        ),
+        (
+            "reactions",
+            "waybill_reaction_seconds_count{durable=\"orders-users\"} 10\n\
+             waybill_reaction_failures_total{durable=\"orders-users\",cause=\"message\"} 10",
+        ),
+        (
+            "commits",
+            "waybill_projection_commit_seconds_count{projection=\"orders\"} 10\n\
+             waybill_projection_failures_total{projection=\"orders\",kind=\"commit\"} 10",
+        ),
+    ] {
+        let (output, calls) = roll_out(&[("METRICS", &format!("{many}{counted}"))]);
+        assert_eq!(output.status.code(), Some(1), "{what}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            told.contains(&format!(" {what} failed")) && position(&calls, "set image").is_none(),
+            "{told}"
+        );
+    }
+    // Of a world that is away, and of a race that another projector won, an image is not guilty.
+    let innocent = "waybill_reaction_seconds_count{durable=\"orders-users\"} 30\n\
+        waybill_reaction_failures_total{durable=\"orders-users\",cause=\"world\"} 30\n\
+        waybill_projection_commit_seconds_count{projection=\"orders\"} 30\n\
+        waybill_projection_failures_total{projection=\"orders\",kind=\"lost\"} 30";
+    let (output, _) = roll_out(&[("METRICS", innocent)]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn what_a_canary_did_too_little_of_is_named() {
+    for (counted, told) in [
+        ("waybill_http_requests_total{status=\"500\"} 3", "3 requests: too few, not judged"),
+        ("", "it was asked nothing"),
+        ("waybill_commands_total{outcome=\"recorded\"} 100", "100 commands\n"),
+    ] {
+        let (output, _) = roll_out(&[("METRICS", counted)]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains(told), "{told}: {text}");
+    }
+}
+
+/// What is asked for is counted by somebody, so that a name that changes does not end the judging.
+#[test]
+fn a_canary_is_judged_by_what_is_counted() {
+    let script = fs::read_to_string(file("deploy/ci/rollout.py")).unwrap();
+    let (_, judged) = script.split_once("JUDGED = {").unwrap();
+    let (judged, _) = judged.split_once("\n}").unwrap();
+    assert_eq!(judged.matches("waybill_").count(), 10, "{judged}");
+    crate::observability::check_text("rollout.py", judged);
+}
+
 #[test]
 fn a_deployment_that_cannot_take_the_image_takes_its_old_one_again() {
     let (output, calls) = roll_out(&[("REFUSES", "rollout status deployment/orders-service --timeout")]);
@@ -204,4 +278,125 @@ fn where_it_cannot_be_made_that_is_said_with_the_log_of_the_job() {
             refuses
         }));
     }
+}
+
+#[test]
+fn a_version_is_asked_whether_it_can_read_the_log_before_it_comes() {
+    let words = ["waybill:new", "--overlay", "overlays/tls"];
+    let (output, calls) = run("schema_gate.py", &words, &[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(calls.len(), 4, "{calls:#?}");
+    assert_eq!(calls[1], "delete job schema-gate --ignore-not-found --wait=true");
+    let job = calls[2].strip_prefix("apply --filename - ").unwrap().replace("\\n", "\n");
+    for line in [
+        "kind: Job",
+        "  name: schema-gate",
+        "      - args:\n        - verify\n        - --schema",
+        "        image: waybill:new",
+        "          secretName: operator-nats-secret",
+        "          secretName: operator-tls",
+        "      restartPolicy: Never",
+        "  backoffLimit: 0",
+    ] {
+        assert!(job.contains(&format!("\n{line}\n")), "{line} is not in {job}");
+    }
+    // It reads, and has no right to more.
+    assert!(!job.contains("provision"), "{job}");
+    // Without TLS the same, with one secret less.
+    let plain = [("MANIFESTS", file("deploy/kubernetes/waybill.yaml"))];
+    let plain: Vec<_> = plain.iter().map(|(name, path)| (*name, path.to_str().unwrap())).collect();
+    let (output, calls) = run("schema_gate.py", &["waybill:new"], &plain);
+    assert!(output.status.success() && !calls[2].contains("operator-tls"), "{calls:#?}");
+}
+
+#[test]
+fn a_version_that_cannot_read_the_log_does_not_come() {
+    for (cluster, says) in [
+        (("JOB", "Failed"), "has no version 3"),
+        (("JOB", "Suspended"), "no answer"),
+        (("REFUSES", "apply"), "apply"),
+    ] {
+        let (output, calls) = run("schema_gate.py", &["waybill:new", "--timeout", "0"], &[cluster]);
+        assert_eq!(output.status.code(), Some(1), "{cluster:?}: {calls:#?}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains(says), "{told}");
+    }
+}
+
+/// What was applied, in order: the kinds and names of each call, and its text.
+fn applied(calls: &[String]) -> Vec<(Vec<String>, String)> {
+    let texts = calls.iter().filter_map(|call| call.strip_prefix("apply --filename - "));
+    let named = |text: String| {
+        let name = |object: &str| {
+            let kind = object.lines().find_map(|line| line.strip_prefix("kind: ")).unwrap();
+            let (_, metadata) = object.split_once("\nmetadata:\n").unwrap();
+            let name = metadata.lines().find_map(|line| line.strip_prefix("  name: ")).unwrap();
+            format!("{kind} {name}")
+        };
+        (text.split("\n---\n").map(name).collect(), text)
+    };
+    texts.map(|text| named(text.replace("\\n", "\n"))).collect()
+}
+
+#[test]
+fn manifests_that_changed_are_applied_to_what_runs_with_its_images() {
+    let words = ["--overlay", "overlays/tls"];
+    let (output, calls) = run("apply.py", &words, &[("CHANGED", "orders-service")]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(calls[0], "kustomize overlays/tls");
+    let applied = applied(&calls);
+    let (first, deployments) = applied.split_first().unwrap();
+    for object in [
+        "ConfigMap waybill",
+        "Service gateway",
+        "HorizontalPodAutoscaler orders-service",
+        "NetworkPolicy waybill",
+    ] {
+        assert!(first.0.iter().any(|one| one == object), "{object}: {:?}", first.0);
+    }
+    assert!(
+        !first.0.iter().any(|one| one.starts_with("Deployment ") || one.starts_with("Job ")),
+        "{:?}",
+        first.0
+    );
+    let names: Vec<_> = deployments.iter().map(|(names, _)| names.join(" ")).collect();
+    assert_eq!(
+        (names.len(), &*names[0], &*names[8]),
+        (9, "Deployment notifications-service", "Deployment gateway")
+    );
+    for (name, text) in deployments {
+        assert!(
+            text.contains("\n        image: waybill:old\n") && text.contains("\n  replicas: 5\n"),
+            "{name:?}: {text}"
+        );
+    }
+    // Only what changed is waited for.
+    let waited: Vec<_> = calls.iter().filter(|call| call.starts_with("rollout")).collect();
+    assert_eq!(waited, ["rollout status deployment/orders-service --timeout=600s"]);
+}
+
+#[test]
+fn what_does_not_run_yet_gets_the_new_image() {
+    let cluster = [("MISSING", "users-service")];
+    let (output, calls) = run("apply.py", &["--image", "waybill:new"], &cluster);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (names, text) in &applied(&calls)[1..] {
+        let is_new = names == &["Deployment users-service"];
+        assert_eq!(
+            text.contains("image: waybill:new\n") && text.contains("\n  replicas: 3\n"),
+            is_new,
+            "{names:?}"
+        );
+    }
+    assert!(position(&calls, "rollout status deployment/users-service").is_some(), "{calls:#?}");
+}
+
+#[test]
+fn manifests_with_which_a_service_does_not_get_ready_are_taken_back() {
+    let cluster = [("CHANGED", "payments-service"), ("REFUSES", "rollout status")];
+    let (output, calls) = run("apply.py", &[], &cluster);
+    assert_eq!(output.status.code(), Some(1), "{calls:#?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("payments-service"));
+    assert_eq!(calls.last().unwrap(), "rollout undo deployment/payments-service");
+    assert_eq!(applied(&calls).len(), 1 + 4, "those after it are not begun");
 }

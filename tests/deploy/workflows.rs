@@ -76,17 +76,57 @@ fn what_a_version_needs_is_there_before_it_and_what_runs_is_marked_after_it() {
     // Not what was pushed before: that may never have been deployed.
     assert!(changes.contains("refs/tags/deployed^{commit}") && changes.contains("--deployed \"$deployed\""));
     assert!(changes.contains("fetch-depth: 0") && !deploy.contains("github.event.before"));
+    // No image is made of what has not passed everything, contracts and events of every version among it.
+    assert!(job(&deploy, "image").contains("needs: [changes, checks]\n"));
     let provision = job(&deploy, "provision");
-    assert!(provision.contains("needs: [changes, image, contracts]\n"), "{provision}");
-    assert!(provision.contains("deploy/ci/provision.py \"$IMAGE@$DIGEST\""), "{provision}");
+    assert!(provision.contains("needs: [changes, image]\n"), "{provision}");
+    // The log that is there is read by this version before its services come, and when its streams are there.
+    let steps = ["deploy/ci/provision.py \"$IMAGE@$DIGEST\"", "deploy/ci/schema_gate.py \"$IMAGE@$DIGEST\""];
+    let places: Vec<_> =
+        steps.iter().map(|step| provision.find(step).unwrap_or_else(|| panic!("{step}"))).collect();
+    assert!(places.is_sorted(), "{provision}");
     let roll_out = job(&deploy, "deploy");
-    assert!(roll_out.contains("needs: [changes, image, provision]\n"), "{roll_out}");
+    assert!(roll_out.contains("needs: [changes, image, provision, manifests]\n"), "{roll_out}");
+    // One after the other, as tests/deploy/changes.rs has the order.
+    for line in [
+        "max-parallel: 1\n",
+        "fail-fast: true\n",
+        "service: ${{ fromJSON(needs.changes.outputs.services) }}\n",
+    ] {
+        assert!(roll_out.contains(line), "{roll_out}");
+    }
+    // Manifests come also where no image is new.
+    let manifests = job(&deploy, "manifests");
+    assert!(manifests.contains("needs: [checks, image, provision]\n"), "{manifests}");
+    assert!(manifests.contains("if: ${{ !cancelled() && !failure() }}\n"), "{manifests}");
+    assert!(
+        manifests.contains("deploy/ci/apply.py --namespace \"$NAMESPACE\" --overlay \"$OVERLAY\""),
+        "{manifests}"
+    );
     assert!(roll_out.contains("deploy/ci/rollout.py \"$SERVICE\" \"$IMAGE@$DIGEST\""), "{roll_out}");
     let mark = job(&deploy, "deployed");
     assert!(
         mark.contains("needs: deploy\n") && mark.contains("/tags/deployed\" -f sha=\"$GITHUB_SHA\""),
         "{mark}"
     );
+}
+
+/// Before the merge, and by way of it before every deployment and every release.
+#[test]
+fn every_change_is_held_to_its_contracts() {
+    let checks = fs::read_to_string(file(".github/workflows/ci.yml")).unwrap();
+    let contracts = job(&checks, "contracts");
+    let run = [
+        "cargo build --locked --package waybill\n",
+        "cargo test --locked --manifest-path contracts/Cargo.toml\n",
+    ];
+    assert!(run.iter().all(|line| contracts.contains(line)), "{contracts}");
+    // Those of the workspace hold the events, of which contracts know nothing.
+    assert!(job(&checks, "test").contains("cargo test --workspace --locked\n"));
+    for name in ["deploy.yml", "release.yml"] {
+        let text = fs::read_to_string(file(".github/workflows").join(name)).unwrap();
+        assert!(job(&text, "checks").contains("uses: ./.github/workflows/ci.yml\n"), "{name}");
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod doctor;
 mod drill;
 mod edge;
 mod failure_stories;
+mod followers;
 mod gateway;
 mod notifications;
 mod operators;

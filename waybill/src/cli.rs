@@ -119,7 +119,7 @@ pub(crate) enum Command {
 /// Help shows no value of an address that may have a login in it.
 fn discreet(command: clap::Command) -> clap::Command {
     let hide = |argument: clap::Arg| {
-        if argument.get_id() != "nats_url" {
+        if !["nats_url", "to_nats"].contains(&argument.get_id().as_str()) {
             return argument;
         }
         argument.hide_env_values(true).hide_default_value(true)
@@ -240,6 +240,7 @@ impl Command {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::{fs, path::Path};
 
     #[test]
     fn the_command_line_is_consistent_and_every_command_shows_examples() {
@@ -248,5 +249,26 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("waybill "), "{} shows no examples", command.get_name());
         }
+    }
+
+    /// Who may list the processes of a machine reads its command lines: what is secret need not be in one.
+    #[test]
+    fn every_secret_of_a_flag_has_a_variable_and_the_documentation_lists_it() {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations.md");
+        let page = fs::read_to_string(page).unwrap();
+        let command = discreet(Cli::command());
+        let mut secrets = 0;
+        for section in command.get_subcommands() {
+            for argument in section.get_arguments().filter(|argument| argument.is_hide_env_values_set()) {
+                let (section, long) = (section.get_name(), argument.get_long().unwrap());
+                let variable =
+                    argument.get_env().unwrap_or_else(|| panic!("{section} --{long} has no variable"));
+                let variable = format!("`{}`", variable.to_str().unwrap());
+                let row = |line: &&str| line.contains(&format!("`--{long}`")) && line.contains(&variable);
+                assert!(page.lines().any(|line| row(&line)), "{section} --{long} {variable}");
+                secrets += 1;
+            }
+        }
+        assert!(secrets > 10, "{secrets}");
     }
 }

@@ -7,6 +7,7 @@ use crate::{
     settings::{self, Flag},
 };
 use nats::{SYSTEM, Seed, server::Secured};
+use projections::View;
 use service::config::Settings;
 use std::{
     collections::BTreeMap,
@@ -20,6 +21,7 @@ Examples:
   waybill nats-config --out secrets/nats                         one server, which then runs with nats-server -c secrets/nats/single.conf
   waybill nats-config --out secrets/nats --nodes nats-1:6222,nats-2:6222,nats-3:6222
   waybill nats-config --out secrets/nats --certificates /etc/nats/tls
+  waybill nats-config --out secrets/nats --follow crm=orders,users   a key for somebody else, who may follow these feeds and nothing more
   waybill nats-config --out secrets/nats --renew orders          another key for orders; docs/security.md says how to change to it
   waybill provision --nats-url nats://127.0.0.1:4222 --nats-nkey-file secrets/nats/seeds/provisioning.nk --master-key-file key
   waybill serve orders --nats-url nats://127.0.0.1:4222 --nats-nkey-file secrets/nats/seeds/orders.nk --master-key-file key";
@@ -46,6 +48,10 @@ pub(crate) struct Args {
     /// File that names the endpoints of webhooks: each is told by consumers of its own
     #[arg(long, value_name = "FILE", env = "WAYBILL_WEBHOOKS")]
     webhooks: Option<PathBuf>,
+    /// Somebody else who may follow the change feeds of these services, and has a key of his own; may be repeated. As with
+    /// --webhooks, whoever is not named again is not known any more
+    #[arg(long, value_name = "NAME=SERVICE,..")]
+    follow: Vec<Follower>,
     /// Makes another key for this role in place of the one that is there
     #[arg(long, value_name = "ROLE")]
     renew: Vec<String>,
@@ -57,30 +63,27 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let mut flags = settings::flags(given);
     let nodes = flags.optional::<Places>("--nodes").map_or_else(Vec::new, |places| places.0);
     let listen = flags.optional::<Places>("--listen").and_then(|places| places.0.into_iter().next());
-    for role in &args.renew {
-        if !keyed().any(|known| known == role) {
-            let known = keyed().collect::<Vec<_>>().join(", ");
-            flags.faults().add("--renew", format!("there is no role {role}: expected {known}"));
-        }
-    }
+    let keyed = everybody(args, &mut flags);
     let channels = told(args.webhooks.as_deref(), &mut flags);
     let channels = flags.finish(Some(channels))?;
     let seeds = args.out.join("seeds");
     let made = fs::create_dir_all(&seeds).and_then(|()| close(&seeds));
     made.map_err(because(format!("cannot make {}", seeds.display())))?;
     let mut keys = BTreeMap::new();
-    for role in keyed() {
+    for role in &keyed {
         let file = seeds.join(format!("{role}.nk"));
         if args.renew.iter().any(|renewed| renewed == role) {
             fs::rename(&file, file.with_extension("nk.old")).or_else(absent)?;
         }
         let text = kept(&file, || Seed::generate().reveal().to_owned())?;
         let seed: Seed = text.parse().map_err(because(format!("{} is no key", file.display())))?;
-        keys.insert(role.to_owned(), seed.public().to_owned());
+        keys.insert((*role).to_owned(), seed.public().to_owned());
     }
     let password = args.out.join("route-password");
     let password = if nodes.is_empty() { String::new() } else { kept(&password, random)? };
-    let accounts = rights::layout(&channels).render(&keys);
+    let mut layout = rights::layout(&channels);
+    layout.holders.extend(args.follow.iter().map(|other| rights::follower(&other.name, &other.views)));
+    let accounts = layout.render(&keys);
     write(&args.out.join("accounts.conf"), &accounts)?;
     let listen = listen.and_then(|place| {
         let (host, port) = place.rsplit_once(':')?;
@@ -90,7 +93,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let secured = Secured { certificates: args.certificates.clone(), nodes, password, listen };
     write(&args.out.join(name), &secured.render())?;
     println!("{}: who may do what\n{}: for nats-server -c", shown(args, "accounts.conf"), shown(args, name));
-    println!("{}: a key for each of {} roles, to be given to nobody else", shown(args, "seeds"), keys.len());
+    println!("{}: a key for each of {}, to be given to nobody else", shown(args, "seeds"), keys.len());
     if accounts.len() > SECRET {
         println!(
             "accounts.conf has more than 1 MiB, which a secret of Kubernetes has no room for: put it on a volume"
@@ -99,7 +102,26 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Everybody who is given a key: every role, and who looks after the servers themselves.
+/// Everybody who is given a key, those who follow feeds among them. Names that are there twice, or that nobody has, are faults.
+fn everybody<'a>(args: &'a Args, flags: &mut Settings) -> Vec<&'a str> {
+    let others: Vec<_> = args.follow.iter().map(|follower| follower.name.as_str()).collect();
+    for (place, name) in others.iter().enumerate() {
+        if keyed().any(|role| role == *name) || others[..place].contains(name) {
+            flags.faults().add("--follow", format!("there is somebody called {name} already"));
+        }
+    }
+    let mut keyed: Vec<&str> = keyed().collect();
+    keyed.extend(others);
+    for role in &args.renew {
+        if !keyed.iter().any(|known| known == role) {
+            let known = keyed.join(", ");
+            flags.faults().add("--renew", format!("there is no role {role}: expected {known}"));
+        }
+    }
+    keyed
+}
+
+/// Everybody who is always given a key: every role, and who looks after the servers themselves.
 fn keyed() -> impl Iterator<Item = &'static str> {
     rights::roles().chain([SYSTEM])
 }
@@ -113,6 +135,33 @@ pub(crate) fn told(webhooks: Option<&Path>, flags: &mut Settings) -> Vec<String>
 
 fn shown(args: &Args, name: &str) -> String {
     args.out.join(name).display().to_string()
+}
+
+/// `name=service,..`: who follows which read models.
+#[derive(Clone, Debug)]
+struct Follower {
+    name: String,
+    views: Vec<&'static View>,
+}
+
+impl std::str::FromStr for Follower {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, services) = text.split_once('=').ok_or("expected NAME=SERVICE,..")?;
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        // It is the name of an account, of a file and part of a subject.
+        if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+            return Err("a name has 1 to 64 of a-z, 0-9 and -".to_owned());
+        }
+        let view = |service: &str| {
+            let known = || View::ALL.iter().map(|view| view.name).collect::<Vec<_>>().join(", ");
+            View::of(service.trim())
+                .ok_or_else(|| format!("there is no feed of {service:?}: expected {}", known()))
+        };
+        let views = services.split(',').map(view).collect::<Result<_, _>>()?;
+        Ok(Self { name: name.to_owned(), views })
+    }
 }
 
 /// `host:port,..`
@@ -186,7 +235,8 @@ mod tests {
 
     fn args(out: &Path) -> Args {
         let (nodes, listen, certificates, webhooks) = (None, None, None, None);
-        Args { out: out.to_owned(), nodes, listen, certificates, webhooks, renew: Vec::new() }
+        let (follow, renew) = (Vec::new(), Vec::new());
+        Args { out: out.to_owned(), nodes, listen, certificates, webhooks, follow, renew }
     }
 
     #[test]
@@ -216,6 +266,21 @@ mod tests {
     }
 
     #[test]
+    fn who_follows_has_a_name_and_feeds_that_there_are() {
+        let refused = |text: &str| text.parse::<Follower>().unwrap_err();
+        assert!(refused("crm").contains("NAME=SERVICE"));
+        assert!(refused("=orders").contains("a name has") && refused("a.b=orders").contains("a name has"));
+        // Operations keep no read model.
+        assert!(refused("crm=orders,operations").contains("expected ") && refused("crm=").contains("orders"));
+        let dir = tempfile::tempdir().unwrap();
+        let follow = vec!["crm=orders, users".parse().unwrap()];
+        run(&Args { follow, renew: vec!["crm".to_owned()], ..args(dir.path()) }).unwrap();
+        assert!(dir.path().join("seeds/crm.nk").exists());
+        let accounts = fs::read_to_string(dir.path().join("accounts.conf")).unwrap();
+        assert!(accounts.contains("$JS.API.CONSUMER.CREATE.VIEWS_USERS.crm"), "{accounts}");
+    }
+
+    #[test]
     fn the_accounts_fit_into_a_secret_of_kubernetes_also_with_many_webhooks() {
         let size = |webhooks: usize| {
             let told = (0..webhooks).map(|number| format!("webhook-receiver-{number:02}"));
@@ -237,10 +302,11 @@ mod tests {
             listen: Some("x".to_owned()),
             webhooks: Some("/no/such/file".into()),
             renew: vec!["carts".to_owned()],
+            follow: vec!["orders=users".parse().unwrap()],
             ..args(dir.path())
         };
         let faults = run(&wrong).unwrap_err().to_string();
-        for flag in ["--nodes", "--listen", "--webhooks", "--renew"] {
+        for flag in ["--nodes", "--listen", "--webhooks", "--renew", "--follow"] {
             assert!(faults.contains(flag), "{flag} is missing in {faults}");
         }
     }

@@ -113,9 +113,9 @@ struct Copies {
     #[arg(long, value_name = "PREFIX", conflicts_with_all = ["file", "reveal"])]
     to_subject: Option<String>,
     /// Send to this NATS; without --to-subject on the subjects events have, which the NATS they come from refuses, and one
-    /// where services of Waybill work. A user and a password, or a token, may stand before an @: whoever may list the
-    /// processes of this machine sees them
-    #[arg(long, value_name = "URL", conflicts_with_all = ["file", "reveal"])]
+    /// where services of Waybill work. A user and a password, or a token, may stand before an @: in the variable, for
+    /// whoever may list the processes of this machine sees the flag
+    #[arg(long, value_name = "URL", env = "WAYBILL_TO_NATS", conflicts_with_all = ["file", "reveal"])]
     to_nats: Option<Secret>,
     /// File with the seed of the nkey by which that NATS knows who comes; or the seed itself in the variable
     /// `WAYBILL_TO_NATS_NKEY`

@@ -95,6 +95,15 @@ fn of_service(service: Service, channels: &[String]) -> Holder {
     holder
 }
 
+/// Somebody of another house who follows the feeds of these read models.
+pub(crate) fn follower(name: &str, views: &[&View]) -> Holder {
+    let mut holder = Holder::new(name);
+    for view in views {
+        holder.follows(view.name);
+    }
+    holder
+}
+
 fn gateway() -> Holder {
     let mut holder = Holder::new(GATEWAY);
     holder.watches(nats::rights::INSTANCES);

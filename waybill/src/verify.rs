@@ -148,6 +148,10 @@ async fn verify(args: &Args, plan: &Plan) -> Result<Report, Failure> {
     if plan.parts.log || plan.parts.schema {
         verify_log(&connection, plan, &mut report).await?;
     }
+    // Who compares no read model needs no folder to fold one in: in a container there may be none that can be written to.
+    if plan.services.is_empty() {
+        return Ok(report);
+    }
     let folder = settings::views(args.nats_url.as_deref(), &args.data);
     let scratch = tempfile::tempdir()?;
     let tables = Tables {

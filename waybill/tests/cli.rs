@@ -33,20 +33,32 @@ fn every_command_helps_with_examples() {
     }
 }
 
-/// An address may have a login in it, in a variable or in the file.
+/// An address may have a login in it, in a variable.
 #[test]
 fn help_shows_no_login() {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "[serve]\nnats-url = \"nats://ada:s3cret@nats\"\n").unwrap();
-    let file = [("WAYBILL_CONFIG", file.path().to_str().unwrap())];
-    let login = [("WAYBILL_NATS_URL", "nats://ada:s3cret@nats")];
-    for (command, variables) in
-        [("serve", &login), ("replay", &login), ("doctor", &login), ("saga", &login), ("serve", &file)]
-    {
-        let output = waybill_with(&[command, "--help"], variables);
+    let login = ["WAYBILL_NATS_URL", "WAYBILL_TO_NATS"].map(|name| (name, "nats://ada:s3cret@nats"));
+    for command in ["serve", "replay", "doctor", "saga"] {
+        let output = waybill_with(&[command, "--help"], &login);
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("--nats-url"), "{command}: {text}");
+        assert!(output.status.success() && text.contains("WAYBILL_NATS_URL"), "{command}: {text}");
+        assert_eq!(text.contains("WAYBILL_TO_NATS]"), command == "replay", "{command}: {text}");
         assert!(!text.contains("s3cret"), "{command}: {text}");
+    }
+}
+
+#[test]
+fn a_login_in_the_file_is_refused_and_not_shown() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (command, key) in [("serve", "nats-url"), ("replay", "to-nats"), ("replay", "nats-url")] {
+        std::fs::write(file.path(), format!("[{command}]\n{key} = \"nats://ada:s3cret@nats\"\n")).unwrap();
+        let config = [("WAYBILL_CONFIG", file.path().to_str().unwrap())];
+        let output = waybill_with(&[command, "--help"], &config);
+        assert_eq!(output.status.code(), Some(64), "{}", said(&output));
+        let told = format!("{}{}", said(&output), String::from_utf8_lossy(&output.stdout));
+        assert!(
+            told.contains(&format!("{command}.{key}: has a login")) && !told.contains("s3cret"),
+            "{told}"
+        );
     }
 }
 

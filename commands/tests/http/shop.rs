@@ -170,7 +170,7 @@ impl Shop {
         let issuer = Issuer::new(signing, clock.clone());
         let token = issuer.issue(OPERATOR, vec![Role::Operator], clock.uuid(), ACCESS).await.unwrap().token;
         let router = auth::layer(router, verifier(&issuer, &clock));
-        let router = service::http::layers("shop", router, clock.clone());
+        let router = service::http::layers("shop", router, clock.clone(), &Metrics::new());
         Self { connection, clock, keys, issuer, token, executors, documentation, router, users: sides.pop() }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! - `golden/<type>/<version>.json`: a body as recorded, one per version. Never rewritten.
 //! - `schemas/<type>/<version>.json`: JSON Schemas; the newest versions are generated from the types.
-//! - `released/<type>/<version>.json`: the schemas as of the last release, whose promises are kept.
+//! - `released/<type>/<version>.json`: the schemas as they came onto main, whose promises are kept.
 //! - `docs/events.md`: the catalogue for people, generated from the schemas.
 
 // Marked as tests once more, so that clippy knows their helpers for what they are.

@@ -16,6 +16,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct ConsumerMetrics {
     lag: Family<Durable, Gauge>,
+    in_flight: Family<Durable, Gauge>,
     failures: Family<Failure, Counter>,
     seconds: Family<Durable, Histogram>,
     parked: Family<Durable, Gauge>,
@@ -36,6 +37,7 @@ impl Default for ConsumerMetrics {
     fn default() -> Self {
         Self {
             lag: Family::default(),
+            in_flight: Family::default(),
             failures: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_5, 2.0, 16))),
             parked: Family::default(),
@@ -46,7 +48,17 @@ impl Default for ConsumerMetrics {
 impl ConsumerMetrics {
     /// Makes the counters visible.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("waybill_consumer_lag", "Messages still before a consumer", self.lag.clone());
+        registry.register(
+            "waybill_consumer_lag",
+            "Messages that no instance has taken yet",
+            self.lag.clone(),
+        );
+        let in_flight = self.in_flight.clone();
+        registry.register(
+            "waybill_consumer_in_flight",
+            "Messages taken by some instance and not done",
+            in_flight,
+        );
         let failures = self.failures.clone();
         registry.register("waybill_reaction_failures", "Reactions that had to be tried again", failures);
         let seconds = self.seconds.clone();
@@ -58,6 +70,11 @@ impl ConsumerMetrics {
     pub(super) fn lag(&self, durable: &str, pending: u64) {
         let label = Durable { durable: durable.to_owned() };
         self.lag.get_or_create(&label).set(i64::try_from(pending).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn in_flight(&self, durable: &str, taken: usize) {
+        let label = Durable { durable: durable.to_owned() };
+        self.in_flight.get_or_create(&label).set(i64::try_from(taken).unwrap_or(i64::MAX));
     }
 
     pub(super) fn parked(&self, durable: &str, keys: usize) {

@@ -78,21 +78,27 @@ impl Worker {
         if self.parks() {
             self.parked.load().await?;
         }
-        let consumer = self.consumer.open().await?;
-        let mut messages = consumer.stream().heartbeat(HEARTBEAT).messages().await?;
-        while let Some(message) = messages.next().await {
-            // Who was away may have missed what others parked.
-            if self.parks() && connected.has_changed()? {
-                connected.mark_unchanged();
-                self.parked.load().await?;
+        let opened = self.consumer.open().await?;
+        let taking = async {
+            let mut messages = opened.stream().heartbeat(HEARTBEAT).messages().await?;
+            while let Some(message) = messages.next().await {
+                // Who was away may have missed what others parked.
+                if self.parks() && connected.has_changed()? {
+                    connected.mark_unchanged();
+                    self.parked.load().await?;
+                }
+                let message = message?;
+                if !self.consumer.lag.is_zero() {
+                    self.ripen(&message).await?;
+                }
+                self.receive(message, tasks).await?;
             }
-            let message = message?;
-            if !self.consumer.lag.is_zero() {
-                self.ripen(&message).await?;
-            }
-            self.receive(message, tasks).await?;
+            Ok(())
+        };
+        tokio::select! {
+            lost = taking => lost,
+            () = self.consumer.measure(&opened) => Ok(()),
         }
-        Ok(())
     }
 
     /// Waits until a message is as old as it has to be; the next ones are younger.

@@ -1,6 +1,6 @@
 //! Consumers: everything is handled at least once, in order per aggregate, whatever dies meanwhile.
 
-use crate::rig::{DEADLINE, Rig, command, event, item, soon, until};
+use crate::rig::{DEADLINE, Rig, becomes, command, event, item, soon, until};
 use async_nats::jetstream;
 use events::{Aggregate, Context, Subject};
 use nats::{Consumer, ConsumerMetrics, Handler, Manner, Parking, Policy, Recorded, Retry};
@@ -415,4 +415,50 @@ async fn what_is_not_asked_for_is_not_delivered() {
     for running in running {
         soon("stop", running).await.unwrap();
     }
+}
+
+/// What is held up is seen although nothing is delivered, and also by who was never sent anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn how_many_wait_is_known_while_nothing_is_delivered() {
+    /// As many as may be in hand.
+    const TAKEN: usize = 1024;
+    const BEHIND: usize = 150;
+    let rig = Rig::start().await;
+    let (gate, entered) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let handle = {
+        let (gate, entered) = (Arc::clone(&gate), Arc::clone(&entered));
+        handler(move |_| {
+            let (gate, entered) = (Arc::clone(&gate), Arc::clone(&entered));
+            async move {
+                entered.add_permits(1);
+                gate.acquire().await.unwrap().forget();
+                Ok("done")
+            }
+        })
+    };
+    let (stop, metrics) = (CancellationToken::new(), ConsumerMetrics::default());
+    let running = tokio::spawn(consumer(&rig, &metrics).await.run(handle, stop.clone()));
+    let mut registry = Registry::default();
+    metrics.register(&mut registry);
+    let shown = |metric: &str| {
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let line = format!("{metric}{{durable=\"{DURABLE}\"}} ");
+        text.lines().find_map(|found| found.strip_prefix(&line)?.parse::<usize>().ok())
+    };
+    let gauges = async || (shown("waybill_consumer_lag"), shown("waybill_consumer_in_flight"));
+    becomes("before the first message", &(Some(0), Some(0)), gauges).await;
+    let more = async |count: usize| {
+        let items: Vec<Subject> = (0..count).map(|_| item()).collect();
+        let filling = items.iter().map(|of| fill(&rig, std::slice::from_ref(of), 1, 1));
+        futures::future::join_all(filling).await;
+    };
+    more(TAKEN).await;
+    soon("all are taken", entered.acquire_many(u32::try_from(TAKEN).unwrap())).await.unwrap().forget();
+    more(BEHIND).await;
+    becomes("while all are held up", &(Some(BEHIND), Some(TAKEN)), gauges).await;
+    gate.add_permits(TAKEN + BEHIND);
+    becomes("when all are done", &(Some(0), Some(0)), gauges).await;
+    stop.cancel();
+    soon("stop", running).await.unwrap();
 }

@@ -150,7 +150,7 @@ impl Rig {
         let router = Router::from(routes).layer(middleware::from_fn(speaks));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = service::http::layers("test", router, Clock::system());
+        let router = service::http::layers("test", router, Clock::system(), &Metrics::new());
         shutdown.spawn(service::http::serve(listener, router, shutdown.token(), Duration::from_secs(2)));
         Node { address, projections, metrics, shutdown }
     }

@@ -174,10 +174,11 @@ async fn orders(stage: &Stage, users: String) -> Result<Router, Failure> {
         workflow: events::orders::Workflow::default(),
         times: commands::fulfilment::Times::default(),
     };
-    let side = Box::pin(WriteSide::build(Context::Orders, &env, &Metrics::new())).await?;
+    let metrics = Metrics::new();
+    let side = Box::pin(WriteSide::build(Context::Orders, &env, &metrics)).await?;
     let (router, _) = side.http.split_for_parts();
     let router = auth::layer(router, system::verifier(&stage.config(), &stage.connection).await?);
-    Ok(service::http::layers("orders", router, stage.clock.clone()))
+    Ok(service::http::layers("orders", router, stage.clock.clone(), &metrics))
 }
 
 /// The users service at `url`; its answer is good as long as it is everywhere.

@@ -78,6 +78,12 @@ impl File {
             return faults.add(&place, "is a secret: keep it in a file of its own, or in the environment");
         }
         match text(value) {
+            Some(text) if has_login(&text) => {
+                faults.add(
+                    &place,
+                    "has a login before the @: keep that in the environment, or in a file of its own",
+                );
+            }
             Some(text) => {
                 self.settings.insert((section.to_owned(), key.to_owned()), text);
             }
@@ -178,6 +184,15 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// Whether one of the addresses of a text says who comes: `scheme://user:password@host`.
+fn has_login(text: &str) -> bool {
+    text.split(',').any(|one| {
+        let place =
+            one.split_once("://").map(|(_, place)| place.split(['/', '?', '#']).next().unwrap_or(place));
+        place.is_some_and(|place| place.contains('@'))
+    })
+}
+
 /// Whether one may have been meant for the other: the same letters but for a few, or one begins with the other.
 fn alike(known: &str, key: &str) -> bool {
     let letters = |text: &str| text.bytes().filter(u8::is_ascii_alphanumeric).collect::<Vec<_>>();
@@ -239,6 +254,22 @@ mod tests {
         }
         assert!(!faults.contains("\"t\""));
         assert!(file("[serve").unwrap_err().to_string().contains("TOML"));
+    }
+
+    /// Wherever it stands, and it is not said what it is.
+    #[test]
+    fn an_address_with_a_login_is_refused() {
+        for login in [
+            "\"nats://ada:s3cret@nats\"",
+            "\"nats://s3cret@nats:4222/\"",
+            "[\"nats://a\", \"tls://ada:s3cret@b\"]",
+        ] {
+            let faults = file(&format!("[serve]\nnats-url = {login}")).unwrap_err().to_string();
+            assert!(faults.contains("serve.nats-url") && !faults.contains("s3cret"), "{faults}");
+        }
+        for open in ["nats://a:4222,nats://b", "https://h/users/@me", "ada@example.com"] {
+            file(&format!("[serve]\nnats-url = \"{open}\"")).unwrap();
+        }
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub(super) async fn assemble(
     let described = described(service, api);
     let leaving = shutdown.leaving();
     let stays = move || if leaving.is_cancelled() { Err("stopping".to_owned()) } else { Ok(()) };
-    let mut probes = probes(service, config, &writing, metrics).check("process", Arc::new(stays));
+    let mut probes = probes(service, config, &writing, metrics.clone()).check("process", Arc::new(stays));
     if let Some((read_side, _)) = &read_side {
         probes = probes.check("projections", read_side.check());
     }
@@ -86,7 +86,7 @@ pub(super) async fn assemble(
     let operators = auth::restrict(breakers.routes(), Role::Operator);
     let router = paths.merge(probes.routes()).merge(operators).merge(described);
     let router = auth::layer(router, verifier(config, &writing).await?);
-    Ok((service::http::layers(service.name(), router, config.clock.clone()), ready))
+    Ok((service::http::layers(service.name(), router, config.clock.clone(), &metrics), ready))
 }
 
 /// What the service says of itself, and what others may rely on.
