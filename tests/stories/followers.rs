@@ -15,12 +15,21 @@ async fn followed(world: &World, follower: &str) -> Intruder {
     assert_eq!(code, Some(0), "{said}");
     let accounts = "accounts.conf";
     fs::copy(folder.join(accounts), world.config.data.with_file_name("nats").join(accounts)).unwrap();
-    let pid = world.nats.pid().and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().unwrap()));
-    rustix::process::kill_process(pid.unwrap(), rustix::process::Signal::HUP).unwrap();
+    let pid =
+        world.nats.pid().and_then(|pid| rustix::process::Pid::from_raw(pid.try_into().unwrap())).unwrap();
+    let reload = || rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    reload();
     let (name, _) = follower.split_once('=').unwrap();
     let seed: Seed = fs::read_to_string(folder.join(format!("seeds/{name}.nk"))).unwrap().parse().unwrap();
-    eventually("he is known", SOON, async || {
-        Intruder::enter(&world.nats.url(), name, Some(&seed), json!({})).await.ok()?.ok()
+    let enter = async || Intruder::enter(&world.nats.url(), name, Some(&seed), json!({})).await.ok()?.ok();
+    eventually("he is known", SOON, async || enter().await).await;
+    // A server makes an account with the first one, and opens what leads from it into others with the next.
+    reload();
+    eventually("his doors are open", SOON, async || {
+        let mut other = enter().await?;
+        let asked =
+            tokio::time::timeout(Duration::from_secs(2), other.request("JS.API.STREAM.INFO.VIEWS_USERS", ""));
+        asked.await.ok()?.ok()?.ok().map(|_| other)
     })
     .await
 }

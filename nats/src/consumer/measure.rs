@@ -18,7 +18,7 @@ impl Consumer {
                 Ok(info) => self.show(&info),
                 // Whoever takes messages notices what is lost, and takes it up again.
                 Err(error) => {
-                    tracing::debug!(durable = self.durable, %error, "how far it is cannot be asked")
+                    tracing::debug!(durable = self.durable, %error, "how far it is cannot be asked");
                 }
             }
         }
