@@ -168,3 +168,20 @@ fn every_problem_is_documented() {
         names.flat_map(|names| names.split(", ").map(|name| name.trim_matches('`').to_owned())).collect();
     assert_eq!(used, documented, "docs/problems.md lists what the code answers");
 }
+
+/// Every story is told on both databases, or it is said where they are listed why it is told once.
+#[test]
+fn every_story_is_told_on_both_databases() {
+    let text = |of: &str| fs::read_to_string(root().join("tests").join(of).join("main.rs")).unwrap();
+    let modules = |text: &str| -> BTreeSet<String> {
+        let names = text.lines().filter_map(|line| line.trim().strip_prefix("mod ")?.strip_suffix(';'));
+        names.map(str::to_owned).collect()
+    };
+    let again = text("stories_on_postgresql");
+    let excused = again.lines().filter_map(|line| line.strip_prefix("//! - ")?.split_once(": "));
+    let excused =
+        excused.flat_map(|(names, _)| names.split(", ").map(|name| name.trim_matches('`').to_owned()));
+    let (again, excused) = (modules(&again), excused.collect::<BTreeSet<_>>());
+    assert!(again.is_disjoint(&excused), "told again, though it is excused");
+    assert_eq!(&again | &excused, modules(&text("stories")));
+}

@@ -26,7 +26,7 @@ use waybill::{
     api::{Api, Cart},
     system::{Service, System},
 };
-use waybill_tests::{Serve, Trap, Verdict, World, eventually};
+use waybill_tests::{ReadModels, Serve, Trap, Verdict, World, eventually};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,7 +103,7 @@ struct Shop {
 
 impl Shop {
     async fn open(workflow: Workflow) -> Self {
-        let mut world = World::with(|config| {
+        let mut world = World::with(ReadModels::OnSqlite, |config| {
             config.flow.workflow = workflow;
             config.flow.times =
                 Times { deadline: Some(DEADLINE), pause: Some(Duration::from_millis(50)), hold: HOLD };

@@ -7,7 +7,8 @@
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes; [`Intruder`]: one with
 //!   a key that he should not have
 //! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
-//! - [`Cluster`]: a PostgreSQL server; [`Compose`]: all that `docker-compose.yml` starts
+//! - [`ReadModels`]: which database a story is told on; [`Cluster`]: a PostgreSQL server; [`Compose`]: all that
+//!   `docker-compose.yml` starts
 //! - [`installed`], [`python`], [`node`]: packages of Python and of Node; [`yaml`]
 //! - [`eventually`]: waiting for a condition, with a deadline; [`settled`]: waiting until all that must hold does
 //!
@@ -26,6 +27,7 @@ mod node;
 mod postgres;
 mod process;
 mod python;
+mod read_models;
 mod receiver;
 mod serve;
 mod subscriber;
@@ -45,6 +47,7 @@ pub use node::node;
 pub use postgres::Cluster;
 pub use process::{Process, run};
 pub use python::{installed, python};
+pub use read_models::{Kept, ReadModels};
 pub use receiver::{Behaviour as ReceiverBehaviour, Receiver, Request as ReceivedRequest};
 pub use serve::Serve;
 pub use subscriber::{Received, Subscriber, request};

@@ -67,6 +67,11 @@ impl Cluster {
         self.0.sql(url, sql).map_err(|error| error.to_string())
     }
 
+    /// What it has written down so far.
+    pub fn log(&self) -> String {
+        self.0.log()
+    }
+
     /// Ends it as a crash does: the postmaster is killed, nothing is written down.
     pub fn kill(&self) {
         self.0.kill();

@@ -1,6 +1,7 @@
 //! The real executable as a process: to be killed, and started again on what it left behind.
 
 use crate::eventually;
+use projections::database::Storage;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::{
@@ -170,6 +171,7 @@ impl Process {
             .arg("--data")
             .arg(data)
             .env("WAYBILL_MASTER_KEY", &*config.master_key.to_base64())
+            .envs(database(config, service.name()))
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn()
@@ -222,6 +224,14 @@ fn kill_nats(dir: &Path) {
 
 fn nats_pid_file(dir: &Path) -> PathBuf {
     dir.join("nats/nats-server.pid")
+}
+
+/// The variable that says where a service has its read model on PostgreSQL; none on SQLite, or where it has none.
+pub(crate) fn database(config: &Config, service: &str) -> Option<(&'static str, String)> {
+    match config.databases.storage(service.parse().ok()?, &config.data) {
+        Storage::Postgres(url) => Some(("WAYBILL_DATABASE_URL", url.reveal())),
+        Storage::Sqlite(_) => None,
+    }
 }
 
 pub(crate) fn pid(id: u32) -> Option<Pid> {

@@ -24,7 +24,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    /// Serves one service on a free port, with read models in a folder of its own beside those of the world.
+    /// Serves one service on a free port: on SQLite with a read model in a folder of its own beside those of the world, on
+    /// PostgreSQL with that of the world.
     pub fn start(world: &World, service: &str, name: &str) -> io::Result<Self> {
         Self::with(world, service, name, &[] as &[&str])
     }
@@ -64,6 +65,7 @@ impl Serve {
             .arg("--master-key-file")
             .arg(key)
             .args(flags)
+            .envs(process::database(&world.config, service))
             .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

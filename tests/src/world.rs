@@ -1,6 +1,6 @@
 //! A whole system in this process.
 
-use crate::{Cluster, eventually, request, run};
+use crate::{Kept, ReadModels, eventually, request, run};
 use events::Context;
 use futures::future::try_join_all;
 use nats::{
@@ -8,7 +8,7 @@ use nats::{
     server::{self, Binary, Guard, Node, Server},
     topology,
 };
-use projections::database::{PostgresUrl, Storage};
+use projections::database::Storage;
 use service::tls::Tls;
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,6 @@ use waybill::{
     access::{NatsAccess, OPERATOR, PROVISIONING},
     api::{Api, Tokens},
     audit::Audit,
-    databases::Databases,
     failure::Failure,
     provision::Provision,
     rights,
@@ -43,53 +42,55 @@ pub struct World {
     pub nats: Server,
     /// The other nodes.
     pub others: Vec<Server>,
+    /// Where the read models are.
+    pub kept: Kept,
     dir: TempDir,
 }
 
 impl World {
     /// Every service, the durable profile, the world outside well disposed.
-    pub async fn start() -> Result<Self, Failure> {
-        Self::with(|_| ()).await
+    pub async fn start(read_models: ReadModels) -> Result<Self, Failure> {
+        Self::with(read_models, |_| ()).await
     }
 
     /// The same, with other settings.
-    pub async fn with(change: impl FnOnce(&mut Config)) -> Result<Self, Failure> {
-        Self::of(&Service::ALL, change).await
-    }
-
-    /// The same, with read models on a PostgreSQL server: a database and a role per service.
-    pub async fn on(cluster: &Cluster) -> Result<Self, Failure> {
-        let admin = cluster.url("postgres").parse::<PostgresUrl>()?;
-        let databases = Databases::provision(&admin, &Service::ALL).await?;
-        Self::with(|config| config.databases = databases).await
+    pub async fn with(read_models: ReadModels, change: impl FnOnce(&mut Config)) -> Result<Self, Failure> {
+        Self::of(read_models, &Service::ALL, change).await
     }
 
     /// The same, with some services only.
-    pub async fn of(services: &[Service], change: impl FnOnce(&mut Config)) -> Result<Self, Failure> {
+    pub async fn of(
+        read_models: ReadModels,
+        services: &[Service],
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
         let binary = Binary::locate(None).await?;
-        let mut config = Config::new("", dir.path().join("views"));
+        let kept = read_models.kept();
+        let databases = kept.databases().await?;
+        let mut config = Config { databases, ..Config::new("", dir.path().join("views")) };
         change(&mut config);
         let server = server::Config::new(binary, dir.path().join("nats"));
         let nats = Server::start(server::Config { durability: config.durability, ..server }).await?;
         config.nats_url = nats.url();
         let (system, api) = start(&config, services).await?;
-        Ok(Self { system: Some(system), api, config, nats, others: Vec::new(), dir })
+        Ok(Self { system: Some(system), api, config, nats, others: Vec::new(), kept, dir })
     }
 
     /// Every service, each with a key of its own, on a NATS that trusts nobody and on which everything was made before.
-    pub async fn secured() -> Result<Self, Failure> {
-        Self::guarded_by(None).await
+    pub async fn secured(read_models: ReadModels) -> Result<Self, Failure> {
+        Self::guarded_by(read_models, None).await
     }
 
     /// The same on a cluster of three nodes, where both sides of every connection show certificates.
-    pub async fn with_certificates() -> Result<Self, Failure> {
-        Self::guarded_by(Some(free_ports(3).await?)).await
+    pub async fn with_certificates(read_models: ReadModels) -> Result<Self, Failure> {
+        Self::guarded_by(read_models, Some(free_ports(3).await?)).await
     }
 
     /// Where there are ports, each for the routes of a node, there are certificates.
-    async fn guarded_by(ports: Option<Vec<u16>>) -> Result<Self, Failure> {
+    async fn guarded_by(read_models: ReadModels, ports: Option<Vec<u16>>) -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
+        let kept = read_models.kept();
         let folder = dir.path().join("access");
         let out = folder.to_string_lossy().into_owned();
         let tls = dir.path().join("tls");
@@ -107,7 +108,8 @@ impl World {
             succeed(&["nats-config", "--out", &out]).await?;
         }
         let access = NatsAccess::of_folder(&common, &folder.join("seeds"), rights::roles())?;
-        let config = Config { access, ..Config::new("", dir.path().join("views")) };
+        let databases = kept.databases().await?;
+        let config = Config { access, databases, ..Config::new("", dir.path().join("views")) };
         let provisioning = Access { provisions: true, ..config.access.of(PROVISIONING).clone() };
         let guard = Some(Guard { folder, access: provisioning.clone() });
         let server = server::Config::new(Binary::locate(None).await?, dir.path().join("nats"));
@@ -127,7 +129,7 @@ impl World {
         .await;
         let (system, api) = start(&config, &Service::ALL).await?;
         let nats = nodes.remove(0);
-        Ok(Self { system: Some(system), api, config, nats, others: nodes, dir })
+        Ok(Self { system: Some(system), api, config, nats, others: nodes, kept, dir })
     }
 
     /// Where the certificates are.
@@ -145,8 +147,8 @@ impl World {
     ///
     /// # Panics
     /// When the nodes do not find each other in time.
-    pub async fn cluster() -> Result<Self, Failure> {
-        let mut world = Self::empty_cluster().await?;
+    pub async fn cluster(read_models: ReadModels) -> Result<Self, Failure> {
+        let mut world = Self::empty_cluster(read_models).await?;
         let connection = Connection::connect(&world.config.nats_url, "test").await?;
         eventually("three nodes keep the streams", READY_WITHIN, async || {
             topology::ensure(&connection, &Context::ALL, 3).await.ok()
@@ -157,16 +159,19 @@ impl World {
     }
 
     /// The nodes alone, with nothing on them: services are there from [`resume`](Self::resume) on.
-    pub async fn empty_cluster() -> Result<Self, Failure> {
+    pub async fn empty_cluster(read_models: ReadModels) -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
+        let kept = read_models.kept();
+        let databases = kept.databases().await?;
         let base = server::Config::new(Binary::locate(None).await?, dir.path());
         let ports = free_ports(3).await?;
         let mut nodes = try_join_all(nodes(dir.path(), &ports, &base)).await?;
         let urls: Vec<_> = nodes.iter().map(Server::url).collect();
-        let config = Config { replicas: 3, ..Config::new(urls.join(","), dir.path().join("views")) };
+        let config =
+            Config { replicas: 3, databases, ..Config::new(urls.join(","), dir.path().join("views")) };
         let nats = nodes.remove(0);
         let api = Api::at(BTreeMap::new());
-        Ok(Self { system: None, api, config, nats, others: nodes, dir })
+        Ok(Self { system: None, api, config, nats, others: nodes, kept, dir })
     }
 
     /// The node of this name.
@@ -179,8 +184,8 @@ impl World {
         nodes.nth(number.wrapping_sub(1)).unwrap_or_else(|| panic!("there is no node {name}"))
     }
 
-    /// Starts some services once more against the same NATS, with read models of their own in `views`: as another
-    /// process would.
+    /// Starts some services once more against the same NATS, as another process would: on SQLite with read models of their
+    /// own in `views`, on PostgreSQL with those that are there.
     pub async fn another(&self, views: &str, services: &[Service]) -> Result<(System, Api), Failure> {
         let data = self.config.data.with_file_name(views);
         start(&Config { data, ..self.config.clone() }, services).await
@@ -201,9 +206,33 @@ impl World {
         Ok(())
     }
 
-    /// Where the read models are.
-    pub fn storage(&self) -> Storage {
-        Storage::Sqlite(self.config.data.clone())
+    /// Where the read model of a service is.
+    pub fn storage(&self, service: Service) -> Storage {
+        self.config.databases.storage(service, &self.config.data)
+    }
+
+    /// Flags that say to a command where the read models are.
+    pub fn read_models(&self) -> Vec<String> {
+        let of = |service: Service| match self.storage(service) {
+            Storage::Postgres(url) => Some(format!("{service}={}", url.reveal())),
+            Storage::Sqlite(_) => None,
+        };
+        let urls: Vec<_> = Service::ALL.into_iter().filter_map(of).collect();
+        let data = format!("--data={}", self.config.data.display());
+        [data]
+            .into_iter()
+            .chain((!urls.is_empty()).then(|| format!("--database-urls={}", urls.join(","))))
+            .collect()
+    }
+
+    /// Loses every read model, while no service runs.
+    pub async fn lose_read_models(&mut self) -> Result<(), Failure> {
+        for service in Service::ALL {
+            self.kept.lose(service.name(), &self.config.data).await?;
+        }
+        // Who has a new database has a new password.
+        self.config.databases = self.kept.databases().await?;
+        Ok(())
     }
 
     /// A connection of the test's own.

@@ -1,5 +1,6 @@
 //! Who may do what: nobody without a token, customers what is theirs, operators the rest.
 
+use crate::READ_MODELS;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, time::Duration};
@@ -87,7 +88,7 @@ fn filled(path: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_endpoint_wants_a_token_unless_it_is_public_and_says_so() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let api = &world.api;
     let mut public = BTreeSet::new();
     for service in Service::ALL {
@@ -128,7 +129,7 @@ async fn every_endpoint_wants_a_token_unless_it_is_public_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operator_verbs_need_the_role() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let (api, user) = (&world.api, world.config.clock.uuid());
     for (service, method, path) in OPERATORS_ONLY {
         let request = api.http().request(method.parse().unwrap(), api.url(*service, &filled(path)));
@@ -172,7 +173,7 @@ struct Shop {
 }
 
 async fn open() -> Shop {
-    let world = World::start().await.unwrap();
+    let world = World::start(READ_MODELS).await.unwrap();
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), 100).await.unwrap();
     let mut carts = Vec::new();
     for name in ["ada", "bob"] {
@@ -267,7 +268,7 @@ async fn a_key_is_of_whoever_sends_it_and_events_name_him_by_id() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_can_be_read_from_where_they_are_published() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let published = world.api.url(Service::Users, "/.well-known/jwks.json");
     let nowhere = "http://127.0.0.1:1/jwks.json".to_owned();
     for (views, url, status) in [("views-2", published, 404), ("views-3", nowhere, 503)] {

@@ -1,5 +1,6 @@
 //! The same thing again: commands that are sent twice, events that are delivered twice.
 
+use crate::READ_MODELS;
 use events::{Context, orders::Workflow};
 use futures::future::try_join_all;
 use std::time::Duration;
@@ -10,7 +11,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_sent_again_has_one_effect_and_one_answer() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), 10).await.unwrap();
     let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, 1000).await.unwrap();
@@ -41,13 +42,13 @@ async fn a_command_sent_again_has_one_effect_and_one_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_are_delivered_again_change_nothing() {
-    delivered_again(World::start().await.unwrap(), 10).await;
+    delivered_again(World::start(READ_MODELS).await.unwrap(), 10).await;
 }
 
 /// What sagas have asked for is not asked for once more.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_are_delivered_again_change_nothing_of_a_saga() {
-    let world = World::with(|config| config.flow.workflow = Workflow::Orchestration);
+    let world = World::with(READ_MODELS, |config| config.flow.workflow = Workflow::Orchestration);
     delivered_again(world.await.unwrap(), 3).await;
 }
 

@@ -6,6 +6,7 @@ mod messages;
 mod operations;
 mod told;
 
+use crate::READ_MODELS;
 use document::document;
 use reqwest::{Client, Response, StatusCode, header};
 use serde_json::{Value, json};
@@ -81,7 +82,7 @@ async fn get(client: &Client, url: &str, known: Option<&str>) -> Response {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn schemas_and_the_document_are_served_by_every_service_and_by_the_gateway() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let front = Front::start(&world).await.unwrap();
     front.knows(&Service::ALL).await.unwrap();
     let client = Client::new();
@@ -139,7 +140,7 @@ async fn schemas_and_the_document_are_served_by_every_service_and_by_the_gateway
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_says_what_a_running_system_does() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let user = world.api.register("asyncapi").await.unwrap();
     let (document, nats) = (committed(), world.config.nats_url.clone());
 

@@ -1,5 +1,6 @@
 //! On three nodes, one may die; and what one node held goes on on three.
 
+use crate::READ_MODELS;
 use futures::future::join_all;
 use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
@@ -36,7 +37,7 @@ async fn leader(url: &str, stream: &str) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_go_on_when_a_node_dies_and_nothing_acknowledged_is_lost() {
-    let mut world = World::cluster().await.unwrap();
+    let mut world = World::cluster(READ_MODELS).await.unwrap();
     let api = world.api.clone();
     let stocked = api.stock_product("p", ("TEA", "Tea", 450), 500).await.unwrap();
     let user_id = api.register("ada").await.unwrap();
@@ -82,7 +83,7 @@ async fn orders_go_on_when_a_node_dies_and_nothing_acknowledged_is_lost() {
 /// Whoever outgrows one machine moves: a backup of one node is restored onto a cluster.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_node_held_goes_on_on_three() {
-    let mut one = World::start().await.unwrap();
+    let mut one = World::start(READ_MODELS).await.unwrap();
     let stocked = one.api.stock_product("p", ("TEA", "Tea", 450), 500).await.unwrap();
     let user_id = one.api.register("ada").await.unwrap();
     let (account_id, opened) = one.api.open_account("a", user_id, 1_000_000).await.unwrap();
@@ -103,7 +104,7 @@ async fn what_one_node_held_goes_on_on_three() {
         run(&["backup", &backup, "--keys-to", &keys, "--nats-url", &one.nats.url()]).await.unwrap();
     assert_eq!(code, Some(0), "{said}");
 
-    let mut three = World::empty_cluster().await.unwrap();
+    let mut three = World::empty_cluster(READ_MODELS).await.unwrap();
     three.config.master_key = one.config.master_key.clone();
     let place = ["--nats-url", &three.config.nats_url, "--replicas", "3"];
     let restore = [&["restore", &backup, "--keys-from", &keys][..], &place].concat();
@@ -138,8 +139,10 @@ async fn what_one_node_held_goes_on_on_three() {
         fewer.is_empty().then_some(())
     })
     .await;
-    let data = three.config.data.to_str().unwrap();
-    let (code, said) = run(&["verify", "--data", data, "--nats-url", &three.config.nats_url]).await.unwrap();
+    let read_models = three.read_models();
+    let place: Vec<_> = read_models.iter().map(String::as_str).collect();
+    let verify = ["verify", "--nats-url", &three.config.nats_url];
+    let (code, said) = run(&[&verify, &place[..]].concat()).await.unwrap();
     assert!(code == Some(0) && said.contains("everything agrees"), "{said}");
     assert!(three.stop().await);
 }

@@ -1,5 +1,6 @@
 //! Many who want the same thing, in one process and in two.
 
+use crate::READ_MODELS;
 use futures::future::{join_all, try_join_all};
 use waybill::{
     api::{Answer, Api, Cart},
@@ -20,7 +21,7 @@ async fn rush(apis: &[&Api], cart: &Cart, orders: usize, after: &str) -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_unit_goes_to_exactly_one_of_fifty() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let (other, api_of_other) = world.another("views-2", &Service::ALL).await.unwrap();
     let stocked = world.api.stock_product("p", ("LAMP", "Lamp", 4900), 1).await.unwrap();
     let user_id = world.api.register("u").await.unwrap();
@@ -44,7 +45,7 @@ async fn the_last_unit_goes_to_exactly_one_of_fifty() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_balance_for_ten_pays_for_exactly_ten_of_a_hundred() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let (other, api_of_other) = world.another("views-2", &Service::ALL).await.unwrap();
     let stocked = world.api.stock_product("p", ("PEN", "Pen", 10), 1000).await.unwrap();
     let user_id = world.api.register("u").await.unwrap();

@@ -1,18 +1,16 @@
 //! Processes are killed while hundreds of orders are under way. Nothing that was acknowledged is lost.
 
+use crate::READ_MODELS;
 use futures::future::join_all;
-use projections::{
-    View,
-    database::{Database, Storage},
-};
-use std::{path::Path, time::Duration};
+use projections::{View, database::Database};
+use std::time::Duration;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
 use uuid::Uuid;
 use waybill::api::{Api, Cart};
-use waybill_tests::{Cluster, Process, settled};
+use waybill_tests::{Process, settled};
 
 const FLAGS: &[&str] = &["--log", "warn"];
 const ROUNDS: usize = 5;
@@ -49,28 +47,10 @@ async fn insist(api: watch::Receiver<Api>, key: String, cart: Cart, accepted: wa
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_whatever_is_killed() {
-    kill_everything(None).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_acknowledged_is_lost_whatever_is_killed_on_postgresql() {
-    kill_everything(Some(Cluster::start())).await;
-}
-
-/// Where the read model of a service is, for whoever may see everything.
-fn storage(cluster: Option<&Cluster>, data: &Path, service: &str) -> Storage {
-    match cluster {
-        None => Storage::Sqlite(data.join("views")),
-        Some(cluster) => Storage::Postgres(cluster.url(&format!("waybill_{service}")).parse().unwrap()),
-    }
-}
-
-async fn kill_everything(cluster: Option<Cluster>) {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let admin = cluster.as_ref().map(|cluster| cluster.url("postgres"));
-    let flags: Vec<_> =
-        FLAGS.iter().copied().chain(admin.iter().flat_map(|url| ["--postgres", url])).collect();
+    let kept = READ_MODELS.kept();
+    let flags = kept.flags(FLAGS);
     let flags = flags.as_slice();
     let mut process = Process::dev(&data, flags).await.unwrap();
     let user_id = process.api.register("u").await.unwrap();
@@ -92,7 +72,7 @@ async fn kill_everything(cluster: Option<Cluster>) {
             if matches!(victim, Victim::Nats | Victim::Both) {
                 process.kill_nats();
             }
-            if let Some(cluster) = &cluster {
+            if let Some(cluster) = kept.cluster() {
                 if round % 2 == 0 {
                     cluster.kill();
                 } else {
@@ -116,7 +96,7 @@ async fn kill_everything(cluster: Option<Cluster>) {
     let audit = settled(&connection, &process.api).await.unwrap();
     assert_eq!(audit.ends(), [("completed", ROUNDS * ORDERS)].into());
     for view in View::ALL {
-        let live = Database::open(&storage(cluster.as_ref(), &data, view.name), view, 1).await.unwrap();
+        let live = Database::open(&kept.storage(view.name, &data.join("views")), view, 1).await.unwrap();
         let scratch = folder.path().join("scratch");
         let differences = projections::verify(view, &connection, &live, &scratch).await.unwrap();
         assert!(differences.is_empty(), "{}: {differences:?}", view.name);

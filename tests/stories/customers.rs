@@ -1,5 +1,6 @@
 //! Orders ask the users service for their customers, and go on without it.
 
+use crate::READ_MODELS;
 use nats::{Registry, RegistryOptions};
 use std::{
     collections::BTreeMap,
@@ -37,7 +38,9 @@ fn is_stale(answer: &Answer) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn orders_are_accepted_with_a_stale_snapshot_while_the_users_service_is_dead() {
     // Nothing is remembered: every order asks.
-    let mut world = World::of(&OTHERS, |config| config.users_calls.fresh_for = Duration::ZERO).await.unwrap();
+    let mut world = World::of(READ_MODELS, &OTHERS, |config| config.users_calls.fresh_for = Duration::ZERO)
+        .await
+        .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut process = Process::serve(Service::Users, &world.config, &folder.path().join("1")).unwrap();
     let registry =
@@ -84,8 +87,9 @@ async fn orders_are_accepted_with_a_stale_snapshot_while_the_users_service_is_de
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_remembered_until_a_fact_says_otherwise() {
-    let mut world =
-        World::with(|config| config.users_calls.fresh_for = Duration::from_hours(1)).await.unwrap();
+    let mut world = World::with(READ_MODELS, |config| config.users_calls.fresh_for = Duration::from_hours(1))
+        .await
+        .unwrap();
     let api = &world.api;
     let user_id = api.register("ada").await.unwrap();
     let stocked = api.stock_product("p", ("TEA", "Tea", 450), 100).await.unwrap();

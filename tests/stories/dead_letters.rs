@@ -1,5 +1,6 @@
 //! What a consumer cannot handle waits for an operator, holds nothing else up, and comes back in order.
 
+use crate::READ_MODELS;
 use commands::shipping::Behaviour;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -21,7 +22,8 @@ struct Shop {
 impl Shop {
     /// Whoever fails three times is parked.
     async fn open() -> Self {
-        let world = World::with(|config| config.policies = "park:3".parse().unwrap()).await.unwrap();
+        let world =
+            World::with(READ_MODELS, |config| config.policies = "park:3".parse().unwrap()).await.unwrap();
         let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), 100).await.unwrap();
         let user_id = world.api.register("u").await.unwrap();
         let (account_id, _) = world.api.open_account("a", user_id, 100_000).await.unwrap();

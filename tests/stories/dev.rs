@@ -1,5 +1,6 @@
 //! `waybill dev` as a process.
 
+use crate::READ_MODELS;
 use std::{fs, process::Output};
 use tokio::process::Command;
 use waybill_tests::{Process, settled};
@@ -15,7 +16,8 @@ async fn it_is_found_refuses_a_second_one_stops_cleanly_and_continues() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let shown = data.to_str().unwrap();
-    let first = Process::dev(&data, &[]).await.unwrap();
+    let kept = READ_MODELS.kept();
+    let first = Process::dev(&data, &kept.flags(&[])).await.unwrap();
     let file: serde_json::Value = serde_json::from_slice(&fs::read(data.join("dev.json")).unwrap()).unwrap();
     assert_eq!(file["durability"], "always");
     assert_eq!(file["services"].as_object().unwrap().len(), waybill::system::Service::ALL.len());
@@ -53,7 +55,7 @@ async fn it_is_found_refuses_a_second_one_stops_cleanly_and_continues() {
     assert!(first.stop().await.unwrap().success());
     assert!(!data.join("dev.json").exists());
 
-    let again = Process::dev(&data, &["--durability", "interval"]).await.unwrap();
+    let again = Process::dev(&data, &kept.flags(&["--durability", "interval"])).await.unwrap();
     let connection = nats::Connection::connect(&again.nats_url, "test").await.unwrap();
     let audit = settled(&connection, &again.api).await.unwrap();
     assert_eq!(audit.orders(), before, "it continues where it was");

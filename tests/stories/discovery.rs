@@ -1,5 +1,6 @@
 //! Instances come, leave and are killed, and whoever asks does not notice.
 
+use crate::READ_MODELS;
 use futures::future::join_all;
 use nats::{Registry, RegistryOptions};
 use serde_json::json;
@@ -29,7 +30,7 @@ async fn ask(front: &Front) {
 
 #[tokio::test]
 async fn an_instance_that_is_killed_fails_no_request_that_can_be_repeated() {
-    let world = World::start().await.unwrap();
+    let world = World::start(READ_MODELS).await.unwrap();
     let front = Front::patient(&world, "").await.unwrap();
     known(&front, 1).await;
     let mut second = Serve::start(&world, "inventory", "second").unwrap();
@@ -71,7 +72,7 @@ async fn an_instance_that_is_killed_fails_no_request_that_can_be_repeated() {
 
 #[tokio::test]
 async fn an_instance_that_leaves_fails_no_request_at_all() {
-    let world = World::start().await.unwrap();
+    let world = World::start(READ_MODELS).await.unwrap();
     let front = Front::patient(&world, "").await.unwrap();
     known(&front, 1).await;
     let (second, _) = world.another("second", &[Service::Inventory]).await.unwrap();
@@ -107,7 +108,7 @@ const ASKED: [(Service, &str); 8] = [
 
 #[tokio::test]
 async fn whichever_service_is_killed_the_gateway_says_so_in_time_and_recovers() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     assert!(world.stop().await);
     let mut processes: Vec<_> = ASKED
         .iter()

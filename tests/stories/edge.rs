@@ -1,5 +1,6 @@
 //! Through the gateway to the real services, and its table against what they say of themselves.
 
+use crate::READ_MODELS;
 use gateway::{Auth, Config, Match, Route};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -59,7 +60,7 @@ fn route(config: &Config, method: &str, path: &str) -> std::sync::Arc<Route> {
 
 #[tokio::test]
 async fn every_operation_has_a_route_that_says_who_may_and_how_often() {
-    let world = World::start().await.unwrap();
+    let world = World::start(READ_MODELS).await.unwrap();
     let config = Config::standard();
     let mut operations = 0;
     for service in Service::ALL {
@@ -88,7 +89,7 @@ async fn every_operation_has_a_route_that_says_who_may_and_how_often() {
 
 #[tokio::test]
 async fn an_order_through_the_gateway() {
-    let world = World::start().await.unwrap();
+    let world = World::start(READ_MODELS).await.unwrap();
     let front = Front::start(&world).await.unwrap();
     front.knows(&Service::ALL).await.unwrap();
     let url = &front.url;

@@ -1,5 +1,6 @@
 //! What went wrong in public systems, told here with another end: `docs/failure-stories.md`. Each for both workflows.
 
+use crate::READ_MODELS;
 use commands::{fulfilment::Times, shipping::Behaviour};
 use events::orders::Workflow;
 use serde_json::Value;
@@ -20,7 +21,7 @@ struct Shop {
 
 impl Shop {
     async fn open(workflow: Workflow, stock: u32, times: Times) -> Self {
-        let world = World::with(|config| {
+        let world = World::with(READ_MODELS, |config| {
             config.flow.workflow = workflow;
             config.flow.times = times;
         });

@@ -1,5 +1,6 @@
 //! Somebody of another house follows change feeds on a NATS that trusts nobody, and can do nothing else there.
 
+use crate::READ_MODELS;
 use nats::Seed;
 use serde_json::json;
 use std::{fs, time::Duration};
@@ -40,7 +41,7 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_of_another_house_follows_the_feeds_that_he_was_given_and_does_nothing_else() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     let mut other = followed(&world, "crm=users,inventory").await;
     world.api.stock_product("p", ("TEA", "Tea", 450), 30).await.unwrap();
     world.api.register("u").await.unwrap();

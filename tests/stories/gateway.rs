@@ -1,5 +1,6 @@
 //! `waybill serve gateway` as a process of its own: what operators do to it, and what its clients notice.
 
+use crate::READ_MODELS;
 use reqwest::{Client, header::HeaderMap};
 use serde_json::{Value, json};
 use std::{fs, io, net::SocketAddr, path::Path, time::Duration};
@@ -61,7 +62,7 @@ impl Gateway {
 
 #[tokio::test]
 async fn a_hangup_reads_the_table_again_and_a_faulty_one_changes_nothing() {
-    let world = World::of(&[Service::Inventory], |_| ()).await.unwrap();
+    let world = World::of(READ_MODELS, &[Service::Inventory], |_| ()).await.unwrap();
     let file = world.config.data.with_file_name("gateway.toml");
     fs::write(&file, ROUTES).unwrap();
     let gateway = Gateway::follow(&world, &file).await;
@@ -89,7 +90,7 @@ async fn a_hangup_reads_the_table_again_and_a_faulty_one_changes_nothing() {
 
 #[tokio::test]
 async fn without_a_file_a_hangup_ends_nothing() {
-    let world = World::of(&[Service::Inventory], |_| ()).await.unwrap();
+    let world = World::of(READ_MODELS, &[Service::Inventory], |_| ()).await.unwrap();
     let mut gateway = Gateway::start(&world, &[]).await;
     gateway.process.hang_up().unwrap();
     eventually("it says that there is nothing to read", SOON, async || {
@@ -106,7 +107,7 @@ async fn without_a_file_a_hangup_ends_nothing() {
 
 #[tokio::test]
 async fn a_gateway_that_is_asked_to_stop_finishes_what_has_begun_and_takes_nothing_new() {
-    let world = World::of(&[Service::Users, Service::Inventory], |_| ()).await.unwrap();
+    let world = World::of(READ_MODELS, &[Service::Users, Service::Inventory], |_| ()).await.unwrap();
     let file = world.config.data.with_file_name("gateway.toml");
     // Time enough, however slow the machine is.
     let routes = ROUTES.replace("timeout = \"3s\"", "timeout = \"20s\"");
@@ -153,7 +154,7 @@ async fn a_gateway_that_is_asked_to_stop_finishes_what_has_begun_and_takes_nothi
 
 #[tokio::test]
 async fn a_user_with_all_that_is_his_is_one_call() {
-    let world = World::of(&[Service::Users], |_| ()).await.unwrap();
+    let world = World::of(READ_MODELS, &[Service::Users], |_| ()).await.unwrap();
     let gateway = Gateway::start(&world, &[]).await;
     let user = world.api.register("include").await.unwrap();
     let token = world.api.tokens().unwrap().customer(user).await.unwrap();

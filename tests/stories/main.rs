@@ -1,6 +1,11 @@
-//! What a user can rely on, told on real processes.
+//! What a user can rely on, told on real processes, with read models on SQLite. `stories_on_postgresql` tells it once more.
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
+
+use waybill_tests::ReadModels;
+
+/// Where the read models of every story are.
+const READ_MODELS: ReadModels = ReadModels::OnSqlite;
 
 mod access;
 mod again;

@@ -1,6 +1,7 @@
 //! What customers and other systems are told: once, or not at all where they do not want it, and never at the cost of an
 //! order, whatever happens to the servers that carry it.
 
+use crate::READ_MODELS;
 use aws_lc_rs::hmac;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, fs, time::Duration};
@@ -31,7 +32,7 @@ impl Shop {
     }
 
     async fn of(services: &[Service], change: impl FnOnce(&mut Config)) -> Self {
-        let world = World::of(services, |config| {
+        let world = World::of(READ_MODELS, services, |config| {
             // Nobody has days here.
             config.channels.first_retry = Duration::from_millis(100);
             config.channels.last_mail_retry = Duration::from_secs(1);
@@ -419,7 +420,7 @@ async fn an_operator_has_it_told_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_without_a_mail_server_says_at_its_start_that_nobody_gets_mail() {
-    let mut world = World::of(&[Service::Users], |_| ()).await.unwrap();
+    let mut world = World::of(READ_MODELS, &[Service::Users], |_| ()).await.unwrap();
     let outbox = world.config.data.join("meant").display().to_string();
     for (name, flags, warned) in [("forgotten", vec![], true), ("meant", vec!["--outbox", &outbox], false)] {
         let serve = Serve::with(&world, "notifications", name, &flags).unwrap();

@@ -1,6 +1,7 @@
 //! What operators do about sagas, by `waybill saga` and over HTTP, through the gateway: everything is recorded with who did it
 //! and why, and nobody else may.
 
+use crate::READ_MODELS;
 use commands::{fulfilment::Times, shipping::Behaviour};
 use events::orders::Workflow;
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ struct Desk {
 
 impl Desk {
     async fn open() -> Self {
-        let world = World::with(|config| {
+        let world = World::with(READ_MODELS, |config| {
             config.flow.workflow = Workflow::Orchestration;
             config.policies = "retry".parse().unwrap();
         });

@@ -1,24 +1,16 @@
 //! An order on its way.
 
+use crate::READ_MODELS;
 use events::envelope::header;
 use std::time::Duration;
 use waybill::api::Cart;
-use waybill_tests::{Cluster, Subscriber, World, eventually};
+use waybill_tests::{Subscriber, World, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
-#[tokio::test]
-async fn one_order_is_reserved_charged_scheduled_and_completed() {
-    one_order(World::start().await.unwrap()).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn one_order_is_reserved_charged_scheduled_and_completed_on_postgresql() {
-    let cluster = Cluster::start();
-    one_order(World::on(&cluster).await.unwrap()).await;
-}
-
-async fn one_order(mut world: World) {
+async fn one_order_is_reserved_charged_scheduled_and_completed() {
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let subscriber = Subscriber::listen(&world.nats.url(), "evt.>").await.unwrap();
     let api = &world.api;
     let stocked = api.stock_product("p", ("TEA", "Tea", 450), 3).await.unwrap();

@@ -1,5 +1,6 @@
 //! NATS is away for a while.
 
+use crate::READ_MODELS;
 use reqwest::header::RETRY_AFTER;
 use std::time::Duration;
 use waybill::{api::Cart, system::Service};
@@ -9,7 +10,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_nats_it_says_so_and_recovers_by_itself() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), 10).await.unwrap();
     let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, 1000).await.unwrap();

@@ -1,7 +1,9 @@
 //! Personal data: nowhere in plain, and gone for good with their key.
 
+use crate::READ_MODELS;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use commands::shipping::Behaviour;
+use projections::View;
 use serde_json::{Value, json};
 use std::{fs, path::Path, time::Duration};
 use tokio::process::Command;
@@ -9,7 +11,7 @@ use waybill::{
     api::{Answer, Api, Cart},
     system::Service,
 };
-use waybill_tests::{Process, World, eventually, request, settled};
+use waybill_tests::{Cluster, Process, World, eventually, request, settled};
 
 const SOON: Duration = Duration::from_secs(20);
 /// What the customer says when cancelling.
@@ -114,11 +116,21 @@ fn search_files(folder: &Path, texts: &[&str]) -> Vec<String> {
     hits
 }
 
+/// Writes down everything that is in the databases, where it is searched for, and what the server has logged.
+fn dump(cluster: &Cluster, folder: &Path) {
+    for view in View::ALL {
+        let all = cluster.sql(&format!("waybill_{}", view.name), "SELECT database_to_xml(true, false, '')");
+        fs::write(folder.join(format!("{}.1.xml", view.name)), all).unwrap();
+    }
+    fs::write(folder.join("postgresql.log"), cluster.log()).unwrap();
+}
+
 #[tokio::test]
 async fn personal_data_are_in_no_stream_no_read_model_and_no_log() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let dev = Process::dev(&data, &["--log", "debug"]).await.unwrap();
+    let kept = READ_MODELS.kept();
+    let dev = Process::dev(&data, &kept.flags(&["--log", "debug"])).await.unwrap();
     register(&dev.api).await;
     let (cart, stocked) = shop(&dev.api).await;
     place(&dev.api, "good", &cart, &stocked).await;
@@ -143,9 +155,12 @@ async fn personal_data_are_in_no_stream_no_read_model_and_no_log() {
     assert_eq!(search_streams(&dev.nats_url, &secrets).await, [""; 0]);
     assert!(!search_streams(&dev.nats_url, &["POT-9"]).await.is_empty(), "the search searches");
     assert!(dev.stop().await.unwrap().success());
+    if let Some(cluster) = kept.cluster() {
+        dump(cluster, &data.join("views"));
+    }
     assert_eq!(search_files(&data, &secrets), [""; 0]);
     let hits = search_files(&data, &["POT-9", "POST /orders", "/orders"]).join("\n");
-    for file in ["inventory.1.sqlite", "orders.1.sqlite", "waybill.log"] {
+    for file in ["views/inventory.1.", "views/orders.1.", "waybill.log"] {
         assert!(hits.contains(file), "the search searches {file}: {hits}");
     }
 }
@@ -175,7 +190,7 @@ async fn replayed(world: &World, folder: &Path) -> Vec<(String, Value)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_erased_customer_is_gone_and_everything_else_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let (ada, stocked) = shop(&world.api).await;
     let bob = customer(&world.api, "b").await;
     let shipped = place(&world.api, "1", &ada, &stocked).await;
@@ -220,7 +235,7 @@ async fn an_erased_customer_is_gone_and_everything_else_goes_on() {
 
     // Read models made anew say the same.
     assert!(world.stop().await);
-    fs::remove_dir_all(&world.config.data).unwrap();
+    world.lose_read_models().await.unwrap();
     world.resume().await.unwrap();
     assert_eq!(world.settled().await.unwrap().ends(), after);
     assert_eq!(shipment(&world, shipped).await["address"], Value::Null);

@@ -2,7 +2,7 @@
 
 use projections::{
     View,
-    database::{Database, PostgresUrl, Storage},
+    database::{Database, Storage},
 };
 use std::{process::Output, time::Duration};
 use tokio::process::Command;
@@ -10,7 +10,7 @@ use waybill::{
     api::{Api, Cart},
     system::Service,
 };
-use waybill_tests::{Cluster, Process, Serve, World, eventually};
+use waybill_tests::{Cluster, Process, ReadModels, Serve, World, eventually};
 
 /// Far more than a takeover takes.
 const SOON: Duration = Duration::from_secs(20);
@@ -61,7 +61,7 @@ async fn the_role_of_a_service_cannot_read_what_is_another_ones() {
 
     // Nothing that is said shows a password.
     let wrong = orders.replace("waybill_orders:", "waybill_orders:not");
-    let world = World::of(&[], |_| ()).await.unwrap();
+    let world = World::of(ReadModels::OnSqlite, &[], |_| ()).await.unwrap();
     let key = world.config.master_key.to_base64();
     let env = [("WAYBILL_DATABASE_URL", wrong.as_str()), ("WAYBILL_MASTER_KEY", key.as_str())];
     let serving = ["serve", "orders", "--port", "0", "--nats-url", &world.config.nats_url];
@@ -81,14 +81,10 @@ async fn the_role_of_a_service_cannot_read_what_is_another_ones() {
 /// Two instances of a service on one database: one projects. Killed, the other one goes on within seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_instance_takes_over_when_the_one_that_projects_is_killed() {
-    let cluster = Cluster::start();
-    let admin = cluster.url("postgres").parse::<PostgresUrl>().unwrap();
-    let url = admin.provision("orders").await.unwrap();
     let others: Vec<_> = Service::ALL.into_iter().filter(|service| *service != Service::Orders).collect();
-    let world = World::of(&others, |_| ()).await.unwrap();
-    let flags = ["--database-url", &url.reveal()];
+    let world = World::of(ReadModels::OnPostgres, &others, |_| ()).await.unwrap();
     let instance = async |name| {
-        let serve = Serve::with(&world, "orders", name, &flags).unwrap();
+        let serve = Serve::start(&world, "orders", name).unwrap();
         let address = serve.address().await;
         (serve, format!("http://{address}"))
     };
@@ -124,7 +120,7 @@ async fn another_instance_takes_over_when_the_one_that_projects_is_killed() {
     assert!(says(&second, "nobody else projects: taking over"));
     let connection = world.connect().await.unwrap();
     let view = View::of("orders").unwrap();
-    let live = Database::open(&Storage::Postgres(url), view, 1).await.unwrap();
+    let live = Database::open(&world.storage(Service::Orders), view, 1).await.unwrap();
     let scratch = tempfile::tempdir().unwrap();
     let differences = projections::verify(view, &connection, &live, scratch.path()).await.unwrap();
     assert_eq!(differences, []);

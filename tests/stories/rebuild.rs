@@ -3,18 +3,16 @@
 #[path = "../../projections/examples/apply/flows.rs"]
 mod flows;
 
+use crate::READ_MODELS;
 use events::Position;
 use futures::{StreamExt, TryStreamExt, stream};
 use nats::{Connection, Durability, EventStore, StoreOptions, Write};
-use projections::{
-    Rebuilds, View,
-    database::{Database, PostgresUrl, Storage},
-};
+use projections::{Rebuilds, View, database::Database};
 use serde_json::{Value, json};
 use std::{process::Output, time::Duration};
 use tokio::{process::Command, time::sleep};
 use waybill::system::Service;
-use waybill_tests::{Cluster, Front, Process, Serve, World, eventually};
+use waybill_tests::{Front, Process, Serve, World, eventually};
 
 const SOON: Duration = Duration::from_mins(2);
 const ORDERS: u64 = 2500;
@@ -53,32 +51,16 @@ async fn live(world: &World, number: u32) {
     .await;
 }
 
+/// On PostgreSQL the server is killed too, with whatever was not on disk for good.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_is_killed_again_and_again_ends_with_the_same_tables() {
-    killed_again_and_again(None).await;
-}
-
-/// There the server is killed too, with whatever was not on disk for good.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_build_that_is_killed_again_and_again_ends_with_the_same_tables_on_postgresql() {
-    killed_again_and_again(Some(&Cluster::start())).await;
-}
-
-async fn killed_again_and_again(cluster: Option<&Cluster>) {
-    let world = World::of(&[Service::Operations], |config| config.durability = Durability::Interval);
+    let world =
+        World::of(READ_MODELS, &[Service::Operations], |config| config.durability = Durability::Interval);
     let world = world.await.unwrap();
     record(&world, 0..ORDERS).await;
     let folder = world.config.data.with_file_name("orders");
-    let (mut storage, mut flags) = (Storage::Sqlite(folder.clone()), vec!["--durability", "interval"]);
-    let url;
-    if let Some(cluster) = cluster {
-        let admin = cluster.url("postgres").parse::<PostgresUrl>().unwrap();
-        let provisioned = admin.provision("orders").await.unwrap();
-        url = provisioned.reveal();
-        flags.extend(["--database-url", &url]);
-        storage = Storage::Postgres(provisioned);
-    }
-    let start = || Serve::with(&world, "orders", "orders", &flags).unwrap();
+    let storage = world.config.databases.storage(Service::Orders, &folder);
+    let start = || Serve::with(&world, "orders", "orders", &["--durability", "interval"]).unwrap();
     let mut process = start();
     live(&world, 1).await;
     let path = "/ops/projections/orders/rebuild";
@@ -92,7 +74,7 @@ async fn killed_again_and_again(cluster: Option<&Cluster>) {
         .await;
         // Somewhere in the middle, or at its end: each time is another.
         sleep(Duration::from_millis(fastrand::u64(0..1500))).await;
-        if let Some(cluster) = cluster.filter(|_| kill % 2 == 0) {
+        if let Some(cluster) = world.kept.cluster().filter(|_| kill % 2 == 0) {
             cluster.kill();
             cluster.launch();
         } else {
@@ -137,7 +119,9 @@ async fn waybill(front: &Front, token: &str, arguments: &[&str]) -> Output {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_builds_again_goes_back_and_drops_through_the_gateway() {
-    let world = World::of(&[Service::Users, Service::Operations, Service::Orders], |_| ()).await.unwrap();
+    let world = World::of(READ_MODELS, &[Service::Users, Service::Operations, Service::Orders], |_| ())
+        .await
+        .unwrap();
     let front = Front::start(&world).await.unwrap();
     front.knows(&[Service::Users, Service::Operations]).await.unwrap();
     record(&world, 0..50).await;
@@ -184,7 +168,7 @@ async fn an_operator_builds_again_goes_back_and_drops_through_the_gateway() {
 /// One that has not come to its turn, so that it is there for as long as it takes to call it off.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_calls_a_build_off() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     live(&world, 1).await;
     assert!(world.stop().await);
     world.config.rebuilds = Rebuilds::at_most(0);

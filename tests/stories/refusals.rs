@@ -1,5 +1,6 @@
 //! What cannot be accepted is refused with a reason that names the field, and leaves nothing behind.
 
+use crate::READ_MODELS;
 use reqwest::{RequestBuilder, header::CONTENT_TYPE};
 use serde_json::{Value, json};
 use waybill::{
@@ -100,7 +101,7 @@ fn malformed(api: &Api, cart: &Value) -> Vec<(&'static str, RequestBuilder)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_is_refused_by_name_and_leaves_nothing() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let api = &world.api;
     api.stock_product("p", ("TEA", "Tea", 450), 10).await.unwrap();
     let user_id = world.api.register("u").await.unwrap();

@@ -1,5 +1,6 @@
 //! The log, read again: in parts, in every form, and copied elsewhere without anything happening twice.
 
+use crate::READ_MODELS;
 use events::Context;
 use jiff::Timestamp;
 use nats::{
@@ -129,7 +130,7 @@ async fn kept(nats: &str, stream: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_is_printed_in_parts_and_in_every_form() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let order = orders(&world, 2).await;
     let nats = world.nats.url();
     let json = |flags: &'static [&'static str]| lines(&nats, flags);
@@ -247,7 +248,7 @@ async fn printed_for_people(nats: &str, all: &[Value]) {
 /// What is recorded while somebody looks on is printed when it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_follows_the_log_is_shown_what_is_recorded_from_then_on() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     orders(&world, 1).await;
     let mut following = Command::new(Process::executable())
         .args([
@@ -288,7 +289,7 @@ async fn who_follows_the_log_is_shown_what_is_recorded_from_then_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_on_other_subjects_repeat_nothing() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     orders(&world, 3).await;
     let (nats, before) = (world.nats.url(), world.lengths().await.unwrap());
     let total: u64 = before.values().sum();
@@ -356,7 +357,7 @@ async fn copies_on_other_subjects_repeat_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_nats_gets_what_it_is_sent_at_the_pace_it_is_asked_for() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     orders(&world, 2).await;
     let nats = world.nats.url();
     let (other, _folder) = another().await;
@@ -426,7 +427,7 @@ async fn another_nats_gets_what_it_is_sent_at_the_pace_it_is_asked_for() {
 /// Another NATS has users of its own: they come with a key, or with what the address says, and nobody else does.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_nats_is_told_who_comes_and_nobody_else_is() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     orders(&world, 2).await;
     let (other, folder, seed) = guarded("").await;
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -466,7 +467,7 @@ async fn another_nats_is_told_who_comes_and_nobody_else_is() {
 /// It may ask for a certificate, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_nats_is_shown_a_certificate_where_it_asks_for_one() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     orders(&world, 1).await;
     let (other, folder, _) = guarded(", verify: true").await;
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
@@ -497,7 +498,7 @@ async fn another_nats_is_shown_a_certificate_where_it_asks_for_one() {
 /// What a stream has acknowledged has arrived, whatever else is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_some_copies_are_refused_the_others_need_not_be_made_again() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     orders(&world, 2).await;
     let (other, _folder) = particular().await;
     keep(&other.url(), "COPIES", "copy.orders.>").await;
@@ -514,7 +515,7 @@ async fn where_some_copies_are_refused_the_others_need_not_be_made_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_page_through_a_stream_and_follow_causes() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let order = orders(&world, 3).await;
     let front = Front::patient(&world, "").await.unwrap();
     front.knows(&[Service::Operations]).await.unwrap();
@@ -660,7 +661,7 @@ async fn is_shown_as_of_each_time(front: &Front, path: &str, steps: &[(Timestamp
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_shown_as_it_was_to_whoever_may_see_it() {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let front = Front::patient(&world, "").await.unwrap();
     front.knows(&Service::ALL).await.unwrap();
     let api = &world.api;

@@ -5,11 +5,8 @@
 //! serves them, for figures.
 
 use futures::future::join_all;
-use projections::database::{PostgresUrl, Storage};
 use std::{
-    env,
-    fmt::Write,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -18,10 +15,9 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use uuid::Uuid;
 use waybill::{
     api::{Api, Cart, Tokens},
-    databases::Databases,
     system::Service,
 };
-use waybill_tests::{Cluster, Process, Serve, World, eventually, run, settled};
+use waybill_tests::{Process, ReadModels, Serve, World, eventually, run, settled};
 
 const SOON: Duration = Duration::from_mins(2);
 /// Orders in a second, unless the environment says otherwise: what a slow machine bears in a debug build.
@@ -30,7 +26,6 @@ const RATE: u32 = 10;
 /// Everything as processes of their own, against one NATS and one PostgreSQL server.
 struct Fleet {
     world: World,
-    _cluster: Cluster,
     services: Vec<(Service, Serve)>,
     gateway: Serve,
     /// Where clients come in, as the address of a service on Kubernetes: whichever gateway is behind it.
@@ -46,10 +41,7 @@ fn api(entrance: &Entrance) -> Api {
 
 impl Fleet {
     async fn start(executable: &Path) -> Self {
-        let cluster = Cluster::start();
-        let admin = cluster.url("postgres").parse::<PostgresUrl>().unwrap();
-        let databases = Databases::provision(&admin, &Service::ALL).await.unwrap();
-        let world = World::of(&[], |config| config.databases = databases).await.unwrap();
+        let world = World::of(ReadModels::OnPostgres, &[], |_| ()).await.unwrap();
         let routes = include_str!("../../gateway/routes.toml").replace("quota = 100\n", "quota = 1000000\n");
         fs::write(world.config.data.with_file_name("routes.toml"), routes).unwrap();
         let services: Vec<_> = Service::ALL
@@ -58,7 +50,7 @@ impl Fleet {
             .collect();
         let gateway = front(&world, executable, "gateway");
         let entrance = Arc::new(Mutex::new(entrance(&world, &gateway).await));
-        let fleet = Self { world, _cluster: cluster, services, gateway, entrance, started: 0 };
+        let fleet = Self { world, services, gateway, entrance, started: 0 };
         for service in Service::ALL {
             fleet.known(service, 1).await;
         }
@@ -112,19 +104,9 @@ impl Fleet {
     async fn verify(&self, orders: usize) {
         let audit = settled(&self.world.connect().await.unwrap(), &api(&self.entrance)).await.unwrap();
         assert_eq!(audit.ends(), [("completed", orders)].into());
-        let mut urls = String::new();
-        for service in Service::ALL {
-            if let Some(url) = url(&self.world, service) {
-                write!(urls, "{service}={url},").unwrap();
-            }
-        }
-        let words = [
-            "verify",
-            "--nats-url",
-            &self.world.config.nats_url,
-            "--database-urls",
-            urls.trim_end_matches(','),
-        ];
+        let read_models = self.world.read_models();
+        let words = ["verify", "--nats-url", &self.world.config.nats_url].into_iter();
+        let words: Vec<_> = words.chain(read_models.iter().map(String::as_str)).collect();
         let (code, said) = run(&words).await.unwrap();
         assert!(code == Some(0) && said.contains("everything agrees"), "{said}");
     }
@@ -150,17 +132,9 @@ impl Fleet {
     }
 }
 
-fn url(world: &World, service: Service) -> Option<String> {
-    match world.config.databases.storage(service, Path::new("")) {
-        Storage::Postgres(url) => Some(url.reveal()),
-        Storage::Sqlite(_) => None,
-    }
-}
-
 fn serve(world: &World, executable: &Path, service: Service, name: &str) -> Serve {
-    let url = url(world, service).unwrap_or_default();
     let flags: [&str; 0] = [];
-    Serve::by(executable, world, service.name(), name, (&flags, &[("WAYBILL_DATABASE_URL", &url)])).unwrap()
+    Serve::by(executable, world, service.name(), name, (&flags, &[])).unwrap()
 }
 
 fn front(world: &World, executable: &Path, name: &str) -> Serve {

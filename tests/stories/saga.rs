@@ -1,5 +1,6 @@
 //! Orders that a saga carries: done step by step, undone in the reverse order, whatever fails, is silent or dies.
 
+use crate::READ_MODELS;
 use commands::{fraud::Rules, shipping::Behaviour};
 use events::{Context, Fact, OrderId, fulfilment::ProcessEvent};
 use nats::{Filter, From, Reader, Until};
@@ -28,7 +29,7 @@ async fn open() -> Shop {
 }
 
 async fn open_with(deadline: Duration) -> Shop {
-    let world = World::with(|config| {
+    let world = World::with(READ_MODELS, |config| {
         config.flow.workflow = events::orders::Workflow::Orchestration;
         config.flow.times.deadline = Some(deadline);
         config.flow.times.pause = Some(Duration::from_millis(20));
@@ -335,7 +336,7 @@ async fn a_process_manager_that_is_killed_between_two_steps_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stock_that_nobody_pays_for_is_free_again_when_its_time_is_over() {
     let with = |config: &mut waybill::system::Config| config.flow.times.hold = Duration::from_millis(600);
-    let mut world = World::with(with).await.unwrap();
+    let mut world = World::with(READ_MODELS, with).await.unwrap();
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), STOCK).await.unwrap();
     let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, MONEY).await.unwrap();

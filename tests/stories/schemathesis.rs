@@ -3,6 +3,7 @@
 //!
 //! It is a Python package, installed into `target/` when it is first needed.
 
+use crate::READ_MODELS;
 use serde_json::Value;
 use std::{fs, path::Path};
 use tokio::process::Command;
@@ -28,7 +29,8 @@ async fn answers_are_as_documented_whatever_is_asked() {
     let usual = fs::read_to_string(root().join("gateway/routes.toml")).unwrap();
     fs::write(&routes, usual.replace("quota = 100\n", "quota = 1000000\n")).unwrap();
     let flags = ["--durability", "interval", "--gateway-config", routes.to_str().unwrap()];
-    let process = Process::dev(&data, &flags).await.unwrap();
+    let kept = READ_MODELS.kept();
+    let process = Process::dev(&data, &kept.flags(&flags)).await.unwrap();
     let file: Value = serde_json::from_slice(&fs::read(data.join("dev.json")).unwrap()).unwrap();
     let gateway = file["gateway"].as_str().unwrap();
 

@@ -1,6 +1,7 @@
 //! A NATS that trusts nobody: everything works, each with a key of its own; and whoever has one key can do what its owner
 //! can, and nothing else.
 
+use crate::READ_MODELS;
 use events::Context;
 use events::feed::stream as feed_stream;
 use jiff::Timestamp;
@@ -36,9 +37,16 @@ async fn operate(world: &World, command: &[&str]) -> (Option<i32>, String) {
     run(&[command, &place].concat()).await.unwrap()
 }
 
+/// The same for a command that looks at read models too.
+async fn examine(world: &World, command: &[&str]) -> (Option<i32>, String) {
+    let read_models = world.read_models();
+    let read_models: Vec<_> = read_models.iter().map(String::as_str).collect();
+    operate(world, &[command, &read_models].concat()).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_works_where_each_has_only_the_rights_it_needs() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     let (cart, after) = shop(&world).await;
     let placed = world.api.place("o", &cart, &[&after]).await.unwrap().expect(202, "an order").unwrap();
     // The same, asked for by a saga, and one that fails and is undone.
@@ -72,8 +80,7 @@ async fn everything_works_where_each_has_only_the_rights_it_needs() {
         (stands.body["live"] == 2).then_some(())
     })
     .await;
-    let data = world.config.data.to_str().unwrap();
-    let (code, said) = operate(&world, &["verify", "--data", data]).await;
+    let (code, said) = examine(&world, &["verify"]).await;
     assert!(code == Some(0) && said.contains("everything agrees"), "{said}");
     let (code, said) = operate(&world, &["replay", "--stream", "ORDERS"]).await;
     assert!(code == Some(0) && said.contains("order.completed"), "{said}");
@@ -115,13 +122,13 @@ async fn examined(world: &World) -> (Option<i32>, String) {
         fs::write(&key, &*world.config.master_key.to_base64()).unwrap();
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     }
-    let (data, key) = (world.config.data.to_str().unwrap(), key.to_str().unwrap());
-    operate(world, &["doctor", "--json", "--data", data, "--master-key-file", key, "--full", "100"]).await
+    let key = key.to_str().unwrap();
+    examine(world, &["doctor", "--json", "--master-key-file", key, "--full", "100"]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_operates_may_examine_and_back_up_and_who_provisions_may_restore() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     let (cart, after) = shop(&world).await;
     let placed = world.api.place("o", &cart, &[&after]).await.unwrap().expect(202, "an order").unwrap();
     world.settled().await.unwrap();
@@ -177,8 +184,7 @@ async fn who_operates_may_examine_and_back_up_and_who_provisions_may_restore() {
     assert_eq!(code, Some(0), "{said}");
     world.resume().await.unwrap();
     assert_eq!(world.api.order(placed.id().unwrap()).await.unwrap().body["status"], "completed");
-    let data = world.config.data.to_str().unwrap();
-    let (code, said) = operate(&world, &["verify", "--data", data]).await;
+    let (code, said) = examine(&world, &["verify"]).await;
     assert!(code == Some(0) && said.contains("everything agrees"), "{said}");
     assert!(world.stop().await);
 }
@@ -186,7 +192,7 @@ async fn who_operates_may_examine_and_back_up_and_who_provisions_may_restore() {
 /// What an operator runs, as who it is for: it works, on NATS and over HTTP.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_of_operators_work_as_the_roles_that_they_are_for() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     let (cart, after) = shop(&world).await;
     let mut carried = cart.body();
     carried["workflow"] = "orchestration".into();
@@ -245,7 +251,7 @@ async fn the_commands_of_operators_work_as_the_roles_that_they_are_for() {
 /// With the key of somebody else, or none, nothing is done, and it is said whose it should be.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_comes_as_somebody_else_says_which_role_it_needs() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     let path = |name: &str| world.config.data.with_file_name(name).to_str().unwrap().to_owned();
     let (key, copy, made, data) = (path("master.key"), path("copy"), path("made"), path("views"));
     fs::write(&key, &*world.config.master_key.to_base64()).unwrap();
@@ -319,7 +325,7 @@ fn records(role: &str) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_has_a_key_can_do_what_its_owner_may_and_nothing_else() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     assert!(world.stop().await);
     let layout = rights::layout(&["email".to_owned()]);
     let mut refused = 0;
@@ -386,7 +392,7 @@ async fn whoever_has_a_key_can_do_what_its_owner_may_and_nothing_else() {
 /// That nobody else may is above: `$SYS.REQ.SERVER.PING` is forbidden to each role.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_looks_after_the_servers_asks_how_they_are_and_touches_nothing_in_them() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     assert!(world.stop().await);
     let mut system = enter(&world, SYSTEM).await;
     let server = system.request("$SYS.REQ.SERVER.PING", "").await.unwrap().unwrap();
@@ -477,7 +483,7 @@ fn owns(role: &str, bucket: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_cannot_be_sent_into_the_stream_of_somebody_else() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     assert!(world.stop().await);
     let before = world.lengths().await.unwrap();
     let mut inventory = enter(&world, "inventory").await;
@@ -535,7 +541,7 @@ async fn answers_cannot_be_sent_into_the_stream_of_somebody_else() {
 /// delete it. In the account of a stream nobody listens there, so it sends nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_reads_cannot_have_a_consumer_ask_what_he_may_not() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     let (cart, after) = shop(&world).await;
     world.api.place("o", &cart, &[&after]).await.unwrap().expect(202, "an order").unwrap();
     world.settled().await.unwrap();
@@ -585,7 +591,7 @@ async fn whoever_reads_cannot_have_a_consumer_ask_what_he_may_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_comes_in_without_a_key() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     let (cart, _) = shop(&world).await;
     let token = world.api.tokens().unwrap().customer(cart.user_id).await.unwrap();
     let (url, stranger) = (world.nats.url(), Seed::generate());
@@ -614,22 +620,22 @@ async fn nobody_comes_in_without_a_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sides_show_certificates() {
-    let mut world = World::with_certificates().await.unwrap();
+    let mut world = World::with_certificates(READ_MODELS).await.unwrap();
     let (cart, after) = shop(&world).await;
     world.api.place("o", &cart, &[&after]).await.unwrap().expect(202, "an order").unwrap();
     assert_eq!(world.settled().await.unwrap().ends(), [("completed", 1)].into());
     assert!(world.stop().await);
 
     // By flags, as the operator does.
-    let (tls, data) = (world.certificates(), world.config.data.to_str().unwrap());
+    let tls = world.certificates();
     let file = |name: &str| tls.join(name).to_str().unwrap().to_owned();
     let (ca, certificate, key) = (file("ca.pem"), file("operator.pem"), file("operator.key"));
     let shown = ["--nats-ca", &ca, "--nats-cert", &certificate, "--nats-key", &key];
-    let (code, said) = operate(&world, &[&["verify", "--data", data][..], &shown].concat()).await;
+    let (code, said) = examine(&world, &[&["verify"][..], &shown].concat()).await;
     assert!(code == Some(0) && said.contains("everything agrees"), "{said}");
 
     // Neither without a certificate, nor with one of somebody else, nor to a server of somebody else.
-    let (code, said) = operate(&world, &["verify", "--data", data, "--nats-ca", &ca]).await;
+    let (code, said) = examine(&world, &["verify", "--nats-ca", &ca]).await;
     assert!(code == Some(2) && said.contains("cannot connect"), "{said}");
     let other = world.config.data.with_file_name("other-tls");
     let (code, said) = run(&["dev-certs", "--out", other.to_str().unwrap()]).await.unwrap();
@@ -638,14 +644,14 @@ async fn both_sides_show_certificates() {
     let (theirs, certificate, key) = (file("ca.pem"), file("operator.pem"), file("operator.key"));
     for ca in [&ca, &theirs] {
         let shown = ["--nats-ca", ca, "--nats-cert", &certificate, "--nats-key", &key];
-        let (code, said) = operate(&world, &[&["verify", "--data", data][..], &shown].concat()).await;
+        let (code, said) = examine(&world, &[&["verify"][..], &shown].concat()).await;
         assert!(code == Some(2) && said.contains("cannot connect"), "{said}");
     }
 }
 
 /// Keeps the read model of orders in a database, until they are ready.
 async fn orders_are_ready_on(database: &str) {
-    let mut world = World::start().await.unwrap();
+    let mut world = World::start(READ_MODELS).await.unwrap();
     let orders = Serve::with(&world, "orders", "orders-2", &["--database-url", database]).unwrap();
     let address = orders.address().await;
     eventually("orders are ready", SOON, async || {
@@ -739,7 +745,7 @@ async fn a_database_asks_for_a_certificate_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_changed_while_everything_runs() {
-    let mut world = World::secured().await.unwrap();
+    let mut world = World::secured(READ_MODELS).await.unwrap();
     assert!(world.stop().await);
     let (old, folder) = (seed(&world, "orders"), world.guarded());
     let (code, said) =

@@ -1,6 +1,7 @@
 //! Clients that follow what they see, through the gateway: every step of an order once and in order, and nothing of what is
 //! somebody else's.
 
+use crate::READ_MODELS;
 use commands::{
     shipping::Behaviour,
     users::tokens::{Issuer, Keys},
@@ -88,7 +89,7 @@ fn rank(order: &Value) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customer_sees_his_order_on_its_way_and_goes_on_at_another_gateway() {
-    let world = World::start().await.unwrap();
+    let world = World::start(READ_MODELS).await.unwrap();
     let front = Front::patient(&world, "").await.unwrap();
     front.knows(&Service::ALL).await.unwrap();
     let stocked = world.api.stock_product("tea", ("TEA", "Tea", 500), 100).await.unwrap();
@@ -169,7 +170,7 @@ async fn hear(socket: &mut WebSocketStream<TcpStream>) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_socket_through_the_gateway_carries_what_a_customer_follows() {
-    let world = World::start().await.unwrap();
+    let world = World::start(READ_MODELS).await.unwrap();
     let front = Front::patient(&world, "").await.unwrap();
     front.knows(&Service::ALL).await.unwrap();
     let stocked = world.api.stock_product("tea", ("TEA", "Tea", 500), 100).await.unwrap();
@@ -242,7 +243,7 @@ impl Model {
 /// Every model, one and list, over events and over the socket: there, changed, and nobody else's.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_model_is_followed_by_whoever_may_and_by_nobody_else() {
-    let world = World::start().await.unwrap();
+    let world = World::start(READ_MODELS).await.unwrap();
     let front = Front::patient(&world, "").await.unwrap();
     front.knows(&Service::ALL).await.unwrap();
     let api = &world.api;
@@ -424,7 +425,7 @@ async fn something_happens_to_each(world: &World, cart: &Cart, order: Uuid, told
 /// Of two sockets with one token, that lives on which has said another one before it ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_socket_that_says_a_new_token_outlives_the_one_that_it_was_opened_with() {
-    let world = World::start().await.unwrap();
+    let world = World::start(READ_MODELS).await.unwrap();
     let front = Front::patient(&world, "").await.unwrap();
     front.knows(&Service::ALL).await.unwrap();
     let (cart, token) = customer(&world, "ada").await;

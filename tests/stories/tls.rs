@@ -1,6 +1,7 @@
 //! TLS between everything: an order runs through a gateway that speaks it to services that ask for certificates; whoever has
 //! none, or one of somebody else, is refused and told why.
 
+use crate::READ_MODELS;
 use axum::{Json, Router, routing::get};
 use nats::{Instance, InstanceId, Registration, Registry, RegistryOptions};
 use reqwest::{Certificate, Client, Identity as Shown};
@@ -92,7 +93,7 @@ impl Certificates {
 /// All services in this process, with mutual TLS.
 async fn world(certificates: &Certificates) -> World {
     let tls = certificates.mutual("all");
-    World::with(|config| config.tls = tls).await.unwrap()
+    World::with(READ_MODELS, |config| config.tls = tls).await.unwrap()
 }
 
 /// A gateway process that notices soon what is wrong with instances.
@@ -311,7 +312,7 @@ async fn trustful(world: &World, name: &str, flags: &[String]) -> (Serve, Socket
 async fn who_has_the_certificate_of_another_service_cannot_answer_in_its_place() {
     let certificates = Certificates::make().await;
     let tls = certificates.mutual("users");
-    let world = World::of(&[Service::Users], |config| config.tls = tls).await.unwrap();
+    let world = World::of(READ_MODELS, &[Service::Users], |config| config.tls = tls).await.unwrap();
     // It is the inventory, and says that it is orders and shipping too.
     let shown = certificates.mutual("inventory").listen;
     let impostor = Answering::start(&world, shown, &["inventory", "orders", "shipping"]).await;
@@ -348,7 +349,7 @@ async fn who_has_the_certificate_of_another_service_cannot_answer_in_its_place()
 async fn orders_ask_nobody_for_users_who_is_not_the_users_service() {
     let certificates = Certificates::make().await;
     let tls = certificates.mutual("orders");
-    let world = World::of(&[Service::Orders], |config| config.tls = tls).await.unwrap();
+    let world = World::of(READ_MODELS, &[Service::Orders], |config| config.tls = tls).await.unwrap();
     let plain = Answering::start(&world, None, &["users"]).await;
     let impostor = Answering::start(&world, certificates.mutual("inventory").listen, &["users"]).await;
     let connection = world.connect().await.unwrap();
@@ -380,7 +381,7 @@ async fn orders_ask_nobody_for_users_who_is_not_the_users_service() {
 async fn who_speaks_plain_http_is_called_only_where_tls_is_optional() {
     let certificates = Certificates::make().await;
     let tls = certificates.mutual("orders");
-    let world = World::of(&[], |config| config.tls = tls).await.unwrap();
+    let world = World::of(READ_MODELS, &[], |config| config.tls = tls).await.unwrap();
     let plain = Answering::start(&world, None, &["inventory"]).await;
     let flags = certificates.as_role("gateway");
     let (strict, address) = trustful(&world, "strict", &flags).await;
@@ -451,7 +452,7 @@ async fn renewed(process: &Serve, times: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_and_who_signs_them_are_changed_while_everything_runs() {
     let (old, new) = (Certificates::make().await, Certificates::make().await);
-    let world = World::of(&[], |_| ()).await.unwrap();
+    let world = World::of(READ_MODELS, &[], |_| ()).await.unwrap();
     let used = Certificates::make().await;
     let put = |name: &str, text: String| fs::write(used.path(name), text).unwrap();
     let read = |of: &Certificates, name: &str| fs::read_to_string(of.path(name)).unwrap();

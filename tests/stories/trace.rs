@@ -1,10 +1,11 @@
 //! What a collector of OpenTelemetry and a reader of logs learn about orders.
 
+use crate::READ_MODELS;
 use reqwest::RequestBuilder;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, path::Path, time::Duration};
 use waybill::api::{Answer, Api, Cart};
-use waybill_tests::{CollectedSpan, Collector, Process, eventually};
+use waybill_tests::{CollectedSpan, Collector, Kept, Process, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -15,9 +16,9 @@ const HASTE: [(&str, &str); 3] = [
     ("OTEL_METRIC_EXPORT_INTERVAL", "200"),
 ];
 
-async fn dev(folder: &Path, collector: &str, env: &[(&str, &str)]) -> Process {
+async fn dev(folder: &Path, kept: &Kept, collector: &str, env: &[(&str, &str)]) -> Process {
     let env = [&HASTE, env, &[("OTEL_EXPORTER_OTLP_ENDPOINT", collector)]].concat();
-    Process::dev_with(folder, &["--log-format", "json"], &env).await.unwrap()
+    Process::dev_with(folder, &kept.flags(&["--log-format", "json"]), &env).await.unwrap()
 }
 
 /// A customer with so much money, and a product of which there is enough.
@@ -130,7 +131,8 @@ const COMPLETED: [&str; 34] = [
 async fn one_order_is_one_trace_through_every_service_and_projection() {
     let folder = tempfile::tempdir().unwrap();
     let collector = Collector::http().await.unwrap();
-    let process = dev(folder.path(), &collector.url, &[]).await;
+    let kept = READ_MODELS.kept();
+    let process = dev(folder.path(), &kept, &collector.url, &[]).await;
     let (cart, after) = shop(&process.api, "a", 1000).await;
     let order = place_at_gateway(&process.api, folder.path(), &cart, &after).await;
     ended(&process.api, &order, "completed").await;
@@ -193,7 +195,8 @@ async fn over_grpc_too_and_only_what_the_sampler_takes() {
     let folder = tempfile::tempdir().unwrap();
     let collector = Collector::grpc().unwrap();
     let env = [("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_TRACES_SAMPLER", "parentbased_always_off")];
-    let process = dev(folder.path(), &collector.url, &env).await;
+    let kept = READ_MODELS.kept();
+    let process = dev(folder.path(), &kept, &collector.url, &env).await;
     let (cart, after) = shop(&process.api, "a", 5000).await;
     let left_out = place(&process.api, "order", &cart, &after).await.expect(202, "an order").unwrap();
     ended(&process.api, &left_out, "completed").await;
@@ -226,7 +229,8 @@ const PERSONAL: [&str; 7] = ["Ada", "Lovelace", "Gartenweg", "10115", "@example.
 async fn logs_are_json_tell_of_payments_and_of_nobody_and_no_collector_is_missed() {
     let folder = tempfile::tempdir().unwrap();
     // Nobody listens there.
-    let process = dev(folder.path(), "http://127.0.0.1:1", &[]).await;
+    let kept = READ_MODELS.kept();
+    let process = dev(folder.path(), &kept, "http://127.0.0.1:1", &[]).await;
     let (cart, after) = shop(&process.api, "a", 1000).await;
     let order = place(&process.api, "order", &cart, &after).await.expect(202, "an order").unwrap();
     ended(&process.api, &order, "completed").await;
@@ -321,7 +325,9 @@ impl Visit<'_> {
 #[tokio::test]
 async fn nothing_that_a_customer_sends_through_the_gateway_is_in_any_log_line() {
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::dev(folder.path(), &["--log-format", "json", "--log", "debug"]).await.unwrap();
+    let kept = READ_MODELS.kept();
+    let flags = kept.flags(&["--log-format", "json", "--log", "debug"]);
+    let process = Process::dev(folder.path(), &flags).await.unwrap();
     let file: Value =
         serde_json::from_slice(&std::fs::read(folder.path().join("dev.json")).unwrap()).unwrap();
     let gateway = format!("{}/api", file["gateway"].as_str().unwrap());

@@ -1,5 +1,6 @@
 //! What cannot succeed is undone, exactly, and says why.
 
+use crate::READ_MODELS;
 use commands::{fraud::Rules, shipping::Behaviour};
 use futures::future::try_join_all;
 use waybill::{
@@ -18,7 +19,7 @@ struct Shop {
 }
 
 async fn open() -> Shop {
-    let world = World::start().await.unwrap();
+    let world = World::start(READ_MODELS).await.unwrap();
     let stocked = world.api.stock_product("p", ("TEA", "Tea", 450), STOCK).await.unwrap();
     let user_id = world.api.register("u").await.unwrap();
     let (account_id, _) = world.api.open_account("a", user_id, MONEY).await.unwrap();

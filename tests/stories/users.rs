@@ -1,6 +1,7 @@
 //! A user from the registration to the erasure, through the real executable; and that nothing of what is secret or
 //! personal is written anywhere.
 
+use crate::READ_MODELS;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::{fs, path::Path, time::Duration};
@@ -54,7 +55,9 @@ async fn somebody_comes_and_is_forgotten() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let shown = data.to_str().unwrap();
-    let process = Process::dev(&data, &["--log", "debug"]).await.unwrap();
+    let kept = READ_MODELS.kept();
+    let flags = kept.flags(&["--log", "debug"]);
+    let process = Process::dev(&data, &flags).await.unwrap();
     let users = Users(process.api.clone());
 
     let tokens = comes(&users).await;
@@ -74,8 +77,8 @@ async fn somebody_comes_and_is_forgotten() {
     .await;
 
     assert!(process.stop().await.unwrap().success());
-    fs::remove_file(data.join("views/users.sqlite")).unwrap();
-    let again = Process::dev(&data, &["--log", "debug"]).await.unwrap();
+    kept.lose("users", &data.join("views")).await.unwrap();
+    let again = Process::dev(&data, &flags).await.unwrap();
     let operator = waybill(&["token", "--role", "operator", "--data", shown]).await;
     let rebuilt = Users(again.api.clone()).get(200, &after, operator.trim()).await;
     is_forgotten(&rebuilt.body);

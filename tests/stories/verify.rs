@@ -1,13 +1,10 @@
 //! Log and read models agree while orders flow; and where somebody lays hands on a table, it is said where.
 
+use crate::READ_MODELS;
 use events::{Actor, Aggregate, CommandId, Envelope, FactType, Metadata, OrderId};
 use futures::future::join_all;
 use nats::{EventStore, StoreOptions, Write};
-use projections::{
-    Changes, View,
-    database::{Database, Storage},
-    table::Key,
-};
+use projections::{Changes, View, database::Database, table::Key};
 use serde_json::Value;
 use service::Clock;
 use std::{
@@ -19,7 +16,7 @@ use std::{
 };
 use uuid::Uuid;
 use waybill::{api::Cart, system::Service};
-use waybill_tests::{Cluster, World, eventually, run};
+use waybill_tests::{World, eventually, run};
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -31,10 +28,7 @@ struct Shop {
 
 impl Shop {
     async fn open() -> Self {
-        Self::of(World::start().await.unwrap()).await
-    }
-
-    async fn of(world: World) -> Self {
+        let world = World::start(READ_MODELS).await.unwrap();
         let user_id = world.api.register("u").await.unwrap();
         let stocked = world.api.stock_product("p", ("PEN", "Pen", 10), 100_000).await.unwrap();
         let (account_id, _) = world.api.open_account("a", user_id, 10_000_000).await.unwrap();
@@ -48,22 +42,10 @@ impl Shop {
         placed.expect(202, "an order").unwrap().id().unwrap()
     }
 
-    /// Where the read model of orders is.
-    fn storage(&self) -> Storage {
-        let World { config, .. } = &self.world;
-        config.databases.storage(Service::Orders, &config.data)
-    }
-
     async fn verify(&self, what: &[&str]) -> (Option<i32>, String) {
-        let data = self.world.config.data.to_str().unwrap();
-        let place = ["--nats-url", &self.world.config.nats_url, "--data", data];
-        let url = match self.storage() {
-            Storage::Postgres(url) => Some(url.reveal()),
-            Storage::Sqlite(_) => None,
-        };
-        // Of the one service that is asked for.
-        let url: Vec<_> = url.iter().flat_map(|url| ["--database-url", url]).collect();
-        run(&[&["verify"], what, &place, &url].concat()).await.unwrap()
+        let read_models = self.world.read_models();
+        let place: Vec<_> = read_models.iter().map(String::as_str).collect();
+        run(&[&["verify", "--nats-url", &self.world.config.nats_url], what, &place].concat()).await.unwrap()
     }
 }
 
@@ -111,20 +93,14 @@ fn findings(said: &str) -> Vec<(String, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_was_changed_removed_or_added_is_named() {
-    laid_hands_on(&Shop::open().await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_was_changed_removed_or_added_is_named_on_postgresql() {
-    let cluster = Cluster::start();
-    let mut shop = Shop::of(World::on(&cluster).await.unwrap()).await;
+    let mut shop = Shop::open().await;
     laid_hands_on(&shop).await;
 
     // Tables that another version of the program built are no finding of single rows.
     assert!(shop.world.stop().await);
-    let Storage::Postgres(url) = shop.storage() else { unreachable!("read models are on PostgreSQL") };
-    let others = r#"UPDATE waybill.catalogue SET document = regexp_replace(document::text, '("model": ?")[^"]*', '\1others', 'g')"#;
-    cluster.try_sql(&url.reveal(), others).unwrap();
+    let World { kept, config, .. } = &shop.world;
+    let others = |generation: &mut Value| generation["model"] = "others".into();
+    kept.change_generations("orders", &config.data, others).await.unwrap();
     let (code, said) = shop.verify(&["orders", "--output", "json"]).await;
     assert_eq!(code, Some(1), "{said}");
     let found = findings(&said);
@@ -170,7 +146,8 @@ async fn laid_hands_on(shop: &Shop) {
     shop.world.settled().await.unwrap();
     let view = View::of("orders").unwrap();
     let table = view.tables.iter().find(|table| table.name == "orders").unwrap();
-    let database: Database = projections::live(&shop.storage(), view).await.unwrap().unwrap();
+    let database: Database =
+        projections::live(&shop.world.storage(Service::Orders), view).await.unwrap().unwrap();
     let key = |id: Uuid| Key::from(OrderId::new(id));
     let status = table.column("status");
     let stranger = Uuid::from_u128(7);
@@ -195,10 +172,8 @@ async fn laid_hands_on(shop: &Shop) {
         assert_eq!(*at, format!("orders/orders/{order}"));
         assert!(what.contains(says), "{what}");
     }
-    if matches!(shop.storage(), Storage::Sqlite(_)) {
-        let (code, said) = shop.verify(&["payments", "--schema"]).await;
-        assert_eq!(code, Some(0), "the others agree: {said}");
-    }
+    let (code, said) = shop.verify(&["payments", "--schema"]).await;
+    assert_eq!(code, Some(0), "the others agree: {said}");
     let (code, said) = shop.verify(&["orders"]).await;
     assert!(code == Some(1) && said.contains(&format!("row          orders/orders/{stranger}: ")), "{said}");
     eventually("it still serves", SOON, async || shop.world.api.order(orders[2]).await.ok()).await;
