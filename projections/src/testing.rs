@@ -3,8 +3,10 @@
 #[expect(unreachable_pub, dead_code, reason = "shared with the end-to-end tests, which use all of it")]
 #[path = "../../tests/src/postgres.rs"]
 mod postgres;
+mod streams;
 
 pub(crate) use postgres::Cluster;
+pub(crate) use streams::Streams;
 
 use crate::{
     Changes, View,

@@ -13,6 +13,8 @@ mod past;
 #[expect(unreachable_pub, dead_code, reason = "shared with the end-to-end tests, which use all of it")]
 #[path = "../../tests/src/postgres.rs"]
 mod postgres;
+#[path = "../src/testing/streams.rs"]
+mod streams;
 
 use axum::{
     Extension, Router,
@@ -27,9 +29,8 @@ use events::{
 use flows::{Made, flow, order_id, user_id};
 use futures::{StreamExt, stream};
 use nats::{
-    AppendError, Connection, DeadLetter, Durability, EventStore, Filter, From, KeyRing, MasterKey, Parking,
-    Policy, Reader, StoreOptions, Until, Write,
-    server::{Binary, Config, Server},
+    AppendError, Connection, DeadLetter, EventStore, Filter, From, KeyRing, Parking, Policy, Reader, Until,
+    Write, server::Server,
 };
 use postgres::Cluster;
 use projections::database::Cluster as Started;
@@ -44,6 +45,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+use streams::Streams;
 use tempfile::TempDir;
 use tower::ServiceExt;
 use uuid::Uuid;
@@ -81,16 +83,7 @@ impl System {
     }
 
     async fn with(cluster: Option<Arc<Cluster>>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config {
-            durability: Durability::Interval,
-            ..Config::new(Binary::locate(None).await.unwrap(), folder.path().join("nats"))
-        };
-        let server = Server::start(config).await.unwrap();
-        let connection = Connection::connect(&server.url(), "test").await.unwrap();
-        nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
-        let store = EventStore::new(&connection, StoreOptions::default());
-        let keys = KeyRing::open(&connection, &MasterKey::generate(), 1).await.unwrap();
+        let Streams { server, connection, store, keys, folder } = Streams::start().await;
         let (metrics, shutdown, ends) = (Metrics::new(), Shutdown::new(), Mutex::default());
         Self { server, connection, store, keys, folder, metrics, shutdown, ends, cluster }
     }

@@ -7,7 +7,7 @@ mod rig;
 use super::{catalogue::Wanted, *};
 use crate::{
     Projections, orders, rebuild, shipping,
-    testing::{Place, on_both},
+    testing::{Place, Streams, on_both},
 };
 use axum::{
     Extension, Router,
@@ -15,16 +15,13 @@ use axum::{
     http::{Request, StatusCode},
 };
 use events::{
-    Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, FactType, Metadata, Position,
+    Actor, Aggregate, CommandId, DomainEvent, Envelope, FactType, Metadata, Position,
     ops::{
         ProjectionDropRequested, ProjectionEvent, ProjectionRebuildCancelled, ProjectionRebuildRequested,
         ProjectionRollbackRequested,
     },
 };
-use nats::{
-    Connection, Durability, EventStore, KeyRing, MasterKey, Policy, ReadModels, StoreOptions, Write,
-    server::{Binary, Config, Server},
-};
+use nats::{Connection, EventStore, KeyRing, Policy, ReadModels, Write, server::Server};
 use rig::*;
 use service::{
     Metrics,

@@ -8,6 +8,8 @@ mod flows;
 #[expect(unreachable_pub, dead_code, reason = "shared with the end-to-end tests, which use all of it")]
 #[path = "../../../tests/src/postgres.rs"]
 mod postgres;
+#[path = "../../src/testing/streams.rs"]
+mod streams;
 
 mod access;
 mod client;

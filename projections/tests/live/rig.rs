@@ -1,15 +1,13 @@
 //! A read model that is served over HTTP, and events to put into its streams.
 
-use crate::{client::Events, postgres::Cluster};
+use crate::{client::Events, postgres::Cluster, streams::Streams};
 use axum::{Router, extract::Request, middleware, middleware::Next};
 use events::{
     Actor, Aggregate, CommandId, Context, DomainEvent, Envelope, Metadata, Money, Sku,
     inventory::{ProductAdded, ProductEvent, ProductRepriced},
 };
 use nats::{
-    ChangeFeed, Connection, Durability, EventStore, FeedOptions, KeyRing, MasterKey, Policy, ReadModels,
-    StoreOptions, Write,
-    server::{Binary, Config, Server},
+    ChangeFeed, Connection, EventStore, FeedOptions, KeyRing, Policy, ReadModels, Write, server::Server,
 };
 use projections::{
     Feed, FeedMetrics, LiveOptions, Outlet, Progress, ProjectionMetrics, Projections, Rebuilds,
@@ -77,16 +75,7 @@ pub(crate) struct Node {
 
 impl Rig {
     pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config {
-            durability: Durability::Interval,
-            ..Config::new(Binary::locate(None).await.unwrap(), folder.path().join("nats"))
-        };
-        let server = Server::start(config).await.unwrap();
-        let connection = Connection::connect(&server.url(), "test").await.unwrap();
-        nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
-        let store = EventStore::new(&connection, StoreOptions::default());
-        let keys = KeyRing::open(&connection, &MasterKey::generate(), 1).await.unwrap();
+        let Streams { server, connection, store, keys, folder } = Streams::start().await;
         let (feed, products) = (FeedOptions::default(), Mutex::default());
         Self { server, connection, store, keys, folder, feed, cluster: None, width: 0.into(), products }
     }

@@ -52,16 +52,7 @@ pub(super) async fn within<T>(what: &str, condition: impl AsyncFn() -> Option<T>
 
 impl Rig {
     pub(super) async fn start(place: &Place) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config {
-            durability: Durability::Interval,
-            ..Config::new(Binary::locate(None).await.unwrap(), folder.path().join("nats"))
-        };
-        let server = Server::start(config).await.unwrap();
-        let connection = Connection::connect(&server.url(), "test").await.unwrap();
-        nats::topology::ensure(&connection, &Context::ALL, 1).await.unwrap();
-        let store = EventStore::new(&connection, StoreOptions::default());
-        let keys = KeyRing::open(&connection, &MasterKey::generate(), 1).await.unwrap();
+        let Streams { server, connection, store, keys, folder } = Streams::start().await;
         Self { _server: server, connection, store, keys, folder, storage: place.storage() }
     }
 
