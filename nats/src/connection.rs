@@ -1,6 +1,9 @@
 //! A connection to NATS with the settings Waybill relies on.
 
-use crate::{Access, Refusals, SHARED_API};
+use crate::{
+    Access, Refusals, SHARED_API,
+    url::{shown, without_secret},
+};
 use async_nats::{
     Client, ConnectErrorKind, ConnectOptions, Event, Message, Request, RequestError, RequestErrorKind,
     ServerAddr, connection::State, jetstream, subject::ToSubject,
@@ -214,18 +217,6 @@ fn decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// The addresses as they may be shown.
-fn shown(urls: &str) -> String {
-    urls.split(',').map(|url| without_secret(url.trim())).collect::<Vec<_>>().join(", ")
-}
-
-/// The address without the user, password or token that may stand before an `@`.
-fn without_secret(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
-    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
-    if scheme.is_empty() { place.to_owned() } else { format!("{scheme}://{place}") }
-}
-
 /// Major, minor and patch; what cannot be read counts as 0, and so as too old.
 pub(crate) fn parse_version(text: &str) -> [u64; 3] {
     let mut numbers =
@@ -236,13 +227,6 @@ pub(crate) fn parse_version(text: &str) -> [u64; 3] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_error_shows_no_password() {
-        assert_eq!(without_secret("nats://ada:s3cret@host:4222"), "nats://host:4222");
-        assert_eq!(without_secret("token@host"), "host");
-        assert_eq!(without_secret("nats://host:4222"), "nats://host:4222");
-    }
 
     #[test]
     fn an_address_says_who_comes() {

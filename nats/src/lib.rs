@@ -52,6 +52,7 @@ mod store;
 mod streams;
 mod timers;
 pub mod topology;
+mod url;
 
 pub use access::{Access, Refusals, SHARED_API, Seed, SeedError, inbox};
 pub use accounts::{Layout, Permissions, SYSTEM};
@@ -85,3 +86,4 @@ pub use store::{Durability, EventStore, StoreOptions};
 pub use streams::{StreamState, message_at};
 pub use timers::LEAD as TIMER_LEAD;
 pub use topology::TopologyError;
+pub use url::NatsUrl;

@@ -72,7 +72,7 @@ impl World {
         change(&mut config);
         let server = server::Config::new(binary, dir.path().join("nats"));
         let nats = Server::start(server::Config { durability: config.durability, ..server }).await?;
-        config.nats_url = nats.url();
+        config.nats_url = nats.url().into();
         let (system, api) = start(&config, services).await?;
         Ok(Self { system: Some(system), api, config, nats, others: Vec::new(), kept, dir })
     }
@@ -120,7 +120,7 @@ impl World {
             None => vec![Server::start(server).await?],
         };
         let urls: Vec<_> = nodes.iter().map(Server::url).collect();
-        let config = Config { nats_url: urls.join(","), replicas, ..config };
+        let config = Config { nats_url: urls.join(",").into(), replicas, ..config };
         let connection = Connection::connect_as(&config.nats_url, "provisioning", &provisioning).await?;
         let provision = Provision { replicas, ..Provision::new(config.master_key.clone()) };
         eventually("everything is there", READY_WITHIN, async || {

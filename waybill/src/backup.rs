@@ -14,7 +14,7 @@ use crate::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use events::Context;
-use nats::{Access, Connection, MasterKey, restore};
+use nats::{Access, Connection, MasterKey, NatsUrl, restore};
 use projections::{View, database::Storage};
 use secrecy::SecretString;
 use service::{Clock, config::Faults};
@@ -111,7 +111,7 @@ pub(crate) struct Args {
     seal: SealArgs,
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
+    nats_url: Option<NatsUrl>,
     #[command(flatten)]
     access: AccessArgs,
     /// Data folder of the running dev; with --nats-url that of waybill serve

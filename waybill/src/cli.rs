@@ -271,4 +271,38 @@ mod tests {
         }
         assert!(secrets > 10, "{secrets}");
     }
+
+    #[test]
+    fn what_shows_the_arguments_of_a_command_shows_no_login_of_nats() {
+        let mut with_nats: Vec<_> = Cli::command()
+            .get_subcommands()
+            .filter(|command| command.get_arguments().any(|argument| argument.get_id() == "nats_url"))
+            .map(|command| command.get_name().to_owned())
+            .collect();
+        with_nats.sort();
+        let lines = [
+            "backup x",
+            "doctor",
+            "export x",
+            "import x",
+            "provision",
+            "replay",
+            "restore x",
+            "saga list",
+            "serve orders",
+            "token --role operator",
+            "verify",
+        ];
+        assert_eq!(
+            with_nats,
+            lines.map(|line| line.split(' ').next().unwrap_or_default()),
+            "all of them are tried"
+        );
+        for line in lines {
+            let words = ["waybill"].into_iter().chain(line.split(' '));
+            let cli = Cli::try_parse_from(words.chain(["--nats-url", "nats://ada:s3cret@host:4222"]));
+            let shown = format!("{:?}", cli.unwrap());
+            assert!(shown.contains("nats://host:4222") && !shown.contains("s3cret"), "{line}: {shown}");
+        }
+    }
 }

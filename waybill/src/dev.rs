@@ -224,7 +224,7 @@ impl Local {
         let system = Box::pin(System::start(&config, listeners(&plan).await?)).await?;
         let tokens = Tokens::open(&config.nats_url, &config.master_key, &config.clock).await?;
         let edge = EdgeConfig {
-            nats_url: nats.url(),
+            nats_url: nats.url().into(),
             access: nats::Access::default(),
             tls: service::tls::Tls::default(),
             replicas: config.replicas,

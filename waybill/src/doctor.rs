@@ -18,7 +18,7 @@ use crate::{
 };
 use finding::{Area, Report};
 use jiff::SignedDuration;
-use nats::{Access, Connection, Durability, examine};
+use nats::{Access, Connection, Durability, NatsUrl, examine};
 use service::{
     Clock,
     config::{Faults, Span},
@@ -46,7 +46,7 @@ pub(crate) struct Args {
     json: bool,
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL,..", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
+    nats_url: Option<NatsUrl>,
     #[command(flatten)]
     access: AccessArgs,
     /// Where nodes of NATS say how they are (`http_port` of nats-server): what no client can see, such as whether they write to

@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, because, report};
 use gateway::{Config, Dialer, Gateway, LimitMetrics, LimitSettings, Limiter, Parts, Reload, Upstreams};
-use nats::{Access, Connection, Registry, RegistryOptions};
+use nats::{Access, Connection, NatsUrl, Registry, RegistryOptions};
 use serde_json::Map;
 use service::{
     Clock, Metrics,
@@ -33,7 +33,7 @@ const POLL: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug)]
 pub struct EdgeConfig {
     /// Where NATS is; addresses of several nodes with commas between them.
-    pub nats_url: String,
+    pub nats_url: NatsUrl,
     /// Who the gateway is to NATS.
     pub access: Access,
     /// What it listens with, and calls services with.

@@ -16,7 +16,7 @@ use crate::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use events::Context;
-use nats::{Access, Connection, Raw, RawReader, raw, restore};
+use nats::{Access, Connection, NatsUrl, Raw, RawReader, raw, restore};
 use service::{Clock, config::Faults};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -58,7 +58,7 @@ pub(crate) struct Args {
     keys: bool,
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
+    nats_url: Option<NatsUrl>,
     #[command(flatten)]
     access: AccessArgs,
     /// Data folder of the running dev

@@ -12,7 +12,7 @@ use crate::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use events::{Aggregate, Context, Subject, envelope::header};
 use nats::{
-    Access, Connection, Raw, RawReader, raw,
+    Access, Connection, NatsUrl, Raw, RawReader, raw,
     restore::{self, BucketCopy, Restore},
 };
 use service::config::Faults;
@@ -57,7 +57,7 @@ pub(crate) struct Target {
     replicas: String,
     /// Where NATS is [default: a server of its own, in the data folder, as long as this takes]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
+    nats_url: Option<NatsUrl>,
     #[command(flatten)]
     access: AccessArgs,
     /// Data folder of a dev that does not run; with --nats-url that of waybill serve

@@ -12,7 +12,7 @@ use commands::{
     users::{self, tokens::Keys},
 };
 use events::Context;
-use nats::{Access, Bucket, ChangeFeed, Connection, FeedOptions, KeyRing, MasterKey, topology};
+use nats::{Access, Bucket, ChangeFeed, Connection, FeedOptions, KeyRing, MasterKey, NatsUrl, topology};
 use projections::View;
 use service::{Clock, config::Faults};
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ Examples:
 pub(crate) struct Args {
     /// Where NATS is; several nodes of a cluster with commas between them
     #[arg(long, value_name = "URL,..", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
+    nats_url: Option<NatsUrl>,
     /// Copies of each stream: 1, or 3 on a cluster
     #[arg(long, value_name = "COUNT", env = "WAYBILL_REPLICAS", default_value = "1")]
     replicas: String,
@@ -100,12 +100,13 @@ pub(crate) fn check(args: &Args) -> Result<(), Failure> {
 }
 
 /// Where it is made, what, and as whom.
-fn read(args: &Args) -> Result<(String, Provision, Access), Faults> {
+fn read(args: &Args) -> Result<(NatsUrl, Provision, Access), Faults> {
     let given = args.subscriptions.flags().into_iter().chain(args.access.flags());
-    let mut flags = settings::flags(
-        given.chain([("--nats-url", args.nats_url.clone()), ("--replicas", Some(args.replicas.clone()))]),
-    );
-    let url: Option<String> = flags.required("--nats-url");
+    let mut flags = settings::flags(given.chain([
+        ("--nats-url", args.nats_url.as_deref().map(str::to_owned)),
+        ("--replicas", Some(args.replicas.clone())),
+    ]));
+    let url: Option<NatsUrl> = flags.required("--nats-url");
     let replicas: Option<usize> = flags.optional("--replicas");
     if replicas.is_some_and(|replicas| ![1, 3, 5].contains(&replicas)) {
         flags.faults().add("--replicas", "expected 1, 3 or 5");

@@ -17,7 +17,7 @@ use crate::{
     settings::MasterKeyArgs,
 };
 use merge::Merge;
-use nats::{Connection, Message};
+use nats::{Connection, Message, NatsUrl};
 use pace::Pace;
 use progress::Progress;
 use request::Request;
@@ -97,7 +97,7 @@ pub(crate) struct Args {
     master_key: MasterKeyArgs,
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
+    nats_url: Option<NatsUrl>,
     #[command(flatten)]
     access: AccessArgs,
     /// Data folder of the running dev

@@ -10,7 +10,7 @@ use crate::{
     tls::CallerArgs,
 };
 use clap::{Subcommand, ValueEnum};
-use nats::{Access, MasterKey};
+use nats::{Access, MasterKey, NatsUrl};
 use serde_json::{Value, json};
 use service::{Clock, config::Faults, tls::ClientTls};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     url: Option<String>,
     /// Where NATS is, which keeps the keys of tokens [default: that of the running waybill dev]
     #[arg(long, global = true, value_name = "URL", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
+    nats_url: Option<NatsUrl>,
     #[command(flatten)]
     access: AccessArgs,
     /// Data folder of the running waybill dev

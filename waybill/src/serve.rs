@@ -15,7 +15,7 @@ use crate::{
     tls::{Renewal, TlsArgs},
 };
 use futures::future::OptionFuture;
-use nats::{Durability, MasterKey};
+use nats::{Durability, MasterKey, NatsUrl};
 use service::{
     config::{Faults, Settings},
     tls::{ClientTls, Tls},
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     services: Vec<String>,
     /// Where NATS is; several nodes of a cluster with commas between them
     #[arg(long, value_name = "URL,..", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
+    nats_url: Option<NatsUrl>,
     /// Folder of the read models that are on SQLite
     #[arg(long, value_name = "DIR", env = "WAYBILL_DATA", default_value = ".waybill")]
     data: PathBuf,
@@ -187,7 +187,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
     let given = given.chain(args.channels.flags()).chain(args.flow.flags()).chain(args.databases.flags());
     let given = given.chain(args.subscriptions.flags()).chain(args.access.flags());
     let mut flags = settings::flags(given.chain([
-        ("--nats-url", args.nats_url.clone()),
+        ("--nats-url", args.nats_url.as_deref().map(str::to_owned)),
         ("--port", args.port.clone()),
         ("--ports", args.ports.clone()),
         ("--advertise", args.advertise.clone()),
@@ -215,7 +215,7 @@ fn read(args: &Args) -> Result<Plan, Failure> {
 }
 
 fn read_config(args: &Args, named: &Named, tls: Tls, flags: &mut Settings) -> Option<Config> {
-    let nats_url: Option<String> = flags.required("--nats-url");
+    let nats_url: Option<NatsUrl> = flags.required("--nats-url");
     let durability: Option<Durability> = flags.optional("--durability");
     let replicas: Option<usize> = flags.optional("--replicas");
     if replicas.is_some_and(|replicas| ![1, 3, 5].contains(&replicas)) {

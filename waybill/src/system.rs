@@ -19,7 +19,7 @@ use crate::{
 };
 use commands::notifications::Channels;
 use events::Context;
-use nats::{Connection, Durability, KeyRing, MasterKey, Policies, RegistryOptions, topology};
+use nats::{Connection, Durability, KeyRing, MasterKey, NatsUrl, Policies, RegistryOptions, topology};
 pub use presence::Advertise;
 use presence::Presence;
 use projections::Rebuilds;
@@ -129,7 +129,7 @@ impl FromStr for Service {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where NATS is; addresses of several nodes with commas between them.
-    pub nats_url: String,
+    pub nats_url: NatsUrl,
     /// Who each service is to NATS.
     pub access: NatsAccess,
     /// What services listen with, and call each other with.
@@ -175,7 +175,7 @@ pub struct Config {
 impl Config {
     /// One durable machine, the world outside well disposed, the time of the machine, a new master key; mail goes into
     /// a folder.
-    pub fn new(nats_url: impl Into<String>, data: impl Into<PathBuf>) -> Self {
+    pub fn new(nats_url: impl Into<NatsUrl>, data: impl Into<PathBuf>) -> Self {
         let data = data.into();
         Self {
             channels: Channels::outbox(data.join("outbox")),

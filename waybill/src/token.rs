@@ -8,7 +8,7 @@ use crate::{
 };
 use commands::users::tokens::{ACCESS, Issuer, Keys, MAX_LIFETIME};
 use jiff::SignedDuration;
-use nats::{Access, Connection, KeyRing, MasterKey};
+use nats::{Access, Connection, KeyRing, MasterKey, NatsUrl};
 use service::{Clock, auth::Role};
 use std::{path::PathBuf, time::Duration};
 use uuid::Uuid;
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     ttl: Option<String>,
     /// Where NATS is [default: that of the running waybill dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
+    nats_url: Option<NatsUrl>,
     #[command(flatten)]
     access: AccessArgs,
     #[command(flatten)]

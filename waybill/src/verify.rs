@@ -23,7 +23,7 @@ use crate::{
 use events::{Context, OrderId};
 use finding::{Findings, Kind};
 use log::{Log, LogCheck, Parts};
-use nats::{Access, Connection};
+use nats::{Access, Connection, NatsUrl};
 use report::{Format, Report};
 use service::config::{Faults, Span};
 use std::{
@@ -67,7 +67,7 @@ pub(crate) struct Args {
     output: String,
     /// Where NATS is [default: that of the running dev]
     #[arg(long, value_name = "URL", env = "WAYBILL_NATS_URL")]
-    nats_url: Option<String>,
+    nats_url: Option<NatsUrl>,
     #[command(flatten)]
     access: AccessArgs,
     /// Data folder of the running dev; with --nats-url that of waybill serve

@@ -2,7 +2,7 @@
 
 use super::lock::Lock;
 use crate::failure::{Failure, because};
-use nats::Durability;
+use nats::{Durability, NatsUrl};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs, io, path::Path};
 
@@ -56,7 +56,7 @@ impl DevFile {
 }
 
 /// Where NATS is: as given, else that of the running `dev`.
-pub(crate) fn find_nats(given: Option<String>, dir: &Path) -> Result<String, Failure> {
+pub(crate) fn find_nats(given: Option<NatsUrl>, dir: &Path) -> Result<NatsUrl, Failure> {
     if let Some(url) = given {
         return Ok(url);
     }
@@ -64,7 +64,7 @@ pub(crate) fn find_nats(given: Option<String>, dir: &Path) -> Result<String, Fai
         let dir = dir.display();
         format!("no waybill dev is running on {dir}: start one, name its folder with --data, or NATS with --nats-url")
     })?;
-    Ok(running.nats_url)
+    Ok(running.nats_url.into())
 }
 
 /// Writes a file as a whole.
@@ -96,8 +96,8 @@ mod tests {
         assert!(find_nats(None, dir.path()).unwrap_err().to_string().contains("no waybill dev is running"));
         let _lock = Lock::take(dir.path()).unwrap();
         assert_eq!(DevFile::find(dir.path()).unwrap(), Some(file));
-        assert_eq!(find_nats(None, dir.path()).unwrap(), "nats://127.0.0.1:4222");
-        assert_eq!(find_nats(Some("nats://x".to_owned()), dir.path()).unwrap(), "nats://x");
+        assert_eq!(find_nats(None, dir.path()).unwrap(), NatsUrl::from("nats://127.0.0.1:4222"));
+        assert_eq!(find_nats(Some("nats://x".into()), dir.path()).unwrap(), NatsUrl::from("nats://x"));
         DevFile::remove(dir.path());
         assert!(DevFile::find(dir.path()).unwrap_err().to_string().contains("still starting"));
     }
