@@ -3,6 +3,7 @@
 
 mod container;
 mod image;
+mod pods;
 mod translation;
 
 use crate::{Process, yaml};
@@ -65,6 +66,21 @@ impl Compose {
         let path = programs(&project.path().join("bin")).await?;
         let file = yaml::documents(&copy).await.remove(0);
         Ok(Self { running: Vec::new(), file, profiles, ports: Ports::default(), path, project })
+    }
+
+    /// The pods of a manifest of Kubernetes, one of each, with NATS, databases and secrets of compose.
+    ///
+    /// # Panics
+    /// Where the file cannot be read, or the script that makes the secrets fails.
+    pub async fn pods(manifest: &str) -> io::Result<Self> {
+        let mut compose = Self::read(".env").await?;
+        let all = yaml::documents(&repository(manifest)).await;
+        let pods = pods::services(&all, compose.project.path());
+        if let Some(services) = compose.file["services"].as_object_mut() {
+            services.retain(|name, _| name.starts_with("nats-") || name.ends_with("-db"));
+            services.extend(pods);
+        }
+        Ok(compose)
     }
 
     /// Where a secret or another file of the project is.

@@ -7,13 +7,17 @@ use service::{
     Clock,
     tls::{ClientTls, Identity, authorities, certificates, key},
 };
-use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, process::Command, sync::Arc};
+use std::{
+    collections::BTreeMap, fs, os::unix::fs::PermissionsExt, process::Command, sync::Arc, time::Duration,
+};
 use waybill::{
     access::{NatsAccess, OPERATOR},
     api::{Api, Cart, Tokens},
     system::Service,
 };
-use waybill_tests::{Compose, settled};
+use waybill_tests::{Compose, eventually, settled};
+
+const SOON: Duration = Duration::from_secs(30);
 
 /// What a database answers whom a URL names.
 fn ask(url: &str, sql: &str) -> Result<String, String> {
@@ -73,12 +77,13 @@ async fn a_database_lets_in_only_its_own_service_with_its_certificate_and_its_pa
 struct Operator {
     connection: Connection,
     tokens: Tokens,
-    /// Asks services themselves, where compose publishes them.
+    /// Asks services themselves.
     direct: Api,
+    tls: ClientTls,
 }
 
 impl Operator {
-    async fn of(compose: &mut Compose) -> Self {
+    async fn of(compose: &mut Compose, places: BTreeMap<String, String>) -> Self {
         let shown = ["pem", "key"].map(|end| compose.secret(&format!("tls/{OPERATOR}.{end}")));
         let ca = compose.secret("tls/ca.pem");
         let [certificate, private] = shown.clone();
@@ -90,27 +95,33 @@ impl Operator {
         let access = access.of(OPERATOR);
         let tokens = Tokens::open_as(&nats_url, access, &master, &Clock::system()).await.unwrap();
         let connection = Connection::connect_as(&nats_url, "test", access).await.unwrap();
-
         let identity = Identity::new(certificates(&shown[0]).unwrap(), key(&shown[1]).unwrap());
         let tls = ClientTls::new(authorities(&ca).unwrap(), Some(Arc::new(identity))).unwrap();
-        let url = |service: Service| {
-            (service.name().to_owned(), format!("https://{}", compose.published(service.port())))
-        };
-        let direct = Api::at(Service::ALL.map(url).into()).with_tls(&tls).unwrap();
-        Self { connection, direct: direct.with_tokens(tokens.clone()), tokens }
+        let direct = Api::at(places).with_tls(&tls).unwrap();
+        Self { connection, direct: direct.with_tokens(tokens.clone()), tokens, tls }
     }
 }
 
-/// Everything that compose starts with the variables of a file carries out an order, and stops when it is asked to.
-async fn an_order_runs(variables: &str, nodes: &[&str]) {
-    let mut compose = Compose::read(variables).await.unwrap();
-    compose.up().await.unwrap();
-    let operator = Operator::of(&mut compose).await;
-
-    // As clients do: through the gateway, in plain HTTP, on this machine.
-    let gateway = format!("http://{}/api", compose.published(8080));
-    let urls = Service::ALL.map(|service| (service.name().to_owned(), gateway.clone()));
-    let api = Api::at(urls.into()).with_tokens(operator.tokens.clone());
+/// An order is placed through the gateway at this URL, as clients do, and carried out; services are at `places`.
+async fn an_order_runs(compose: &mut Compose, gateway: &str, places: BTreeMap<String, String>) -> Operator {
+    let operator = Operator::of(compose, places).await;
+    let urls = Service::ALL.map(|service| (service.name().to_owned(), format!("{gateway}/api")));
+    let api = Api::at(urls.into()).with_tls(&operator.tls).unwrap().with_tokens(operator.tokens.clone());
+    // A gateway that has just begun is told of services, and of the keys of tokens, by and by.
+    eventually("the gateway knows every service", SOON, async || {
+        let known = api.get(Service::Operations, "/ops/instances").await.unwrap().body;
+        let well = |service: &Service| {
+            let mut known = known.as_array().into_iter().flatten();
+            known.any(|one| one["service"] == service.name() && one["healthy"] == true)
+        };
+        if Service::ALL.iter().all(well) {
+            return Some(());
+        }
+        // Who asks is counted: not at once again.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        None
+    })
+    .await;
     let stocked = api.stock_product("p", ("TEA", "Tea", 450), 30).await.unwrap();
     let user_id = api.register("u").await.unwrap();
     let (account_id, opened) = api.open_account("a", user_id, 10_000).await.unwrap();
@@ -122,13 +133,12 @@ async fn an_order_runs(variables: &str, nodes: &[&str]) {
     let order = api.order(placed.id().unwrap()).await.unwrap().body;
     assert_eq!(order["status"], "completed", "{order}");
     assert_eq!(order["userSnapshot"]["stale"], false, "orders could ask users: {order}");
+    read_models_are_kept(compose);
+    operator
+}
 
-    // The nodes of the file hold what was recorded, as many copies as it says, and the databases what is asked for.
-    for node in nodes {
-        let monitor = format!("http://{}/jsz?streams=true&accounts=true", compose.place(node, 8222));
-        let kept = operator.direct.http().get(monitor).send().await.unwrap().text().await.unwrap();
-        assert!(kept.contains("\"ORDERS\""), "{node} keeps no orders: {kept}");
-    }
+/// Each in its own database, by who has come with TLS and a certificate of its name.
+fn read_models_are_kept(compose: &mut Compose) {
     for service in Service::ALL.into_iter().filter(|service| *service != Service::Operations) {
         // From inside the container, as an operator may.
         let [place, port] = ["PGHOST", "PGPORT"].map(|name| compose.variable(&format!("{service}-db"), name));
@@ -139,16 +149,49 @@ async fn an_order_runs(variables: &str, nodes: &[&str]) {
                      WHERE client_addr IS NOT NULL";
         assert_eq!(ask(&inside, shown).unwrap(), format!("{service}|/CN={service}"));
     }
+}
+
+/// Everything that compose starts with the variables of a file carries out an order, and stops when it is asked to.
+async fn compose_runs(variables: &str, nodes: &[&str]) {
+    let mut compose = Compose::read(variables).await.unwrap();
+    compose.up().await.unwrap();
+    let url = |service: Service| {
+        (service.name().to_owned(), format!("https://{}", compose.published(service.port())))
+    };
+    let places = Service::ALL.map(url).into();
+    // In plain HTTP, on this machine.
+    let gateway = format!("http://{}", compose.published(8080));
+    let operator = Box::pin(an_order_runs(&mut compose, &gateway, places)).await;
+    // The nodes of the file hold what was recorded, all of them.
+    for node in nodes {
+        let monitor = format!("http://{}/jsz?streams=true&accounts=true", compose.place(node, 8222));
+        let kept = operator.direct.http().get(monitor).send().await.unwrap().text().await.unwrap();
+        assert!(kept.contains("\"ORDERS\""), "{node} keeps no orders: {kept}");
+    }
     drop(operator);
     compose.down().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_it_starts_carries_out_an_order() {
-    Box::pin(an_order_runs(".env", &["nats-1", "nats-2", "nats-3"])).await;
+    Box::pin(compose_runs(".env", &["nats-1", "nats-2", "nats-3"])).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn so_it_does_with_one_node_of_nats() {
-    Box::pin(an_order_runs("deploy/compose/single.env", &["nats"])).await;
+    Box::pin(compose_runs("deploy/compose/single.env", &["nats"])).await;
+}
+
+/// The manifests, as far as they go without a cluster: NATS, databases and secrets are those of compose.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pods_of_kubernetes_carry_out_an_order_with_their_variables_and_secrets() {
+    let mut compose = Compose::pods("deploy/kubernetes/waybill-tls.yaml").await.unwrap();
+    compose.up().await.unwrap();
+    let url = |service: Service| {
+        (service.name().to_owned(), format!("https://{}", compose.place(&format!("{service}-service"), 3000)))
+    };
+    let places = Service::ALL.map(url).into();
+    let gateway = format!("https://{}", compose.place("gateway", 3000));
+    drop(Box::pin(an_order_runs(&mut compose, &gateway, places)).await);
+    compose.down().await.unwrap();
 }
