@@ -83,6 +83,11 @@ impl Changes {
         self.tables.retain(|(table, _)| table.name == name);
     }
 
+    /// What changes, table by table.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (&'static Table, &Rows)> {
+        self.tables.iter().map(|(table, rows)| (*table, rows))
+    }
+
     pub(crate) fn into_tables(self) -> Vec<(&'static Table, Rows)> {
         self.tables
     }

@@ -33,8 +33,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 /// Events of one transaction at most, give or take a chunk. Half as many cost a tenth of the rate, twice as many give none.
 const BATCH: usize = 4000;
 
-/// Chunks read ahead, over all streams: the next batch, while one is written.
-const AHEAD: usize = 8;
+/// Messages read ahead, over all streams: the next batch, while one is written.
+const AHEAD: usize = BATCH;
 
 /// How often the database is asked whether it is there, and how long it may take to answer.
 const BEAT: Duration = Duration::from_secs(1);
@@ -159,7 +159,7 @@ impl Projector {
         let listens = self.parking.is_some() && self.only.is_none();
         let listening = listens.then(|| parked::listen(self.connection.clone(), asked));
         let _listener = listening.map(|listening| AbortOnDropHandle::new(tokio::spawn(listening)));
-        let (sender, mut chunks) = mpsc::channel(AHEAD);
+        let (sender, mut chunks) = source::ahead(AHEAD);
         // Readers end with this session, and a session whose readers have all reached their bound ends with them.
         let _readers: Vec<_> = checkpoints
             .iter()
@@ -188,13 +188,13 @@ impl Projector {
                     self.bring_back(&mut writer, &mut waiting).await?;
                     continue;
                 }
-                first = chunks.recv(), if !self.stands_still(&waiting) => first,
+                first = chunks.next(), if !self.stands_still(&waiting) => first,
             };
             let Some(first) = first else { return Ok(()) };
             let mut batch = vec![first];
             let mut events = batch[0].events.len();
             while events < BATCH
-                && let Ok(chunk) = chunks.try_recv()
+                && let Some(chunk) = chunks.ready()
             {
                 events += chunk.events.len();
                 batch.push(chunk);

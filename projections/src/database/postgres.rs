@@ -196,22 +196,25 @@ impl Writer {
         past: &Past,
     ) -> Result<Commit, DatabaseError> {
         let failed = |error| DatabaseError::new("commit to the read model", error);
-        let mut transaction = self.connection.begin().await.map_err(failed)?;
-        let stands = schema::advance(&mut transaction, self.view.name, moves).await?
-            && parked::wait(&mut transaction, self.view.name, &past.held).await?;
-        if !stands {
-            transaction.rollback().await.map_err(failed)?;
-            return Ok(Commit::Lost);
+        loop {
+            let mut transaction = self.connection.begin().await.map_err(failed)?;
+            let stands = schema::advance(&mut transaction, self.view.name, moves).await?
+                && parked::wait(&mut transaction, self.view.name, &past.held).await?;
+            if !stands {
+                transaction.rollback().await.map_err(failed)?;
+                return Ok(Commit::Lost);
+            }
+            if !self.statements.write(&mut transaction, &changes).await? {
+                transaction.rollback().await.map_err(failed)?;
+                continue;
+            }
+            for parked in &past.parked {
+                parked::insert(&mut transaction, self.view.name, parked).await?;
+            }
+            crash_point("project.before", self.view.name);
+            transaction.commit().await.map_err(failed)?;
+            crash_point("project.after", self.view.name);
+            return Ok(Commit::Done);
         }
-        for (table, rows) in changes.into_tables() {
-            self.statements.write(&mut transaction, table, rows).await?;
-        }
-        for parked in &past.parked {
-            parked::insert(&mut transaction, self.view.name, parked).await?;
-        }
-        crash_point("project.before", self.view.name);
-        transaction.commit().await.map_err(failed)?;
-        crash_point("project.after", self.view.name);
-        Ok(Commit::Done)
     }
 }

@@ -4,7 +4,8 @@ use super::{FIRST_RETRY, LAST_RETRY, Projector};
 use events::{DecodeError, Position};
 use jiff::Timestamp;
 use nats::{Filter, From, Message, Reader, Recorded, ReplayError, Until};
-use tokio::sync::mpsc;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Messages of a chunk at most.
 const CHUNK: usize = 500;
@@ -36,6 +37,44 @@ impl Chunk {
     }
 }
 
+/// Where the sources of all streams put what they have read, which is so many messages at most.
+#[derive(Clone)]
+pub(super) struct Ahead {
+    out: mpsc::UnboundedSender<(Chunk, OwnedSemaphorePermit)>,
+    room: Arc<Semaphore>,
+}
+
+/// What was read and is not written yet, in the order in which it came.
+pub(super) struct Chunks(mpsc::UnboundedReceiver<(Chunk, OwnedSemaphorePermit)>);
+
+/// Room for so many messages. It is messages that are counted and not chunks, for a source that is not waited for makes small
+/// ones.
+pub(super) fn ahead(messages: usize) -> (Ahead, Chunks) {
+    let (out, chunks) = mpsc::unbounded_channel();
+    (Ahead { out, room: Arc::new(Semaphore::new(messages)) }, Chunks(chunks))
+}
+
+impl Ahead {
+    /// Waits until there is room for what so many messages have become. False where nobody takes it any more.
+    async fn put(&self, chunk: Chunk, messages: usize) -> bool {
+        let wanted = u32::try_from(messages).unwrap_or(u32::MAX);
+        let Ok(room) = self.room.clone().acquire_many_owned(wanted).await else { return false };
+        self.out.send((chunk, room)).is_ok()
+    }
+}
+
+impl Chunks {
+    /// The next one; none, where all sources have come to their end.
+    pub(super) async fn next(&mut self) -> Option<Chunk> {
+        self.0.recv().await.map(|(chunk, _room)| chunk)
+    }
+
+    /// The next one, where it is there already.
+    pub(super) fn ready(&mut self) -> Option<Chunk> {
+        self.0.try_recv().ok().map(|(chunk, _room)| chunk)
+    }
+}
+
 /// One stream on its way to the projector.
 pub(super) struct Source {
     projector: Projector,
@@ -43,7 +82,7 @@ pub(super) struct Source {
     at: Position,
     /// Where to stop.
     bound: Option<u64>,
-    out: mpsc::Sender<Chunk>,
+    out: Ahead,
 }
 
 /// Why a stream stands still.
@@ -59,7 +98,7 @@ enum Stop {
 }
 
 impl Source {
-    pub(super) fn new(projector: Projector, at: Position, out: mpsc::Sender<Chunk>) -> Self {
+    pub(super) fn new(projector: Projector, at: Position, out: Ahead) -> Self {
         let bound = projector
             .bound
             .as_ref()
@@ -146,7 +185,9 @@ impl Source {
         }
         if let Some(message) = read {
             let chunk = Chunk { events, unreadable, last: message.position, stored: message.stored };
-            self.out.send(chunk).await.map_err(|_| Stop::Gone)?;
+            if !self.out.put(chunk, messages.len()).await {
+                return Err(Stop::Gone);
+            }
             self.at = message.position;
             self.note(|stream| stream.fault = None);
         }

@@ -1,5 +1,6 @@
 //! Rows that are new go in without looking for each first, as one array of rows of the table's own type. That takes the server half
-//! of what arrays for each column and `ON CONFLICT` take.
+//! of what arrays for each column and `ON CONFLICT` take. Where one was not new after all the whole transaction is void, and is
+//! written again: a savepoint would cost two round trips each time, for what happens to a table once.
 //!
 //! `COPY` would take it a little less still. But it ends with a message of its own, which TCP holds back until the server has
 //! acknowledged what came before, and the server takes 40 ms to (Nagle and delayed acknowledgements); the client library
@@ -12,7 +13,7 @@ use crate::{
     table::{Key, Table, Type, Value},
 };
 use sqlx::{
-    Arguments, AssertSqlSafe, Connection, Encode, PgConnection, Postgres,
+    Arguments, AssertSqlSafe, Encode, PgConnection, Postgres,
     encode::IsNull,
     error::BoxDynError,
     postgres::{PgArgumentBuffer, PgArguments, PgTypeInfo, types::Oid},
@@ -20,7 +21,7 @@ use sqlx::{
 };
 use std::collections::{HashMap, HashSet};
 
-/// Rows from which on it pays: a savepoint takes two more round trips.
+/// Rows from which on it pays, for what it may cost.
 const PAYS: usize = 100;
 
 /// PostgreSQL's code for a row that is there already.
@@ -36,37 +37,32 @@ pub(super) struct Inserts {
 }
 
 impl Inserts {
-    /// Inserts whole rows, where they are many and, as far as is known, new. False where that is not so, or where one is there
-    /// already: then none is inserted.
+    /// Whether so many whole rows of a table are to be inserted: they are many and, as far as is known, new.
+    pub(super) fn pays(&self, table: &Table, rows: usize) -> bool {
+        rows >= PAYS && !self.replaced.contains(table.name)
+    }
+
+    /// Inserts whole rows. False where one is there already: the transaction is void, and from now on rows of this table are not
+    /// taken for new ones.
     pub(super) async fn insert(
         &mut self,
         connection: &mut PgConnection,
         table: &'static Table,
-        rows: &[(Key, Change)],
+        rows: &[(&Key, &Change)],
     ) -> Result<bool, DatabaseError> {
-        if rows.len() < PAYS || self.replaced.contains(table.name) {
-            return Ok(false);
-        }
-        let failed = |error| DatabaseError::new("write to the read model", error);
         let array = Array::of(self.kind(connection, table).await?, table, rows)?;
         let mut arguments = PgArguments::default();
         let added = arguments.add(array);
         added.map_err(|error| DatabaseError::new("write a value", error))?;
-        // What came before it stays, also where a row is there.
-        let mut savepoint = connection.begin().await.map_err(failed)?;
         let name = table.name;
         let sql = format!("INSERT INTO {name} SELECT * FROM unnest($1::{name}[])");
-        match query_with(AssertSqlSafe(sql), arguments).execute(&mut *savepoint).await {
-            Ok(_) => {
-                savepoint.commit().await.map_err(failed)?;
-                Ok(true)
-            }
+        match query_with(AssertSqlSafe(sql), arguments).execute(connection).await {
+            Ok(_) => Ok(true),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(UNIQUE_VIOLATION) => {
-                savepoint.rollback().await.map_err(failed)?;
                 self.replaced.insert(name);
                 Ok(false)
             }
-            Err(error) => Err(failed(error)),
+            Err(error) => Err(DatabaseError::new("write to the read model", error)),
         }
     }
 
@@ -90,7 +86,7 @@ impl Inserts {
 struct Array(Vec<u8>);
 
 impl Array {
-    fn of(kind: u32, table: &'static Table, rows: &[(Key, Change)]) -> Result<Self, DatabaseError> {
+    fn of(kind: u32, table: &'static Table, rows: &[(&Key, &Change)]) -> Result<Self, DatabaseError> {
         let number =
             |count: usize| i32::try_from(count).map_err(|error| DatabaseError::new("write a value", error));
         let (count, fields) = (number(rows.len())?, number(table.all().count())?);

@@ -59,9 +59,7 @@ impl Writer {
             transaction.rollback().await.map_err(failed)?;
             return Ok(Commit::Lost);
         }
-        for (table, rows) in changes.into_tables() {
-            self.statements.write(&mut transaction, table, rows).await?;
-        }
+        self.statements.merge_all(&mut transaction, &changes).await?;
         if let Some(after) = after {
             insert(&mut transaction, self.view.name, after).await?;
         }

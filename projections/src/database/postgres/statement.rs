@@ -3,7 +3,7 @@
 
 use super::{insert::Inserts, value::Column};
 use crate::{
-    change::{Cell, Change, Rows},
+    change::{Cell, Change, Changes, Rows},
     database::DatabaseError,
     table::{Key, Table, Type, Value},
 };
@@ -30,22 +30,35 @@ pub(super) struct Statements {
 }
 
 impl Statements {
-    /// Writes the net changes of one table.
+    /// Writes the net changes of all tables. False where the transaction is void, because a row was taken for a new one and is
+    /// none: it has to be written again, which each table asks for at most once.
     pub(super) async fn write(
         &mut self,
         connection: &mut PgConnection,
-        table: &'static Table,
-        rows: Rows,
-    ) -> Result<(), DatabaseError> {
-        let mut shapes: BTreeMap<Shape, Vec<(Key, Change)>> = BTreeMap::new();
-        for (key, change) in rows {
-            shapes.entry(Shape::of(&change)).or_default().push((key, change));
-        }
-        for (shape, rows) in shapes {
-            if shape.is_whole(table) && self.inserts.insert(connection, table, &rows).await? {
-                continue;
+        changes: &Changes,
+    ) -> Result<bool, DatabaseError> {
+        for (table, rows) in changes.tables() {
+            for (shape, rows) in shapes(rows) {
+                if !shape.is_whole(table) || !self.inserts.pays(table, rows.len()) {
+                    self.merge(connection, table, shape, &rows).await?;
+                } else if !self.inserts.insert(connection, table, &rows).await? {
+                    return Ok(false);
+                }
             }
-            self.merge(connection, table, shape, rows).await?;
+        }
+        Ok(true)
+    }
+
+    /// The same, where no row is taken for a new one.
+    pub(super) async fn merge_all(
+        &mut self,
+        connection: &mut PgConnection,
+        changes: &Changes,
+    ) -> Result<(), DatabaseError> {
+        for (table, rows) in changes.tables() {
+            for (shape, rows) in shapes(rows) {
+                self.merge(connection, table, shape, &rows).await?;
+            }
         }
         Ok(())
     }
@@ -56,22 +69,22 @@ impl Statements {
         connection: &mut PgConnection,
         table: &'static Table,
         shape: Shape,
-        rows: Vec<(Key, Change)>,
+        rows: &[(&Key, &Change)],
     ) -> Result<(), DatabaseError> {
         let mut columns: Vec<_> = shape.columns(table).map(|(_, kind)| Column::new(*kind)).collect();
         for (Key(key), change) in rows {
             let (of_key, others) = columns.split_at_mut(key.len());
             for (column, value) in of_key.iter_mut().zip(key) {
-                column.push(&value)?;
+                column.push(value)?;
             }
             let Change::Write(cells) = change else { continue };
-            let values = cells.into_iter().filter_map(|cell| match cell {
-                Cell::Keep => None,
-                Cell::Set(value) => Some(value),
-                Cell::Add(by) => Some(Value::Int(by)),
-            });
-            for (column, value) in others.iter_mut().zip(values) {
-                column.push(&value)?;
+            let changed = cells.iter().filter(|cell| **cell != Cell::Keep);
+            for (column, cell) in others.iter_mut().zip(changed) {
+                match cell {
+                    Cell::Keep => {}
+                    Cell::Set(value) => column.push(value)?,
+                    Cell::Add(by) => column.push(&Value::Int(*by))?,
+                }
             }
         }
         let mut arguments = PgArguments::default();
@@ -85,6 +98,15 @@ impl Statements {
         done.map_err(|error| DatabaseError::new("write to the read model", error))?;
         Ok(())
     }
+}
+
+/// The rows of each shape.
+fn shapes(rows: &Rows) -> BTreeMap<Shape, Vec<(&Key, &Change)>> {
+    let mut shapes: BTreeMap<Shape, Vec<(&Key, &Change)>> = BTreeMap::new();
+    for (key, change) in rows {
+        shapes.entry(Shape::of(change)).or_default().push((key, change));
+    }
+    shapes
 }
 
 impl Shape {
