@@ -69,7 +69,11 @@ fn indexes(table: &Table, create: &str) -> String {
     let mut sql = String::new();
     for columns in table.indexes {
         let (name, on) = (columns.join("_"), columns.join(", "));
-        let _ = writeln!(sql, "{create} {}_{name} ON {} ({on}) WITH (deduplicate_items = off);", table.name, table.name);
+        let _ = writeln!(
+            sql,
+            "{create} {}_{name} ON {} ({on}) WITH (deduplicate_items = off);",
+            table.name, table.name
+        );
     }
     sql
 }
