@@ -34,7 +34,7 @@ Examples:
   waybill bench memory                         the gateway after a million client addresses
   waybill bench projection --postgres postgres://postgres:secret@db/postgres
                                                events into read models, on SQLite and on this server
-  waybill bench projection --events 5000000    what building from a long stream takes from memory
+  waybill bench projection --events 5000000    what reading and building from a long stream take from memory
   waybill bench subscriptions                  10 000 clients that wait and 1000 that hear of changes
   waybill bench timers                         100 000 of them: memory, and how late they fire
   waybill bench sizing                         CPU, memory and disk at 25 to 200 orders/s
@@ -60,7 +60,7 @@ pub(crate) struct Args {
     /// databases called `waybill_bench_<NUMBER>` [default: one that is started where PostgreSQL is installed]
     #[arg(long, value_name = "URL", env = "WAYBILL_BENCH_POSTGRES", hide_env_values = true)]
     postgres: Option<Secret>,
-    /// With 'projection': only measure what building takes from memory, from a stream of so many events
+    /// With 'projection': only measure what reading and building take from memory, from a stream of so many events
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1000..))]
     events: Option<u64>,
     /// A tenth of the load

@@ -1,21 +1,83 @@
 //! The connection is cut a thousand times at random places, and what the client was told is compared with the log.
 
 use crate::{
-    client::Events,
+    client::{Event, Events},
     proxy::Proxy,
     rig::{DEADLINE, Node, OPERATOR, Rig, until},
+    socket::Socket,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    io,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
+use tokio::net::TcpStream;
 
 const PRODUCTS: u64 = 8;
+
+/// What carries what is told.
+#[derive(Clone, Copy)]
+pub(crate) enum Carrier {
+    Events,
+    Socket,
+}
+
+/// A connection that may be cut.
+enum Wire {
+    Events(Box<Events>),
+    Socket(Box<Socket>),
+}
+
+impl Carrier {
+    /// As counters have it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Socket => "socket",
+        }
+    }
+
+    /// Follows all products, from where the client was; an error where the connection breaks before.
+    async fn open(self, address: SocketAddr, last: &str) -> io::Result<Wire> {
+        match self {
+            Self::Events => {
+                let last = Some(last).filter(|last| !last.is_empty());
+                let events = Events::open(address, "/products/stream?limit=100", OPERATOR, last).await?;
+                assert_eq!(events.status, 200, "{}", events.head);
+                Ok(Wire::Events(Box::new(events)))
+            }
+            Self::Socket => {
+                let stream = TcpStream::connect(address).await?;
+                let mut socket = Socket::over(stream, "/products/socket", OPERATOR).await?;
+                let all = json!({ "type": "subscribe", "id": "all", "model": "products", "cursor": last,
+                    "where": { "limit": 100 } });
+                socket.ask(all).await?;
+                Ok(Wire::Socket(Box::new(socket)))
+            }
+        }
+    }
+}
+
+impl Wire {
+    /// What is told next, of the position `last` where it has none of its own; an error where the connection breaks.
+    async fn next(&mut self, last: &str) -> io::Result<Event> {
+        let socket = match self {
+            Self::Events(events) => return events.next().await,
+            Self::Socket(socket) => socket,
+        };
+        let mut message = socket.next().await?;
+        let id = message["cursor"].as_str().unwrap_or(last).to_owned();
+        let name = message["type"].as_str().unwrap().to_owned();
+        let data = if message["problem"].is_null() { "data" } else { "problem" };
+        Ok(Event { id, name, data: message[data].take() })
+    }
+}
 
 /// What a client has been told.
 #[derive(Default)]
@@ -84,10 +146,9 @@ fn read(item: &Value) -> (String, u64) {
 }
 
 /// Follows through the proxy until it is cut so many times; then to the end without cuts.
-async fn follow(rig: &Rig, proxy: &Proxy, times: usize, done: &AtomicBool) -> Transcript {
+async fn follow(rig: &Rig, proxy: &Proxy, by: Carrier, times: usize, done: &AtomicBool) -> Transcript {
     let mut random = fastrand::Rng::with_seed(42);
     let mut transcript = Transcript::default();
-    let path = "/products/stream?limit=100";
     loop {
         let over = proxy.cuts.load(Ordering::SeqCst) >= times;
         // Most are cut within the first events, some later.
@@ -95,14 +156,12 @@ async fn follow(rig: &Rig, proxy: &Proxy, times: usize, done: &AtomicBool) -> Tr
         proxy.cut_after(if over { usize::MAX } else { 1 + random.usize(..most) });
         transcript.connections += 1;
         transcript.opened.clone_from(&transcript.last);
-        let last = Some(transcript.last.clone()).filter(|last| !last.is_empty());
-        let Ok(mut events) = Events::open(proxy.address, path, OPERATOR, last.as_deref()).await else {
+        let Ok(mut wire) = by.open(proxy.address, &transcript.last).await else {
             continue;
         };
-        assert_eq!(events.status, 200, "{}", events.head);
         loop {
             let wait = if over { Duration::from_secs(1) } else { DEADLINE };
-            match tokio::time::timeout(wait, events.next()).await {
+            match tokio::time::timeout(wait, wire.next(&transcript.last)).await {
                 Ok(Ok(event)) => transcript.hear(&event.name, &event.id, &event.data),
                 Ok(Err(_)) => break,
                 Err(_) if done.load(Ordering::SeqCst) => {
@@ -121,10 +180,15 @@ async fn follow(rig: &Rig, proxy: &Proxy, times: usize, done: &AtomicBool) -> Tr
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_thousand_cuts_nothing_is_missing_and_nothing_goes_back() {
-    cut_at_random(Rig::start().await, 1000).await;
+    cut_at_random(Rig::start().await, Carrier::Events, 1000).await;
 }
 
-pub(crate) async fn cut_at_random(rig: Rig, times: usize) {
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_thousand_cuts_of_a_socket_nothing_is_missing_and_nothing_goes_back() {
+    cut_at_random(Rig::start().await, Carrier::Socket, 1000).await;
+}
+
+pub(crate) async fn cut_at_random(rig: Rig, by: Carrier, times: usize) {
     let rig = Arc::new(rig);
     let node: Node = rig.usual("inventory").await;
     let proxy = Proxy::start(node.address).await;
@@ -141,7 +205,7 @@ pub(crate) async fn cut_at_random(rig: Rig, times: usize) {
             number
         })
     };
-    let transcript = follow(&rig, &proxy, times, &done).await;
+    let transcript = follow(&rig, &proxy, by, times, &done).await;
     let written = writer.await.unwrap();
     assert_eq!(transcript.faults, Vec::<String>::new());
     assert!(
@@ -155,11 +219,11 @@ pub(crate) async fn cut_at_random(rig: Rig, times: usize) {
     let (_, page) = node.get("/products?limit=100", OPERATOR).await;
     let answer: BTreeMap<_, _> = page["items"].as_array().unwrap().iter().map(read).collect();
     assert_eq!(transcript.prices, answer);
-    let open = "waybill_feed_subscriptions{projection=\"inventory\",carrier=\"events\"} ";
+    let open = format!("waybill_feed_subscriptions{{projection=\"inventory\",carrier=\"{}\"}} ", by.name());
     until("those that were cut are forgotten", async || {
         // The server learns of a cut when it next writes.
         rig.product("P0").await;
-        node.counted(open) <= 1.0
+        node.counted(&open) <= 1.0
     })
     .await;
 }

@@ -1,6 +1,11 @@
 //! The same with read models on PostgreSQL.
 
-use crate::{cuts::cut_at_random, rebuilt, rig::Rig, seams, stream};
+use crate::{
+    cuts::{Carrier, cut_at_random},
+    rebuilt,
+    rig::Rig,
+    seams, stream,
+};
 
 macro_rules! on_postgres {
     ($($module:ident :: $name:ident),+ $(,)?) => {
@@ -23,5 +28,10 @@ on_postgres! {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_cuts_nothing_is_missing_and_nothing_comes_twice() {
-    cut_at_random(Rig::on_postgres().await, 250).await;
+    cut_at_random(Rig::on_postgres().await, Carrier::Events, 250).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_cuts_of_a_socket_nothing_is_missing_and_nothing_comes_twice() {
+    cut_at_random(Rig::on_postgres().await, Carrier::Socket, 250).await;
 }

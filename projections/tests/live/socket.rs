@@ -7,7 +7,7 @@ use crate::{
 use futures::{SinkExt, StreamExt};
 use projections::LiveOptions;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{io, time::Duration};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -15,17 +15,36 @@ use tokio_tungstenite::{
 };
 use uuid::Uuid;
 
-struct Socket(WebSocketStream<TcpStream>);
+pub(crate) struct Socket(WebSocketStream<TcpStream>);
 
 impl Socket {
     async fn open(node: &Node, path: &str, user: Uuid) -> Self {
+        Self::over(node.connect().await, path, user).await.unwrap()
+    }
+
+    /// Over a connection that may break.
+    pub(crate) async fn over(stream: TcpStream, path: &str, user: Uuid) -> io::Result<Self> {
         let mut request = format!("ws://x{path}").into_client_request().unwrap();
         request.headers_mut().insert("x-user", user.to_string().parse().unwrap());
-        Self(client_async(request, node.connect().await).await.unwrap().0)
+        Ok(Self(client_async(request, stream).await.map_err(io::Error::other)?.0))
     }
 
     async fn say(&mut self, message: Value) {
-        self.0.send(Message::text(message.to_string())).await.unwrap();
+        self.ask(message).await.unwrap();
+    }
+
+    pub(crate) async fn ask(&mut self, message: Value) -> io::Result<()> {
+        self.0.send(Message::text(message.to_string())).await.map_err(io::Error::other)
+    }
+
+    /// The next message in words; an error where the connection breaks or ends.
+    pub(crate) async fn next(&mut self) -> io::Result<Value> {
+        loop {
+            let message = self.0.next().await.ok_or(io::ErrorKind::UnexpectedEof)?;
+            if let Message::Text(text) = message.map_err(io::Error::other)? {
+                return Ok(serde_json::from_str(&text)?);
+            }
+        }
     }
 
     /// The next message that is no ping.

@@ -25,16 +25,9 @@ use opentelemetry_sdk::{
     logs::{LogBatch, LogExporter, SdkLogRecord, SdkLoggerProvider},
     trace::{SdkTracerProvider, SpanData, SpanExporter},
 };
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, time::Duration};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 /// How long the process waits at its end until what it recorded is sent, at most.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -45,7 +38,7 @@ pub(super) struct Export {
     spans: Option<SdkTracerProvider>,
     logs: Option<SdkLoggerProvider>,
     meters: Option<Meters>,
-    last: Arc<AtomicBool>,
+    last: CancellationToken,
 }
 
 /// What the resources of all services have in common.
@@ -75,8 +68,8 @@ impl Export {
         let interval = settings.optional("OTEL_METRIC_EXPORT_INTERVAL").unwrap_or(60_000);
         settings.finish(Some(()))?;
 
-        let last = Arc::new(AtomicBool::new(false));
-        let sender = |target| Sender::new(target, runtime, Arc::clone(&last));
+        let last = CancellationToken::new();
+        let sender = |target| Sender::new(target, runtime, last.clone());
         let resources = Resources { instance: Clock::system().uuid().to_string() };
         let spans = traces.map(|target| {
             let exporter = Spans { sender: sender(target), resources: resources.clone() };
@@ -101,7 +94,7 @@ impl Export {
 
     /// Sends what is still here, and ends. Takes no longer than the deadline; not to be called by a task.
     pub(super) fn stop(self, runtime: &Handle) {
-        self.last.store(true, Ordering::Relaxed);
+        self.last.cancel();
         // What cannot be sent any more is lost: it was said when the export began to fail.
         let meters = self.meters.map(|meters| runtime.spawn(meters.flush()));
         if let Some(spans) = self.spans {

@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 use tokio::{runtime::Handle, time::Instant};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, client::Grpc, metadata::MetadataMap, transport::Channel};
 use tonic_prost::ProstCodec;
 
@@ -154,8 +155,8 @@ struct Inner {
     runtime: Handle,
     /// Whether the last attempt failed: an outage is logged once.
     failing: AtomicBool,
-    /// Whether the process ends: then nothing is tried again.
-    last: Arc<AtomicBool>,
+    /// Cancelled when the process ends: then nothing is tried again.
+    last: CancellationToken,
 }
 
 /// Why a request was not accepted.
@@ -166,8 +167,9 @@ struct Refused {
 }
 
 impl Sender {
-    /// To this target; what it needs runs on this runtime. `last` says that nothing is worth a second attempt.
-    pub(super) fn new(target: Target, runtime: &Handle, last: Arc<AtomicBool>) -> Self {
+    /// To this target; what it needs runs on this runtime. Once `last` is cancelled nothing is worth a
+    /// second attempt.
+    pub(super) fn new(target: Target, runtime: &Handle, last: CancellationToken) -> Self {
         let _inside = runtime.enter();
         let transport = match target.protocol {
             Protocol::Grpc => Transport::Grpc(Channel::builder(target.endpoint.clone()).connect_lazy()),
@@ -211,11 +213,13 @@ impl Inner {
                 Err(_) => return Err(format!("no answer within {:?}", self.target.timeout)),
             };
             let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            let in_time = Instant::now() + jittered < deadline && !self.last.load(Ordering::Relaxed);
-            if !refused.passing || !in_time {
+            let in_time = Instant::now() + jittered < deadline;
+            // Whoever waits for a next attempt when the process ends says why there is none, while that can still be said.
+            let waited =
+                async { self.last.run_until_cancelled(tokio::time::sleep(jittered)).await.is_some() };
+            if !refused.passing || !in_time || !waited.await {
                 return Err(refused.why);
             }
-            tokio::time::sleep(jittered).await;
             pause *= 2;
         }
     }

@@ -31,7 +31,7 @@ const SINGLE: u64 = 5000;
 pub(super) struct Options {
     /// The server, as somebody who may make databases and roles.
     pub(super) postgres: Option<PostgresUrl>,
-    /// Events of a long stream: what building takes from memory.
+    /// Events of a long stream: what reading and building take from memory.
     pub(super) events: Option<u64>,
 }
 

@@ -165,6 +165,12 @@ async fn follow(
     while let Some(one) = asked.join_next().await {
         placed += u64::from(one?);
     }
+    if count > 0 {
+        #[expect(clippy::cast_precision_loss, reason = "memory in KiB is far below 2^52")]
+        let whole = resident_kib()? as f64 / 1024.0;
+        let name = format!("memory of the process with {} more, who hear of orders", users.len());
+        report.figure("subscriptions", name, whole, "MiB", "");
+    }
     let sample = followers.finish(placed, started).await?;
     let (p50, p99) = (sample.millis(0.5), sample.millis(0.99));
     let name = format!("{on}: {} who follow, beside {count}", users.len());

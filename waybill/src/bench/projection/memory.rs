@@ -1,9 +1,11 @@
-//! What building a read model takes from memory when the stream is long.
+//! What a read model takes from memory when the stream is long: tables that serve and have all of it to read, and tables that
+//! are built from nothing.
 
 use super::{Place, fold};
 use crate::{
     bench::{
         commands::{Ask, ask_all},
+        load::Sample,
         report::Report,
         stage::{Stage, resident_mib},
     },
@@ -21,9 +23,14 @@ use tokio_util::task::AbortOnDropHandle;
 const CHUNK: u64 = 50_000;
 const EVERY: Duration = Duration::from_millis(100);
 
-/// Records so many events, builds the tables of orders from them, and says what this process held meanwhile.
+/// Records so many events, lets tables of orders that serve catch up with them, builds others from them, and says what this
+/// process held meanwhile.
 pub(super) async fn measure(places: &[Place], events: u64, report: &mut Report) -> Result<(), Failure> {
     let stage = Stage::open(Durability::Interval).await?;
+    let mut live = Vec::new();
+    for place in places {
+        live.push(fold::live(&stage, place).await?);
+    }
     let (mut left, executor) = (events.div_ceil(2), stage.executor(Context::Orders));
     while left > 0 {
         let ids = (0..left.min(CHUNK)).map(|_| stage.clock.uuid()).collect::<Vec<_>>();
@@ -34,23 +41,40 @@ pub(super) async fn measure(places: &[Place], events: u64, report: &mut Report) 
         eprintln!("{left} orders to record");
     }
     drop(executor);
-    for place in places {
-        let held = Arc::new(Mutex::new(Vec::new()));
-        let watching = AbortOnDropHandle::new(tokio::spawn(watch(Arc::clone(&held))));
-        let sample = fold::rebuild(&stage, place, 2 * events.div_ceil(2)).await?;
-        drop(watching);
-        let held = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
-        let (name, rate) = (place.name(), sample.rate());
-        let what = format!("{name}: {} events built at", sample.operations);
-        report.figure("projection", what, rate, "events/s", "");
-        let highest = |part: &[f64]| part.iter().copied().fold(0.0, f64::max);
-        let (tenth, whole) = (held.len() / 10, highest(&held));
-        // The first tenth fills what is filled once.
-        let before = highest(&held[..tenth.max(1).min(held.len())]);
-        report.figure("projection", format!("{name}: memory at the most, first tenth"), before, "MiB", "");
-        report.figure("projection", format!("{name}: memory at the most, all of it"), whole, "MiB", "flat");
+    let events = 2 * events.div_ceil(2);
+    for (place, storage) in places.iter().zip(&live) {
+        watched(&format!("{}, live", place.name()), fold::catch_up(&stage, storage, events), report).await?;
+        watched(&format!("{}, built anew", place.name()), fold::rebuild(&stage, place, events), report)
+            .await?;
     }
     stage.close().await;
+    Ok(())
+}
+
+/// What this process holds while something runs.
+async fn watched(
+    name: &str,
+    running: impl Future<Output = Result<Sample, Failure>>,
+    report: &mut Report,
+) -> Result<(), Failure> {
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let watching = AbortOnDropHandle::new(tokio::spawn(watch(Arc::clone(&held))));
+    let sample = Box::pin(running).await?;
+    drop(watching);
+    let held = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
+    report.figure(
+        "projection",
+        format!("{name}: {} events at", sample.operations),
+        sample.rate(),
+        "events/s",
+        "",
+    );
+    let highest = |part: &[f64]| part.iter().copied().fold(0.0, f64::max);
+    let (tenth, whole) = (held.len() / 10, highest(&held));
+    // The first tenth fills what is filled once.
+    let before = highest(&held[..tenth.max(1).min(held.len())]);
+    report.figure("projection", format!("{name}: memory at the most, first tenth"), before, "MiB", "");
+    report.figure("projection", format!("{name}: memory at the most, all of it"), whole, "MiB", "flat");
     Ok(())
 }
 
