@@ -174,7 +174,7 @@ async fn as_many_as_may_follow_fit_into_the_memory_that_there_is() {
 /// MiB that so many subscriptions take, by what docs/benchmarks.md says that one takes.
 fn followers(subscriptions: u64) -> u64 {
     let page = fs::read_to_string(file("docs/benchmarks.md")).unwrap();
-    let (before, _) = page.split_once(" KiB; the process, clients of").unwrap();
+    let (before, _) = page.split_once(" KiB; the process holds").unwrap();
     let each: u64 = before.rsplit(' ').next().unwrap().parse().unwrap();
     (subscriptions * each).div_ceil(1024)
 }
