@@ -2,6 +2,7 @@
 
 #[path = "../../examples/apply/flows.rs"]
 mod flows;
+mod held;
 mod rig;
 
 use super::{catalogue::Wanted, *};
