@@ -311,7 +311,8 @@ async fn many_rows_are_written_whether_they_are_there_or_not(place: &Place) {
     assert_eq!(writer.commit(rows(0..500, 1), &step(0, 1)).await.unwrap(), Commit::Done);
     assert_eq!(sums().await, (500, 500, None));
     let mut mixed = rows(400..1000, 3);
-    mixed.patch(&THINGS, [Value::Int(7), "x".into()], [(1, 9_i64.into())]);
+    // Once, however often the commit is tried.
+    mixed.increment(&THINGS, [Value::Int(7), "x".into()], 1, 9);
     assert_eq!(writer.commit(mixed, &step(1, 2)).await.unwrap(), Commit::Done);
     assert_eq!(sums().await, (1000, 400 + 600 * 3, Some(9)));
     assert_eq!(writer.commit(rows(1000..1500, 1), &step(2, 3)).await.unwrap(), Commit::Done);

@@ -202,3 +202,47 @@ impl Source {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use events::Context;
+    use futures::FutureExt;
+
+    fn chunk(sequence: u64) -> Chunk {
+        let last = Position { context: Context::Orders, sequence };
+        Chunk { events: vec![], unreadable: vec![], last, stored: Timestamp::UNIX_EPOCH }
+    }
+
+    /// However many chunks they come in: a batch finds as many as there is room for, and memory is bounded by that.
+    #[tokio::test]
+    async fn so_many_messages_are_read_ahead_and_no_more() {
+        let (source, mut chunks) = ahead(1000);
+        for number in 1..=100 {
+            assert!(source.put(chunk(10 * number), 10).await);
+        }
+        let mut next = Box::pin(source.put(chunk(1500), 500));
+        assert_eq!(next.as_mut().now_or_never(), None, "there is no room");
+        for number in 1..=50 {
+            assert_eq!(next.as_mut().now_or_never(), None, "there is room for {}", 10 * (number - 1));
+            assert_eq!(chunks.ready().unwrap().last.sequence, 10 * number);
+        }
+        assert_eq!(next.as_mut().now_or_never(), Some(true));
+        drop(next);
+        drop(source);
+        let mut left = 0;
+        while let Some(chunk) = chunks.next().await {
+            left = chunk.last.sequence;
+        }
+        assert_eq!(left, 1500);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_that_nobody_makes_any_more_is_told() {
+        let (source, chunks) = ahead(10);
+        assert!(source.put(chunk(10), 10).await);
+        let waiting = source.put(chunk(20), 10);
+        drop(chunks);
+        assert!(!waiting.await);
+    }
+}
