@@ -110,8 +110,7 @@ static ROOM: LazyLock<HeaderMap> = LazyLock::new(|| {
     serde_json::from_value(empty.into()).unwrap_or_default()
 });
 
-/// Sequence that the subject's last message must have.
-/// The guard of a write: the last sequence of its subject.
+/// The guard of a write: the sequence that the subject's last message must have.
 pub(crate) const EXPECT: &str = "Nats-Expected-Last-Subject-Sequence";
 /// Where the aggregate's earlier events stand; see [`crate::Tail`].
 pub(crate) const TAIL: &str = "Waybill-Tail";

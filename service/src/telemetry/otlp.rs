@@ -167,8 +167,7 @@ struct Refused {
 }
 
 impl Sender {
-    /// To this target; what it needs runs on this runtime. Once `last` is cancelled nothing is worth a
-    /// second attempt.
+    /// To this target; what it needs runs on this runtime. Once `last` is cancelled nothing is tried again.
     pub(super) fn new(target: Target, runtime: &Handle, last: CancellationToken) -> Self {
         let _inside = runtime.enter();
         let transport = match target.protocol {
@@ -213,11 +212,11 @@ impl Inner {
                 Err(_) => return Err(format!("no answer within {:?}", self.target.timeout)),
             };
             let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            let in_time = Instant::now() + jittered < deadline;
-            // Whoever waits for a next attempt when the process ends says why there is none, while that can still be said.
-            let waited =
-                async { self.last.run_until_cancelled(tokio::time::sleep(jittered)).await.is_some() };
-            if !refused.passing || !in_time || !waited.await {
+            if !refused.passing || Instant::now() + jittered >= deadline {
+                return Err(refused.why);
+            }
+            // At the end of the process it is said at once why there is no next attempt, while that can still be said.
+            if self.last.run_until_cancelled(tokio::time::sleep(jittered)).await.is_none() {
                 return Err(refused.why);
             }
             pause *= 2;

@@ -73,7 +73,33 @@ impl Cluster {
 
     /// Where the programs of the server are.
     pub fn programs() -> Result<PathBuf, ClusterError> {
-        programs()
+        let on_path =
+            env::var_os("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
+        // The program finds its files from where it really is.
+        let on_path = on_path.filter_map(|folder| {
+            fs::canonicalize(folder.join("postgres")).ok()?.parent().map(Path::to_owned)
+        });
+        let versions = |parent: &str, rest: &str| {
+            let mut all: Vec<_> = fs::read_dir(parent)
+                .into_iter()
+                .flatten()
+                .filter_map(|entry| Some(entry.ok()?.path().join(rest)))
+                .filter(|path| path.join("postgres").exists())
+                .collect();
+            all.sort();
+            all.reverse();
+            all
+        };
+        let packaged = ["/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"];
+        let mut known = on_path.chain(packaged.into_iter().flat_map(|parent| versions(parent, "bin")));
+        let complete = |folder: &PathBuf| {
+            ["initdb", "postgres", "psql"].iter().all(|program| folder.join(program).exists())
+        };
+        known.find(complete).ok_or_else(|| {
+            let how = "there is no PostgreSQL 15 or newer: apt-get install postgresql (Debian, Ubuntu), \
+                       brew install postgresql@16 (macOS)";
+            ClusterError(how.to_owned())
+        })
     }
 
     /// Ids of the user and the group that it runs as; none for whoever starts it.
@@ -198,35 +224,6 @@ fn quit(mut server: Child) {
     }
     server.kill().ok();
     server.wait().ok();
-}
-
-/// Where the programs of the server are.
-fn programs() -> Result<PathBuf, ClusterError> {
-    let on_path =
-        env::var_os("PATH").into_iter().flat_map(|path| env::split_paths(&path).collect::<Vec<_>>());
-    // The program finds its files from where it really is.
-    let on_path = on_path
-        .filter_map(|folder| fs::canonicalize(folder.join("postgres")).ok()?.parent().map(Path::to_owned));
-    let versions = |parent: &str, rest: &str| {
-        let mut all: Vec<_> = fs::read_dir(parent)
-            .into_iter()
-            .flatten()
-            .filter_map(|entry| Some(entry.ok()?.path().join(rest)))
-            .filter(|path| path.join("postgres").exists())
-            .collect();
-        all.sort();
-        all.reverse();
-        all
-    };
-    let packaged = ["/usr/lib/postgresql", "/opt/homebrew/opt", "/usr/local/opt"];
-    let mut known = on_path.chain(packaged.into_iter().flat_map(|parent| versions(parent, "bin")));
-    let complete =
-        |folder: &PathBuf| ["initdb", "postgres", "psql"].iter().all(|program| folder.join(program).exists());
-    known.find(complete).ok_or_else(|| {
-        let how = "there is no PostgreSQL 15 or newer: apt-get install postgresql (Debian, Ubuntu), \
-                   brew install postgresql@16 (macOS)";
-        ClusterError(how.to_owned())
-    })
 }
 
 /// Ids of a user and a group without privileges.

@@ -3,7 +3,7 @@
 
 use super::{insert::Inserts, value::Column};
 use crate::{
-    change::{Cell, Change, Changes, Rows},
+    change::{Cell, Change, Changes},
     database::DatabaseError,
     table::{Key, Table, Type, Value},
 };
@@ -37,13 +37,11 @@ impl Statements {
         connection: &mut PgConnection,
         changes: &Changes,
     ) -> Result<bool, DatabaseError> {
-        for (table, rows) in changes.tables() {
-            for (shape, rows) in shapes(rows) {
-                if !shape.is_whole(table) || !self.inserts.pays(table, rows.len()) {
-                    self.merge(connection, table, shape, &rows).await?;
-                } else if !self.inserts.insert(connection, table, &rows).await? {
-                    return Ok(false);
-                }
+        for (table, shape, rows) in shapes(changes) {
+            if !shape.is_whole(table) || !self.inserts.pays(table, rows.len()) {
+                self.merge(connection, table, shape, &rows).await?;
+            } else if !self.inserts.insert(connection, table, &rows).await? {
+                return Ok(false);
             }
         }
         Ok(true)
@@ -55,10 +53,8 @@ impl Statements {
         connection: &mut PgConnection,
         changes: &Changes,
     ) -> Result<(), DatabaseError> {
-        for (table, rows) in changes.tables() {
-            for (shape, rows) in shapes(rows) {
-                self.merge(connection, table, shape, &rows).await?;
-            }
+        for (table, shape, rows) in shapes(changes) {
+            self.merge(connection, table, shape, &rows).await?;
         }
         Ok(())
     }
@@ -100,13 +96,15 @@ impl Statements {
     }
 }
 
-/// The rows of each shape.
-fn shapes(rows: &Rows) -> BTreeMap<Shape, Vec<(&Key, &Change)>> {
-    let mut shapes: BTreeMap<Shape, Vec<(&Key, &Change)>> = BTreeMap::new();
-    for (key, change) in rows {
-        shapes.entry(Shape::of(change)).or_default().push((key, change));
-    }
-    shapes
+/// The rows of each shape, table by table.
+fn shapes(changes: &Changes) -> impl Iterator<Item = (&'static Table, Shape, Vec<(&Key, &Change)>)> {
+    changes.tables().flat_map(|(table, rows)| {
+        let mut shapes: BTreeMap<Shape, Vec<(&Key, &Change)>> = BTreeMap::new();
+        for (key, change) in rows {
+            shapes.entry(Shape::of(change)).or_default().push((key, change));
+        }
+        shapes.into_iter().map(move |(shape, rows)| (table, shape, rows))
+    })
 }
 
 impl Shape {
