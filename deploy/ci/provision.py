@@ -31,11 +31,15 @@ def job_of(manifests, image):
     return job.strip() + "\n"
 
 
+def begin(cluster, name, job):
+    """Runs a job anew: one that is there cannot be changed."""
+    cluster.run("delete", "job", name, "--ignore-not-found", "--wait=true")
+    cluster.run("apply", "--filename", "-", given=job)
+
+
 def provision(cluster, image, options):
     """Runs the job until it is done; trouble where it does not get there."""
-    job = job_of(cluster.run("kustomize", options.overlay), image)
-    cluster.run("delete", "job", "provision", "--ignore-not-found", "--wait=true")
-    cluster.run("apply", "--filename", "-", given=job)
+    begin(cluster, "provision", job_of(cluster.run("kustomize", options.overlay), image))
     try:
         cluster.run("wait", "--for=condition=complete", "job/provision", f"--timeout={options.timeout}s")
     except Trouble as trouble:
@@ -44,21 +48,22 @@ def provision(cluster, image, options):
         raise Trouble(f"{trouble}\n{log}") from trouble
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(does, doc, name, timeout, done):
+    """What a script does that runs a job of the overlay with a new image. Its exit code."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", help="the new image, with its tag or digest")
     parser.add_argument("--namespace", default="waybill")
     parser.add_argument("--overlay", default=str(OVERLAYS / "production"), help="the folder that is deployed [default: production]")
-    parser.add_argument("--timeout", type=int, default=600, help="seconds until it is done [default: 600]")
+    parser.add_argument("--timeout", type=int, default=timeout, help=f"seconds until it is done [default: {timeout}]")
     options = parser.parse_args()
     try:
-        provision(Cluster(options.namespace), options.image, options)
+        does(Cluster(options.namespace), options.image, options)
     except Trouble as trouble:
-        print(f"provision: {trouble}", file=sys.stderr)
+        print(f"{name}: {trouble}", file=sys.stderr)
         return 1
-    print(f"provision: {options.image} has what it needs")
+    print(f"{name}: {options.image} {done}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(provision, __doc__, "provision", 600, "has what it needs"))

@@ -10,13 +10,12 @@ change none: the secrets operator-nats-secret and, with TLS, operator-tls.
 Exit codes: 0 everything can be read, 1 it cannot, or it cannot be told: nothing is to be deployed.
 """
 
-import argparse
 import re
 import sys
 import time
 
-from provision import OVERLAYS, job_of
-from rollout import Cluster, Trouble
+from provision import begin, job_of, run
+from rollout import Trouble
 
 NAME = "schema-gate"
 # What is different from the job that makes the streams: what, in which place, and how often it may be there.
@@ -49,9 +48,7 @@ def ended(job):
 
 def ask(cluster, image, options, sleep=time.sleep):
     """Runs the job to its end; trouble where the answer is no."""
-    job = gate_of(job_of(cluster.run("kustomize", options.overlay), image))
-    cluster.run("delete", "job", NAME, "--ignore-not-found", "--wait=true")
-    cluster.run("apply", "--filename", "-", given=job)
+    begin(cluster, NAME, gate_of(job_of(cluster.run("kustomize", options.overlay), image)))
     until = time.monotonic() + options.timeout
     while not (end := ended(cluster.get("job", NAME))):
         if time.monotonic() >= until:
@@ -62,21 +59,5 @@ def ask(cluster, image, options, sleep=time.sleep):
         raise Trouble(f"{'not everything can be read' if end else f'no answer in {options.timeout} s'}\n{log}")
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", help="the new image, with its tag or digest")
-    parser.add_argument("--namespace", default="waybill")
-    parser.add_argument("--overlay", default=str(OVERLAYS / "production"), help="the folder that is deployed [default: production]")
-    parser.add_argument("--timeout", type=int, default=1800, help="seconds until all is read [default: 1800]")
-    options = parser.parse_args()
-    try:
-        ask(Cluster(options.namespace), options.image, options)
-    except Trouble as trouble:
-        print(f"schema gate: {trouble}", file=sys.stderr)
-        return 1
-    print(f"schema gate: {options.image} can read everything that is recorded")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(ask, __doc__, "schema gate", 1800, "can read everything that is recorded"))
