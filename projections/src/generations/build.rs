@@ -97,10 +97,14 @@ impl Builder {
         };
         // The slots are never closed.
         let _slot = slot.map_err(|_| Ended::Gone)?;
-        let since = &self.entry.shown.since;
-        let database = Database::build(&shared.storage, view, number, since).await?;
-        // One that served before was closed when another took its place.
-        shared.storage.reopen(view.name, number, None).await?;
+        let since = self.entry.shown.since.clone();
+        let opening = async {
+            let database = Database::build(&shared.storage, view, number, &since).await?;
+            // One that served before was closed when another took its place.
+            shared.storage.reopen(view.name, number, None).await?;
+            Ok(database)
+        };
+        let database = self.beside("waiting", opening).await?;
         tracing::info!(projection = view.name, generation = number, "building");
         let only = self.copy(&database).await?;
         if let (Some(only), Some(copied)) = (only, self.entry.copied.clone()) {
@@ -126,8 +130,7 @@ impl Builder {
         if self.entry.copied.is_none() {
             let (_, catalogue) = shared.load().await?;
             let live = catalogue.live().ok_or(Ended::Gone)?.shown.number;
-            let mut writer = database.writer().await?;
-            let copying = async { Ok(writer.copy(&shared.storage, live, &others).await?) };
+            let copying = async { Ok(database.writer().await?.copy(&shared.storage, live, &others).await?) };
             let copied = self.beside("copying", copying).await?;
             let number = self.entry.shown.number;
             shared.change(|all, _| all.copied(number, copied.clone())).await?;
@@ -140,12 +143,13 @@ impl Builder {
 
     /// Makes the indexes.
     async fn finish(&mut self, database: &Database) -> Result<(), Ended> {
-        let mut writer = database.writer().await?;
-        let finishing = async { Ok(writer.finish().await?) };
+        let finishing = async { Ok(database.writer().await?.finish().await?) };
         self.beside("indexing", finishing).await
     }
 
-    /// Does something that takes long and cannot be interrupted, and goes on to say that it is done.
+    /// Does something that takes long and cannot be interrupted, and goes on to say that it is done. Whoever says nothing for a
+    /// while loses the build to another process; on a machine with too much to do also a connection takes that long, and two
+    /// processes would take it from each other for ever.
     async fn beside<T>(
         &mut self,
         stage: &str,
@@ -171,7 +175,8 @@ impl Builder {
         if self.serves() {
             return self.wait(database, bound).await;
         }
-        let checkpoints = database.writer().await?.checkpoints().await?;
+        let looking = async { Ok(database.writer().await?.checkpoints().await?) };
+        let checkpoints = self.beside(stage, looking).await?;
         let progress = watch::Sender::new(Progress::new(&checkpoints));
         let (seen, mut watching) = (progress.subscribe(), progress.subscribe());
         let bound: Option<Arc<[Position]>> = bound.map(Arc::from);
