@@ -174,6 +174,22 @@ impl Consumer {
         Durable { name, context: self.context, only: self.only, tells }.open(&self.connection).await
     }
 
+    /// Lets the server forget that somebody asked for messages here. It looks whether he is still there when it is asked how
+    /// far the consumer is; otherwise only when it has a message for him, and puts that behind all the others that are to be
+    /// delivered again (nats-server 2.15, `loopAndGatherMsgs`): the first one handed back would come last.
+    async fn leave(&self) {
+        let Consumer { connection, context, durable, .. } = self;
+        let asked = async {
+            let stream = connection.jetstream.get_stream_no_info(context.stream()).await?;
+            stream.consumer_info(durable).await.map(|_| ()).map_err(Lost::from)
+        };
+        match tokio::time::timeout(PARTING, asked).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(durable, %error, "what is handed back may come out of order"),
+            Err(_) => tracing::debug!(durable, "no answer: what is handed back may come out of order"),
+        }
+    }
+
     /// Handles messages until `stop`; then finishes what is being handled and hands the rest back, which comes at once to
     /// whoever else there is.
     pub async fn run(self, handler: Handler, stop: CancellationToken) {
@@ -214,6 +230,9 @@ async fn supervise(worker: Arc<Worker>) {
             () = tokio::time::sleep(jittered(pause)) => pause = (pause * 2).min(LAST_RETRY),
             () = stop.cancelled() => {}
         }
+    }
+    if !tasks.is_empty() {
+        worker.consumer.leave().await;
     }
     worker.closed.cancel();
     tasks.close();
