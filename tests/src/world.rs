@@ -79,16 +79,28 @@ impl World {
 
     /// Every service, each with a key of its own, on a NATS that trusts nobody and on which everything was made before.
     pub async fn secured(read_models: ReadModels) -> Result<Self, Failure> {
-        Self::guarded_by(read_models, None).await
+        Self::guarded_by(read_models, &Service::ALL, None).await
     }
 
     /// The same on a cluster of three nodes, where both sides of every connection show certificates.
     pub async fn with_certificates(read_models: ReadModels) -> Result<Self, Failure> {
-        Self::guarded_by(read_models, Some(free_ports(3).await?)).await
+        Self::guarded_by(read_models, &Service::ALL, Some(free_ports(3).await?)).await
     }
 
-    /// Where there are ports, each for the routes of a node, there are certificates.
-    async fn guarded_by(read_models: ReadModels, ports: Option<Vec<u16>>) -> Result<Self, Failure> {
+    /// The same on one node, with some services only.
+    pub async fn of_with_certificates(
+        read_models: ReadModels,
+        services: &[Service],
+    ) -> Result<Self, Failure> {
+        Self::guarded_by(read_models, services, Some(Vec::new())).await
+    }
+
+    /// Where there are `routes`, there are certificates: of one node alone, or of a cluster with a node for each of these ports.
+    async fn guarded_by(
+        read_models: ReadModels,
+        services: &[Service],
+        routes: Option<Vec<u16>>,
+    ) -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
         let kept = read_models.kept();
         let folder = dir.path().join("access");
@@ -96,17 +108,19 @@ impl World {
         let tls = dir.path().join("tls");
         let shown = tls.to_string_lossy().into_owned();
         let mut common = Access::default();
-        if let Some(ports) = &ports {
-            let nodes: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let mut made = vec!["nats-config", "--out", &out];
+        if routes.is_some() {
             succeed(&["dev-certs", "--out", &shown]).await?;
-            let nodes = ["--nodes", &nodes.join(",")];
-            let made = ["nats-config", "--out", &out, "--certificates", &shown];
-            succeed(&[&made[..], &nodes].concat()).await?;
+            made.extend(["--certificates", &shown]);
             common.ca = Some(tls.join("ca.pem"));
             common.certificate = Some((tls.join("orders.pem"), tls.join("orders.key")));
-        } else {
-            succeed(&["nats-config", "--out", &out]).await?;
         }
+        let ports = routes.unwrap_or_default();
+        let named = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+        if !ports.is_empty() {
+            made.extend(["--nodes", &named]);
+        }
+        succeed(&made).await?;
         let access = NatsAccess::of_folder(&common, &folder.join("seeds"), rights::roles())?;
         let databases = kept.databases().await?;
         let config = Config { access, databases, ..Config::new("", dir.path().join("views")) };
@@ -114,10 +128,11 @@ impl World {
         let guard = Some(Guard { folder, access: provisioning.clone() });
         let server = server::Config::new(Binary::locate(None).await?, dir.path().join("nats"));
         let server = server::Config { guard, ..server };
-        let replicas = if ports.is_some() { 3 } else { 1 };
-        let mut nodes = match &ports {
-            Some(ports) => try_join_all(nodes(dir.path(), ports, &server)).await?,
-            None => vec![Server::start(server).await?],
+        let replicas = ports.len().max(1);
+        let mut nodes = if ports.is_empty() {
+            vec![Server::start(server).await?]
+        } else {
+            try_join_all(nodes(dir.path(), &ports, &server)).await?
         };
         let urls: Vec<_> = nodes.iter().map(Server::url).collect();
         let config = Config { nats_url: urls.join(",").into(), replicas, ..config };
@@ -127,7 +142,7 @@ impl World {
             provision.run(&connection, &config.clock).await.ok()
         })
         .await;
-        let (system, api) = start(&config, &Service::ALL).await?;
+        let (system, api) = start(&config, services).await?;
         let nats = nodes.remove(0);
         Ok(Self { system: Some(system), api, config, nats, others: nodes, kept, dir })
     }

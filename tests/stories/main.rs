@@ -11,6 +11,7 @@ mod access;
 mod again;
 mod asyncapi;
 mod backup;
+mod certificates;
 mod cluster;
 mod compose;
 mod contention;
