@@ -35,6 +35,7 @@ mod postgres;
 mod rebuild;
 mod refusals;
 mod replay;
+mod restored;
 mod rolling;
 mod saga;
 mod schemathesis;

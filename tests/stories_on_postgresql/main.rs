@@ -4,7 +4,7 @@
 //! Told once only, because the database has no part in it:
 //! - `backup`, `drill`: the log is copied and put back, and with it read models that are files
 //! - `gateway`, `tls`: the way to a service, whatever it answers
-//! - `certificates`, `compose`, `postgres`, `rolling`: these are on PostgreSQL as they are
+//! - `certificates`, `compose`, `postgres`, `restored`, `rolling`: these are on PostgreSQL as they are
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test that unwraps is a test that fails")]
 

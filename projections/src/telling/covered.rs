@@ -29,7 +29,8 @@ pub(super) fn advance(told: &[Position], work: &Work) -> (Vec<Position>, Vec<Gap
     let reached = work.at.iter().map(|at| {
         let context = at.context;
         let mut reached = sequence(told, context);
-        let mut moves: Vec<_> = work.moves.iter().filter(|step| step.context == context).collect();
+        let mut moves: Vec<_> =
+            work.commits.iter().flatten().filter(|step| step.context == context).collect();
         moves.sort_by_key(|step| step.from);
         for step in moves {
             if step.from > reached {
@@ -44,7 +45,15 @@ pub(super) fn advance(told: &[Position], work: &Work) -> (Vec<Position>, Vec<Gap
         }
         Position { context, sequence: reached }
     });
-    let reached = reached.collect();
+    let reached: Vec<_> = reached.collect();
+    if work.is_torn(told) {
+        let all =
+            reached.iter().map(|&Position { context, sequence: to }| (context, sequence(told, context), to));
+        gaps = all
+            .filter(|(_, from, to)| from < to)
+            .map(|(context, from, to)| Gap { context, from, to })
+            .collect();
+    }
     (reached, gaps)
 }
 
@@ -63,7 +72,7 @@ mod tests {
         let moves: Vec<_> = moves.iter().map(|&(from, to)| Move { context, from, to }).collect();
         let end = moves.iter().map(|step| step.to).chain(found).max().unwrap_or(told);
         let work = Work {
-            moves,
+            commits: moves.into_iter().map(|step| vec![step]).collect(),
             at: vec![at(context, end), at(Context::Payments, 9)],
             found: found.map(|found| (Instant::now(), vec![at(context, found)])),
             ..Work::default()
@@ -78,7 +87,7 @@ mod tests {
         assert_eq!(orders(5, &[(5, 7), (7, 9)], None), (9, vec![]));
         assert_eq!(orders(5, &[], None), (5, vec![]));
         assert_eq!(orders(5, &[(3, 5)], None), (5, vec![]), "told by somebody else");
-        assert_eq!(orders(6, &[(5, 7)], None), (7, vec![]), "in part");
+        assert_eq!(orders(6, &[(5, 7), (7, 9)], None), (9, vec![(6, 9)]), "in part");
         assert_eq!(orders(5, &[(7, 9)], None), (9, vec![(5, 7)]), "a commit between was not ours");
         assert_eq!(orders(5, &[(12, 14), (7, 9)], None), (14, vec![(5, 7), (9, 12)]));
         assert_eq!(orders(5, &[], Some(8)), (8, vec![(5, 8)]), "whoever committed it has died");

@@ -21,10 +21,10 @@ pub(super) struct Pending(Mutex<Work>);
 /// What there is to tell.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Work {
-    /// Rows that have changed, each with how many of the moves had come when it changed last.
+    /// Rows that have changed, each with how many of the commits had come when it changed last.
     pub(super) rows: BTreeMap<(&'static str, Key), usize>,
-    /// What of the streams these rows are made of, in the order of the commits.
-    pub(super) moves: Vec<Move>,
+    /// What of the streams these rows are made of, commit by commit.
+    pub(super) commits: Vec<Vec<Move>>,
     /// Where the checkpoints are, as far as it is known.
     pub(super) at: Vec<Position>,
     /// Where they were found by somebody who did not move them, who has to tell until then.
@@ -57,9 +57,11 @@ impl Pending {
         }
         work.since.get_or_insert_with(Instant::now);
         work.must |= moves.is_empty() && !rows.is_empty();
-        work.moves.extend(moves);
+        if !moves.is_empty() {
+            work.commits.push(moves.to_vec());
+        }
         // What no move tells is covered by none.
-        let behind = if moves.is_empty() { usize::MAX } else { work.moves.len() };
+        let behind = if moves.is_empty() { usize::MAX } else { work.commits.len() };
         work.change(rows.into_iter().map(|row| (row, behind)));
         if work.rows.len() > MOST {
             work.forget();
@@ -93,10 +95,10 @@ impl Pending {
     /// Puts back what could not be told.
     pub(super) fn give_back(&self, before: Work) {
         let mut work = self.lock();
-        let earlier = before.moves.len();
+        let earlier = before.commits.len();
         work.rows.values_mut().for_each(|behind| *behind = behind.saturating_add(earlier));
         work.change(before.rows);
-        work.moves.splice(..0, before.moves);
+        work.commits.splice(..0, before.commits);
         work.found = before.found.or_else(|| work.found.take());
         work.since = before.since.or(work.since);
         work.must |= before.must;
@@ -141,17 +143,30 @@ impl Work {
         }
     }
 
-    /// The rows that are not told with `told`: whoever told as much has told those that changed up to there.
+    /// How many of the commits are told with `told`, all of each.
+    fn covered(&self, told: &[Position]) -> usize {
+        let covered = |commit: &&Vec<Move>| commit.iter().all(|step| step.to <= sequence(told, step.context));
+        self.commits.iter().take_while(covered).count()
+    }
+
+    /// Whether `told` ends within a commit, as where tables were put back from a copy, or others are told of too: which of its rows
+    /// are told nobody knows here, only the facts say it.
+    pub(super) fn is_torn(&self, told: &[Position]) -> bool {
+        let mut left = self.commits[self.covered(told)..].iter().flatten();
+        left.any(|step| step.from < sequence(told, step.context))
+    }
+
+    /// The rows that are not told with `told`: whoever told as much has told those that changed up to there. Of commits that
+    /// are torn none.
     pub(super) fn untold(&self, told: &[Position]) -> Rows {
-        let covered = |step: &&Move| step.to <= sequence(told, step.context);
-        let covered = self.moves.iter().take_while(covered).count();
+        let covered = if self.is_torn(told) { usize::MAX - 1 } else { self.covered(told) };
         self.rows.iter().filter(|(_, behind)| **behind > covered).map(|(row, _)| row.clone()).collect()
     }
 
     fn forget(&mut self) {
         (self.anew, self.since) = (true, None);
         self.rows.clear();
-        self.moves.clear();
+        self.commits.clear();
     }
 }
 
@@ -185,9 +200,26 @@ mod tests {
         commit(&pending, 5, 7, &[2, 3]);
         let work = pending.take(Instant::now()).unwrap();
         assert_eq!(work.untold(&[]), rows(&[1, 2, 3]));
-        assert_eq!(work.untold(&[at(4)]), rows(&[1, 2, 3]), "a commit is told as a whole");
+        assert!(work.is_torn(&[at(4)]) && work.untold(&[at(4)]).is_empty(), "the facts say which");
         assert_eq!(work.untold(&[at(5)]), rows(&[2, 3]));
         assert_eq!(work.untold(&[at(7)]), rows(&[]));
+    }
+
+    /// Of one commit the moves of one stream are told, and those of the other are not.
+    #[test]
+    fn a_commit_is_torn_in_any_of_its_streams() {
+        let pending = Pending::default();
+        let payments = |sequence| Position { context: Context::Payments, sequence };
+        let moves = [
+            Move { context: Context::Orders, from: 5, to: 7 },
+            Move { context: Context::Payments, from: 8, to: 9 },
+        ];
+        pending.committed(&moves, rows(&[1]), false);
+        let work = pending.take(Instant::now()).unwrap();
+        for (told, torn) in [((5, 8), false), ((7, 9), false), ((7, 8), true), ((6, 8), true), ((5, 9), true)]
+        {
+            assert_eq!(work.is_torn(&[at(told.0), payments(told.1)]), torn, "{told:?}");
+        }
     }
 
     #[test]
@@ -198,7 +230,7 @@ mod tests {
         commit(&pending, 5, 7, &[2, 3]);
         pending.give_back(work);
         let work = pending.take(Instant::now()).unwrap();
-        assert_eq!(work.moves.iter().map(|step| step.to).collect::<Vec<_>>(), [5, 7]);
+        assert_eq!(work.commits.iter().flatten().map(|step| step.to).collect::<Vec<_>>(), [5, 7]);
         assert_eq!(work.untold(&[at(5)]), rows(&[2, 3]));
         assert_eq!(work.untold(&[at(7)]), rows(&[]));
     }
