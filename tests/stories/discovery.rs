@@ -72,7 +72,9 @@ async fn an_instance_that_is_killed_fails_no_request_that_can_be_repeated() {
 
 #[tokio::test]
 async fn an_instance_that_leaves_fails_no_request_at_all() {
-    let world = World::start(READ_MODELS).await.unwrap();
+    // So long may it take on a busy machine until everybody has heard that it leaves.
+    let linger = Duration::from_secs(3);
+    let world = World::with(READ_MODELS, |config| config.linger = linger).await.unwrap();
     let front = Front::patient(&world, "").await.unwrap();
     known(&front, 1).await;
     let (second, _) = world.another("second", &[Service::Inventory]).await.unwrap();
