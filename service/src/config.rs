@@ -12,9 +12,12 @@ pub const EXIT_USAGE: u8 = 64;
 pub struct Faults(Vec<(String, String)>);
 
 impl Faults {
-    /// Notes what is wrong with the setting `key`. Never put the value of a secret into `why`.
+    /// Notes what is wrong with the setting `key`, once however often it is read. Never put the value of a secret into `why`.
     pub fn add(&mut self, key: &str, why: impl fmt::Display) {
-        self.0.push((key.to_owned(), why.to_string()));
+        let fault = (key.to_owned(), why.to_string());
+        if !self.0.contains(&fault) {
+            self.0.push(fault);
+        }
     }
 
     /// Whether nothing is wrong.

@@ -4,6 +4,7 @@
 //! A service is known by its name, wherever it runs: the certificate of `orders` is for the name `orders`. So whoever has the
 //! key of another service cannot answer in its place, and instances come and go without new certificates.
 
+pub mod files;
 mod listener;
 
 pub use listener::{Listener, ServerTls, Stream};
@@ -134,6 +135,18 @@ pub fn authorities(file: &Path) -> Result<Arc<RootCertStore>, TlsError> {
     Ok(Arc::new(roots))
 }
 
+/// Those who are believed by this machine.
+pub fn system_authorities() -> Result<Arc<RootCertStore>, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    let (believed, _) = roots.add_parsable_certificates(found.certs);
+    if believed == 0 {
+        let why = "this machine believes nobody (package ca-certificates): name the certificate of who signs";
+        return Err(TlsError::Unfit(why.to_owned()));
+    }
+    Ok(Arc::new(roots))
+}
+
 /// When a certificate ends: the first that there is against any, at the end of time.
 pub fn ends(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     let mut roots = RootCertStore::empty();
@@ -198,7 +211,8 @@ impl ClientTls {
         Ok(Self { current: Arc::new(Current { believed: ArcSwap::from(believed), shown }), optional: false })
     }
 
-    fn take(&self, fresh: &Self) {
+    /// Calls with what another one calls with, from the next connection on, as do all clones of this one.
+    pub(crate) fn take(&self, fresh: &Self) {
         self.current.believed.store(fresh.current.believed.load_full());
         if let (Some(shown), Some(fresh)) = (&self.current.shown, &fresh.current.shown) {
             shown.store(fresh.load_full());

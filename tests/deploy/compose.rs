@@ -234,6 +234,9 @@ async fn each_shows_a_certificate_of_its_own_and_believes_one_authority() {
             ("WAYBILL_TLS_CERT", "tls-certificate"),
             ("WAYBILL_TLS_KEY", "tls-key"),
             ("WAYBILL_TLS_CLIENT_CA", "tls-ca"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "tls-ca"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "tls-certificate"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "tls-key"),
         ] {
             assert_eq!(one["environment"][variable], format!("/run/secrets/{file}"), "{name}: {variable}");
         }
@@ -274,9 +277,41 @@ async fn each_shows_a_certificate_of_its_own_and_believes_one_authority() {
     // As the generated configuration of the cluster has it.
     let tls = "cert_file: \"/etc/nats/tls/node.pem\", key_file: \"/etc/nats/tls/node.key\", ca_file: \"/etc/nats/tls/ca.pem\", verify: true";
     assert!(fs::read_to_string(file("deploy/compose/node.conf")).unwrap().contains(tls));
+    who_looks_on_shows_one_too(&compose).await;
     let prometheus = fs::read_to_string(file("deploy/observability/prometheus.yaml")).unwrap();
     for line in ["scheme: https", "ca_file: /run/secrets/tls-ca", "cert_file: /run/secrets/tls-certificate"] {
         assert!(prometheus.contains(line), "{line}");
+    }
+}
+
+/// Telemetry goes to a collector that asks for certificates, and from there to one that does.
+async fn who_looks_on_shows_one_too(compose: &Value) {
+    let collector = documents(&file("deploy/observability/collector.yaml")).await.remove(0);
+    let (own, key) = ("/run/secrets/tls-certificate", "/run/secrets/tls-key");
+    for protocol in ["grpc", "http"] {
+        let tls = &collector["receivers"]["otlp"]["protocols"][protocol]["tls"];
+        let asks = json!({ "cert_file": own, "key_file": key, "client_ca_file": "/run/secrets/tls-ca" });
+        assert_eq!(*tls, asks, "{protocol}");
+    }
+    let shows = json!({ "cert_file": own, "key_file": key, "ca_file": "/run/secrets/tls-ca" });
+    assert_eq!(collector["exporters"]["otlp/jaeger"]["tls"], shows);
+    let jaeger = compose["services"]["jaeger"]["command"].to_string();
+    for (setting, file) in [("cert", own), ("key", key), ("client_ca", "/run/secrets/tls-ca")] {
+        let set = format!("--set=receivers.otlp.protocols.grpc.tls.{setting}_file={file}");
+        assert!(jaeger.contains(&set), "{setting}");
+    }
+    for name in ["collector", "jaeger"] {
+        let given = &compose["services"][name]["secrets"];
+        let certificate = json!({ "source": "tls-collector", "target": "tls-certificate" });
+        let key = json!({ "source": "tls-collector-key", "target": "tls-key" });
+        assert_eq!(*given, json!(["tls-ca", certificate, key]), "{name}");
+    }
+    // Services speak the default protocol, OTLP over HTTP, which has its own port.
+    let told = fs::read_to_string(file("docker-compose.yml")).unwrap();
+    let address = collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"].as_str().unwrap();
+    let port = address.rsplit_once(':').unwrap().1;
+    for page in [told, fs::read_to_string(file("docs/deployment.md")).unwrap()] {
+        assert!(page.contains(&format!("OTEL_EXPORTER_OTLP_ENDPOINT=https://collector:{port} ")));
     }
 }
 

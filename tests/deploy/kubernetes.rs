@@ -341,6 +341,9 @@ async fn with_tls_each_shows_a_certificate_of_its_own_and_is_asked_by_who_has_on
         ("WAYBILL_TLS_CERT", "tls.crt"),
         ("WAYBILL_TLS_KEY", "tls.key"),
         ("WAYBILL_TLS_CLIENT_CA", "ca.crt"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.crt"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "tls.crt"),
+        ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "tls.key"),
     ] {
         assert_eq!(told[variable], format!("/run/secrets/tls/{file}"), "{variable}");
     }

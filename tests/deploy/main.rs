@@ -39,6 +39,9 @@ async fn known_variables() -> BTreeSet<String> {
     let more = [
         "DATABASE_URL",
         "DATABASE_URL_FILE",
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "OTEL_METRICS_EXPORTER",
         "OTEL_RESOURCE_ATTRIBUTES",

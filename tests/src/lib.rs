@@ -6,7 +6,7 @@
 //!   place where one of them dies
 //! - [`Subscriber`], [`request`]: a NATS client of its own, which shares no code with what it observes; [`Intruder`]: one with
 //!   a key that he should not have
-//! - [`Collector`]: receives what is exported over OTLP; [`MailServer`], [`Receiver`]: receive notifications
+//! - [`Collector`]: receives what is exported over OTLP; [`Gate`]: TLS in front of such a one; [`MailServer`], [`Receiver`]: receive notifications
 //! - [`ReadModels`]: which database a story is told on; [`Cluster`]: a PostgreSQL server; [`Compose`]: all that
 //!   `docker-compose.yml` starts
 //! - [`installed`], [`python`], [`node`]: packages of Python and of Node; [`yaml`]
@@ -21,6 +21,7 @@
 mod collector;
 mod compose;
 mod front;
+mod gate;
 mod intruder;
 mod mail;
 mod node;
@@ -41,6 +42,7 @@ use projections::database::Cluster as Started;
 pub use collector::{CollectedLog, CollectedSpan, Collector};
 pub use compose::Compose;
 pub use front::Front;
+pub use gate::Gate;
 pub use intruder::{Intruder, Refusal};
 pub use mail::{MailServer, Received as ReceivedMail};
 pub use node::node;

@@ -68,6 +68,8 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let postgres = node.iter().cloned().chain(databases).collect();
     leaf(out, "node", node, year, &authority)?;
     leaf(out, "postgres", postgres, year, &authority)?;
+    let watching = ["collector", "jaeger"].into_iter().map(str::to_owned).chain(local.clone()).collect();
+    leaf(out, "collector", watching, year, &authority)?;
     // A service is known by its name, wherever it is; the others are for who looks at it, and for clients of the gateway.
     let named = |role: &str| [role.to_owned(), format!("{role}-service")];
     for role in rights::roles() {
@@ -78,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     fs::write(out.join("ca.pem"), &authority.pem).map_err(because("cannot write ca.pem"))?;
     println!("{}: who signed the others", out.join("ca.pem").display());
     println!(
-        "{}: for NATS and PostgreSQL, for each role, and for a process with all services, good until the end of {}",
+        "{}: for NATS, PostgreSQL and the collector, for each role, and for a process with all services, good until the end of {}",
         out.display(),
         year + 1
     );
@@ -135,7 +137,7 @@ mod tests {
         run(&args).unwrap();
         let read = |name: &str| fs::read_to_string(args.out.join(name)).unwrap();
         let before = read("ca.pem");
-        for name in rights::roles().chain(["node", "postgres", ALL]) {
+        for name in rights::roles().chain(["node", "postgres", "collector", ALL]) {
             assert!(read(&format!("{name}.pem")).starts_with("-----BEGIN CERTIFICATE"), "{name}");
             assert!(read(&format!("{name}.key")).contains("PRIVATE KEY"), "{name}");
             #[cfg(unix)]

@@ -7,7 +7,10 @@ pub(crate) use renewal::Renewal;
 use crate::failure::Failure;
 use service::{
     config::Faults,
-    tls::{self, ClientTls, Identity, ServerTls, Tls, TlsError},
+    tls::{
+        self, ClientTls, Identity, ServerTls, Tls,
+        files::{self, Named, noted},
+    },
 };
 use std::{path::PathBuf, sync::Arc};
 
@@ -50,9 +53,6 @@ pub(crate) struct TlsArgs {
     gateway_client_ca: Option<PathBuf>,
 }
 
-/// A flag that names a file, and the file.
-type Named<'a> = (&'static str, Option<&'a PathBuf>);
-
 impl CallerArgs {
     /// Whether this process has a certificate to listen with.
     pub(crate) fn listens(&self) -> bool {
@@ -74,7 +74,7 @@ impl CallerArgs {
     }
 
     fn identity(&self, faults: &mut Faults) -> Option<Arc<Identity>> {
-        identity(("--tls-cert", self.tls_cert.as_ref()), ("--tls-key", self.tls_key.as_ref()), faults)
+        files::identity(("--tls-cert", self.tls_cert.as_ref()), ("--tls-key", self.tls_key.as_ref()), faults)
     }
 
     fn client(&self, identity: Option<Arc<Identity>>, faults: &mut Faults) -> Option<ClientTls> {
@@ -103,7 +103,7 @@ impl TlsArgs {
         }
         if gateway {
             let (name, file) = ("--gateway-cert", self.gateway_cert.as_ref());
-            let shown = self::identity((name, file), ("--gateway-key", self.gateway_key.as_ref()), faults);
+            let shown = files::identity((name, file), ("--gateway-key", self.gateway_key.as_ref()), faults);
             let clients = ("--gateway-client-ca", self.gateway_client_ca.as_ref());
             edge.listen = listen(name, file.is_some(), shown, clients, faults);
         }
@@ -129,29 +129,9 @@ impl TlsArgs {
     }
 }
 
-/// A certificate and its key, where they are given.
-fn identity(certificate: Named<'_>, key: Named<'_>, faults: &mut Faults) -> Option<Arc<Identity>> {
-    match (certificate, key) {
-        ((_, None), (_, None)) => None,
-        ((_, Some(_)), (name, None)) => {
-            faults.add(name, "is missing: a certificate needs its key");
-            None
-        }
-        ((name, None), (_, Some(_))) => {
-            faults.add(name, "is missing: a key needs its certificate");
-            None
-        }
-        ((of, Some(certificate)), (name, Some(key))) => {
-            let chain = noted(of, tls::certificates(certificate), faults);
-            let key = noted(name, tls::key(key), faults);
-            chain.zip(key).map(|(chain, key)| Arc::new(Identity::new(chain, key)))
-        }
-    }
-}
-
 /// What connections are accepted with; who may call is of no use without a certificate of one's own.
 fn listen(
-    name: &'static str,
+    name: &str,
     given: bool,
     identity: Option<Arc<Identity>>,
     (of, callers): Named<'_>,
@@ -182,10 +162,6 @@ pub(crate) fn client(
         None => builder,
     }
     .build()?)
-}
-
-fn noted<T>(name: &'static str, result: Result<T, TlsError>, faults: &mut Faults) -> Option<T> {
-    result.map_err(|error| faults.add(name, error)).ok()
 }
 
 #[cfg(test)]

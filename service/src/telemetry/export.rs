@@ -71,19 +71,20 @@ impl Export {
         let last = CancellationToken::new();
         let sender = |target| Sender::new(target, runtime, last.clone());
         let resources = Resources { instance: Clock::system().uuid().to_string() };
-        let spans = traces.map(|target| {
-            let exporter = Spans { sender: sender(target), resources: resources.clone() };
+        let [traces, metrics, logs] = [traces, metrics, logs].map(|target| target.map(sender).transpose());
+        let spans = traces?.map(|sender| {
+            let exporter = Spans { sender, resources: resources.clone() };
             SdkTracerProvider::builder().with_batch_exporter(exporter).build()
         });
         if let Some(spans) = &spans {
             span::set_provider(spans.clone());
         }
-        let logs = logs.map(|target| {
-            let exporter = LogRecords { sender: sender(target), resources: resources.clone() };
+        let logs = logs?.map(|sender| {
+            let exporter = LogRecords { sender, resources: resources.clone() };
             SdkLoggerProvider::builder().with_batch_exporter(exporter).build()
         });
         let interval = Duration::from_millis(interval);
-        let meters = metrics.map(|target| Meters::start(sender(target), resources, interval, runtime));
+        let meters = metrics?.map(|sender| Meters::start(sender, resources, interval, runtime));
         Ok(Self { spans, logs, meters, last })
     }
 

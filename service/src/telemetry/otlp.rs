@@ -1,19 +1,26 @@
-//! OTLP: where telemetry goes, by the environment variables of the OpenTelemetry specification, and how it gets there.
-//!
-//! <https://opentelemetry.io/docs/specs/otel/protocol/exporter/>
+//! OTLP: how telemetry gets to where the environment says, and what is done when it does not.
 
-use crate::config::Settings;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header, uri::PathAndQuery};
+mod secured;
+mod target;
+
+use crate::{config::Faults, tls::fault};
+use axum::http::{Uri, header};
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use prost::Message;
+use rustls::ClientConfig;
+use secured::Secured;
 use std::{
-    str::FromStr,
+    error::Error,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
+use target::Protocol;
+pub(super) use target::{Signal, Target};
 use tokio::{runtime::Handle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, client::Grpc, metadata::MetadataMap, transport::Channel};
@@ -21,128 +28,37 @@ use tonic_prost::ProstCodec;
 
 /// The first pause after a refusal that may pass; each next one is twice as long.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
-
-/// What can be exported.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Signal {
-    Traces,
-    Metrics,
-    Logs,
-}
-
-impl Signal {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Traces => "traces",
-            Self::Metrics => "metrics",
-            Self::Logs => "logs",
-        }
-    }
-
-    fn method(self) -> PathAndQuery {
-        PathAndQuery::from_static(match self {
-            Self::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-            Self::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
-            Self::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
-        })
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
-    Grpc,
-    HttpProtobuf,
-}
-
-impl FromStr for Protocol {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "grpc" => Ok(Self::Grpc),
-            "http/protobuf" => Ok(Self::HttpProtobuf),
-            _ => Err("expected grpc or http/protobuf"),
-        }
-    }
-}
-
-/// `api-key=secret,tenant=a%20b`.
-#[derive(Clone, Debug, Default)]
-struct Headers(HeaderMap);
-
-impl FromStr for Headers {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let one = |pair: &str| {
-            let (name, value) = pair.split_once('=')?;
-            let mut value = HeaderValue::try_from(unescaped(value.trim())?).ok()?;
-            value.set_sensitive(true);
-            Some((HeaderName::from_str(name.trim()).ok()?, value))
-        };
-        let pairs = text.split(',').filter(|pair| !pair.trim().is_empty()).map(one);
-        pairs.collect::<Option<_>>().map(Self).ok_or("expected name=value,..")
-    }
-}
-
-/// Text in which bytes may be written as `%20`.
-fn unescaped(text: &str) -> Option<String> {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next()?.as_bytes().to_vec();
-    for part in parts {
-        bytes.push(u8::from_str_radix(part.get(..2)?, 16).ok()?);
-        bytes.extend(&part.as_bytes()[2..]);
-    }
-    String::from_utf8(bytes).ok()
-}
-
-/// Where one signal goes.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    signal: Signal,
-    protocol: Protocol,
-    endpoint: Uri,
-    headers: Headers,
-    timeout: Duration,
-}
-
-impl Target {
-    /// Where a signal goes by the settings; `None` where nothing is asked for.
-    pub(super) fn read(signal: Signal, settings: &mut Settings) -> Option<Self> {
-        let upper = signal.name().to_uppercase();
-        let disabled: Option<bool> = settings.optional("OTEL_SDK_DISABLED");
-        let exporter: Option<String> = settings.optional(&format!("OTEL_{upper}_EXPORTER"));
-        if disabled == Some(true) || exporter.as_deref() == Some("none") {
-            return None;
-        }
-        let own = |name: &str| format!("OTEL_EXPORTER_OTLP_{upper}_{name}");
-        let shared = |name: &str| format!("OTEL_EXPORTER_OTLP_{name}");
-        let protocol = settings.optional(&own("PROTOCOL")).or_else(|| settings.optional(&shared("PROTOCOL")));
-        let headers = settings.optional(&own("HEADERS")).or_else(|| settings.optional(&shared("HEADERS")));
-        let timeout = settings.optional(&own("TIMEOUT")).or_else(|| settings.optional(&shared("TIMEOUT")));
-        let protocol = protocol.unwrap_or(Protocol::HttpProtobuf);
-        let (key, endpoint) = if let Some(endpoint) = settings.optional::<Uri>(&own("ENDPOINT")) {
-            // Used as it is, while the shared one is a base.
-            (own("ENDPOINT"), endpoint)
-        } else {
-            let base = settings.optional::<Uri>(&shared("ENDPOINT"))?;
-            let path = if protocol == Protocol::Grpc { "" } else { &format!("/v1/{}", signal.name()) };
-            let whole = format!("{}{path}", base.to_string().trim_end_matches('/'));
-            (shared("ENDPOINT"), whole.parse().unwrap_or(base))
-        };
-        if endpoint.scheme_str() != Some("http") {
-            settings
-                .faults()
-                .add(&key, "expected http://HOST:PORT; a collector beside this process can add TLS");
-        }
-        let timeout = Duration::from_millis(timeout.unwrap_or(10_000));
-        Some(Self { signal, protocol, endpoint, headers: headers.unwrap_or_default(), timeout })
-    }
-}
+/// What gRPC is spoken in, as it is agreed on with TLS.
+const HTTP_2: &[u8] = b"h2";
 
 enum Transport {
     Grpc(Channel),
     Http(reqwest::Client),
+}
+
+impl Transport {
+    fn to(target: &Target) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let tls = target.secured.as_ref().map(Secured::config).transpose()?;
+        Ok(match target.protocol {
+            Protocol::Grpc => Self::Grpc(channel(&target.endpoint, tls)),
+            Protocol::HttpProtobuf => Self::Http(match tls {
+                Some(tls) => reqwest::Client::builder().tls_backend_preconfigured(tls).build()?,
+                None => reqwest::Client::builder().build()?,
+            }),
+        })
+    }
+}
+
+/// Connects when there is something to send.
+fn channel(endpoint: &Uri, tls: Option<ClientConfig>) -> Channel {
+    let channel = Channel::builder(endpoint.clone());
+    let Some(mut tls) = tls else { return channel.connect_lazy() };
+    tls.alpn_protocols = vec![HTTP_2.to_vec()];
+    let mut http = HttpConnector::new();
+    http.set_nodelay(true);
+    // The connector around it takes the other scheme.
+    http.enforce_http(false);
+    channel.connect_with_connector_lazy(HttpsConnector::from((http, tls)))
 }
 
 /// Sends one signal to its target. Cheap to clone.
@@ -168,13 +84,18 @@ struct Refused {
 
 impl Sender {
     /// To this target; what it needs runs on this runtime. Once `last` is cancelled nothing is tried again.
-    pub(super) fn new(target: Target, runtime: &Handle, last: CancellationToken) -> Self {
+    pub(super) fn new(target: Target, runtime: &Handle, last: CancellationToken) -> Result<Self, Faults> {
         let _inside = runtime.enter();
-        let transport = match target.protocol {
-            Protocol::Grpc => Transport::Grpc(Channel::builder(target.endpoint.clone()).connect_lazy()),
-            Protocol::HttpProtobuf => Transport::Http(reqwest::Client::new()),
-        };
-        Self(Arc::new(Inner { target, transport, runtime: runtime.clone(), failing: false.into(), last }))
+        let transport = Transport::to(&target).map_err(|why| {
+            let mut faults = Faults::default();
+            faults.add("OTEL_EXPORTER_OTLP_ENDPOINT", why);
+            faults
+        })?;
+        if let Some(secured) = target.secured.clone() {
+            runtime.spawn(last.clone().run_until_cancelled_owned(secured.follow(target.signal.name())));
+        }
+        let runtime = runtime.clone();
+        Ok(Self(Arc::new(Inner { target, transport, runtime, failing: false.into(), last })))
     }
 
     /// Sends a request and waits for the answer, wherever it is called: the work is done on the runtime.
@@ -228,7 +149,7 @@ impl Inner {
         match &self.transport {
             Transport::Grpc(channel) => {
                 let mut client = Grpc::new(channel.clone());
-                let unready = |error| Refused { why: format!("{error}"), passing: true };
+                let unready = |error: tonic::transport::Error| Refused { why: whole(&error), passing: true };
                 client.ready().await.map_err(unready)?;
                 let mut request = tonic::Request::new(message);
                 *request.metadata_mut() = MetadataMap::from_headers(headers);
@@ -236,7 +157,11 @@ impl Inner {
                 let codec = ProstCodec::<_, ()>::default();
                 let answer = client.unary(request, self.target.signal.method(), codec).await;
                 answer.map(drop).map_err(|status| Refused {
-                    why: format!("{:?} {}", status.code(), status.message()),
+                    why: match status.source() {
+                        // It was not even asked.
+                        Some(error) => whole(error),
+                        None => format!("{:?} {}", status.code(), status.message()),
+                    },
                     passing: is_passing(status.code()),
                 })
             }
@@ -267,71 +192,8 @@ fn is_passing(code: Code) -> bool {
     )
 }
 
-/// An error with everything that caused it.
-fn whole(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(signal: Signal, pairs: &'static [(&str, &str)]) -> Result<Option<Target>, String> {
-        let mut settings = Settings::from_fn(|key| {
-            pairs.iter().find(|(known, _)| *known == key).map(|(_, value)| value.into())
-        });
-        let target = Target::read(signal, &mut settings);
-        settings.finish(Some(target)).map_err(|faults| faults.to_string())
-    }
-
-    const BASE: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318");
-
-    #[test]
-    fn nothing_is_exported_unless_it_is_asked_for() {
-        assert!(read(Signal::Traces, &[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).unwrap().is_none());
-        assert!(read(Signal::Logs, &[BASE, ("OTEL_LOGS_EXPORTER", "none")]).unwrap().is_none());
-        assert!(read(Signal::Logs, &[BASE, ("OTEL_SDK_DISABLED", "true")]).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_environment_is_read_as_the_specification_says() {
-        let base = &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318/base/")];
-        let target = read(Signal::Logs, base).unwrap().unwrap();
-        assert_eq!(target.protocol, Protocol::HttpProtobuf, "the default of the specification");
-        assert_eq!(target.endpoint.to_string(), "http://collector:4318/base/v1/logs");
-        assert_eq!(target.timeout, Duration::from_secs(10));
-
-        let mixed = &[
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"),
-            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces:4317"),
-            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "api-key=a%20b, tenant=1"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
-        ];
-        let traces = read(Signal::Traces, mixed).unwrap().unwrap();
-        assert_eq!((traces.protocol, traces.endpoint.host()), (Protocol::Grpc, Some("traces")));
-        assert_eq!(
-            (&traces.headers.0["api-key"], &traces.headers.0["tenant"]),
-            (&"a b".parse().unwrap(), &"1".parse().unwrap())
-        );
-        assert_eq!(traces.timeout, Duration::from_millis(500));
-        let metrics = read(Signal::Metrics, mixed).unwrap().unwrap();
-        assert_eq!(metrics.endpoint.to_string(), "http://collector:4318/v1/metrics");
-    }
-
-    #[test]
-    fn every_fault_is_named_and_no_header_is_shown() {
-        let wrong = &[
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector"),
-            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "s3cret"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
-        ];
-        let faults = read(Signal::Traces, wrong).unwrap_err();
-        for name in ["ENDPOINT", "PROTOCOL", "HEADERS", "TIMEOUT"] {
-            assert!(faults.contains(&format!("OTEL_EXPORTER_OTLP_{name}: ")), "{faults}");
-        }
-        assert!(!faults.contains("s3cret"));
-    }
+/// What TLS has against a connection, or else an error with everything that caused it.
+fn whole(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| (**error).source());
+    fault(error).unwrap_or_else(|| causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }

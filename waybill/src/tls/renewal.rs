@@ -1,16 +1,18 @@
 //! Certificates that are read again while a process runs: when their files have changed, and on a hangup.
 
 use super::TlsArgs;
-use service::{config::Faults, tls::Tls};
-use std::{convert::Infallible, fs, io, path::PathBuf, time::Duration};
+use service::{
+    config::Faults,
+    tls::{
+        Tls,
+        files::{LOOK, Watched},
+    },
+};
+use std::{convert::Infallible, io, path::PathBuf};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval},
 };
-
-/// How often the files are looked at, as the gateway looks at its configuration. Their content is compared and not their
-/// time: so it does not matter how they are replaced.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// What is read again, and where it is used.
 #[derive(Debug)]
@@ -36,22 +38,16 @@ impl Renewal {
     pub(crate) async fn follow(mut self) -> Infallible {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut known = self.contents();
+        let mut watched = Watched::new(self.args.files().cloned());
         loop {
             let asked = tokio::select! {
                 _ = self.hangup.recv() => true,
                 _ = look.tick() => false,
             };
-            let now = self.contents();
-            if asked || now != known {
+            if watched.changed() || asked {
                 self.read();
-                known = now;
             }
         }
-    }
-
-    fn contents(&self) -> Vec<Option<Vec<u8>>> {
-        self.args.files().map(|file| fs::read(file).ok()).collect()
     }
 
     /// Takes what is in the files, if all of it fits together: a certificate may be there before its key.
