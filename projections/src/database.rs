@@ -11,6 +11,8 @@ mod moment;
 mod postgres;
 mod row;
 mod sqlite;
+#[cfg(test)]
+mod texts;
 
 pub use examine::{DatabaseLook, TablesLook};
 pub(crate) use generation::Shelf;

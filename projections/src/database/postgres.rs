@@ -34,6 +34,8 @@ pub(super) use moment::rows;
 pub(super) use parked::all as parked;
 pub(super) use row::{bool, int, json, text, timestamp, uuid};
 pub(super) use schema::begins;
+#[cfg(test)]
+pub(super) use schema::model;
 pub use url::{PostgresUrl, UrlError};
 
 /// Connections for queries.

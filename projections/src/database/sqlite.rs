@@ -31,6 +31,8 @@ pub(super) use moment::rows;
 pub(super) use parked::all as parked;
 pub(super) use row::{bool, int, json, text, timestamp, uuid};
 pub(super) use schema::begins;
+#[cfg(test)]
+pub(super) use schema::model;
 
 /// How long to wait for another process that writes to the same file.
 const BUSY: Duration = Duration::from_secs(5);

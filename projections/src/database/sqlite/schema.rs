@@ -75,7 +75,7 @@ fn indexes(table: &Table, create: &str) -> String {
 }
 
 /// The whole model as text. Another text is another version: what tells versions apart is what makes the tables.
-fn model(view: &View) -> String {
+pub(in crate::database) fn model(view: &View) -> String {
     let tables = view.tables.iter().map(|table| ddl(table) + &indexes(table, "CREATE INDEX"));
     format!("-- version {}\n{}", view.version, tables.collect::<String>())
 }
