@@ -5,7 +5,9 @@
 //!   an append is under way is decided together against the state after it, and appended as one: a hot aggregate
 //!   costs one round trip for many commands (`lanes`).
 //! - A conflict (another process was faster) loads what is new and decides again, a bounded number of times.
-//! - A command that was carried out before, recognised by its id, is answered with its first outcome.
+//! - A command that was carried out before, recognised by its id, is answered with its first outcome, as long as it is among
+//!   the newest ones of its aggregate (`entry`). Who may repeat older ones knows of them himself: requests with an idempotency
+//!   key by the ledger (ADR 9), reactions by the state.
 
 mod entry;
 mod flight;

@@ -201,13 +201,14 @@ async fn without_a_server_it_fails_quickly_and_recovers_by_itself() {
     drop(folder);
 }
 
-/// Every acknowledged command is there once, whatever dies: the same command is asked until it is answered.
+/// Every acknowledged command is there once, whatever dies: the same command is asked until it is answered. No shelf has more
+/// commands than an aggregate remembers: of older ones callers know themselves (ADR 9).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_doubles_nothing_and_loses_nothing() {
     let rig = Rig::start().await;
     let processes = [rig.process().await, rig.process().await];
     let shelves: Vec<Key<_>> = (0..4).map(|_| shelf()).collect();
-    let puts: Vec<_> = (0..400_usize)
+    let puts: Vec<_> = (0..120_usize)
         .map(|index| {
             let processes = processes.clone();
             let (a, b) = (again(&shelves[index % 4]), again(&shelves[(index / 4) % 4]));
@@ -229,10 +230,8 @@ async fn a_killed_server_doubles_nothing_and_loses_nothing() {
         })
         .collect();
     for part in 1..=2 {
-        until("a part is through", async || {
-            puts.iter().filter(|put| put.is_finished()).count() >= part * 100
-        })
-        .await;
+        until("a part is through", async || puts.iter().filter(|put| put.is_finished()).count() >= part * 30)
+            .await;
         rig.server.kill().await;
         assert!(rig.server.ready(DEADLINE).await);
     }
@@ -245,7 +244,7 @@ async fn a_killed_server_doubles_nothing_and_loses_nothing() {
         assert_eq!(on, versions);
         total += on;
     }
-    assert_eq!(total, 800);
+    assert_eq!(total, 240);
 }
 
 /// The server hangs longer than anybody waits, while a group is on its way.
