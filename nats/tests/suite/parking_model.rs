@@ -33,6 +33,8 @@ struct Key {
     poisoned: BTreeSet<u64>,
     parked: Option<u64>,
     asked: Vec<Asked>,
+    /// Whether what was asked for may be in the hands of somebody who died: it comes again behind what is asked for later.
+    taken: bool,
     done: u64,
     handled: Vec<u64>,
 }
@@ -40,6 +42,7 @@ struct Key {
 impl Key {
     /// What workers do until there is nothing left to do.
     fn run(&mut self) {
+        self.taken = false;
         for asked in std::mem::take(&mut self.asked) {
             self.flow();
             match asked {
@@ -119,7 +122,9 @@ impl ReferenceStateMachine for Model {
 
     fn preconditions(model: &Self, step: &Step) -> bool {
         match step {
-            Step::Retry(key) | Step::Discard(key) => model.keys[*key].parked.is_some(),
+            Step::Retry(key) => model.keys[*key].parked.is_some(),
+            // Which of two comes first, the other being in dead hands, is not promised.
+            Step::Discard(key) => model.keys[*key].parked.is_some() && !model.keys[*key].taken,
             Step::RetryAndKill(key, worker) => model.keys[*key].parked.is_some() && model.alive[*worker],
             Step::Kill(worker) => model.alive[*worker],
             Step::Start(worker) => !model.alive[*worker],
@@ -144,6 +149,7 @@ impl ReferenceStateMachine for Model {
             Step::Kill(worker) => model.alive[worker] = false,
             Step::RetryAndKill(key, worker) => {
                 model.ask(key, Asked::Retry);
+                model.keys[key].taken = true;
                 (model.alive[worker], model.died) = (false, true);
             }
             Step::Start(worker) => model.alive[worker] = true,
