@@ -70,8 +70,8 @@ async fn a_collector_is_told_over_tls_and_with_certificates_that_were_renewed() 
     let believed = [&env[..], &believed].concat();
     let process = Process::dev_with(&data, &flags, &believed).await.unwrap();
     process.api.register("a").await.unwrap();
-    let asked = "it asks for a certificate, and none was shown";
-    said(&process, &["metrics", "logs"], &["telemetry is not exported", asked]).await;
+    // With TLS 1.3 what it asks for is said when the connection stands, and may come when that is given up already.
+    said(&process, &["metrics", "logs"], &["telemetry is not exported"]).await;
     said(&process, &["traces"], &["telemetry is not exported", "signed by somebody who is not believed"])
         .await;
     fs::remove_file(process.log_file()).unwrap();
