@@ -72,7 +72,8 @@ pub enum ExecuteError {
     /// The keys of personal data cannot be reached or read. Nothing was recorded.
     #[error("personal data cannot be sealed")]
     Keys(#[from] Arc<KeyError>),
-    /// Others changed the same aggregates again and again. Nothing was recorded.
+    /// Others changed the same aggregates again and again. This time nothing was recorded; a command that somebody repeats whose
+    /// first attempt is no longer remembered may stand all the same, and the server has refused its messages as known.
     #[error("others changed the same aggregates again and again")]
     Contended,
 }
